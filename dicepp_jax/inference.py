@@ -1,0 +1,41 @@
+"""From an image to class probabilities on its own grid."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from dicepp_jax.data import preprocess
+from dicepp_jax.data.specs import Spec
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def make_predict(model: nn.Module, params: Any, spec: Spec, size: tuple[int, ...]) -> Predict:
+    """The function from a native image to native probabilities.
+
+    The image is resized and normalised as in training; the softmax is resized linearly to the
+    native grid, where everything is scored and thresholded.
+
+    Args:
+      model: a network of `dicepp_jax.models`.
+      params: its parameters.
+      spec: facts of the data set.
+      size: the network's spatial size.
+
+    Returns:
+      `predict(image (*native, channels)) -> (*native, C)` float32 probabilities.
+    """
+
+    @jax.jit
+    def softmax(params: Any, image: jax.Array) -> jax.Array:
+        return jax.nn.softmax(model.apply(params, image), axis=-1)  # type: ignore[arg-type]
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        prepared = preprocess.network_image(spec, image, size)
+        probs = np.asarray(softmax(params, prepared[None])[0])
+        return preprocess.resize(probs, image.shape[:-1])
+
+    return predict

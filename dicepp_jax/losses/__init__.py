@@ -1,0 +1,165 @@
+"""Segmentation losses: pure functions of logits and labels, one value per example.
+
+The contract, for every function of `LOSSES`:
+
+    loss(logits, labels, *, <hyper-parameters>, where=None) -> (B,)
+
+logits `(B, *spatial, C)` are unnormalised log-probabilities with any number of spatial axes, of
+any float dtype, reduced in float32. Labels are integers `(B, *spatial)`, or one-hot or soft
+`(B, *spatial, C)`. `where` `(B, *spatial)` leaves voxels out: `where=labels != 255` is an ignore
+index. Averaging over the batch is the caller's last act. Hyper-parameters may be traced, so
+`jax.vmap` and `jax.grad` over them work. Class 0 is the background where a loss has one.
+
+Who holds probabilities passes `from_probabilities(probs)`; who holds K sigmoid channels,
+`binary_problems(logits, labels)`.
+
+Importing this package loads jax and numpy alone.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from dicepp_jax.losses.compound import (
+    asymmetric_focal,
+    asymmetric_focal_map,
+    asymmetric_focal_tversky,
+    asymmetric_focal_tverskypp,
+    combo,
+    combopp,
+    dsc_ce,
+    dscpp_ce,
+    unified_focal,
+    unified_focalpp,
+)
+from dicepp_jax.losses.inputs import Scalar, binary_problems, from_probabilities
+from dicepp_jax.losses.pixelwise import ce, ce_map, focal, focal_map, mean_voxels
+from dicepp_jax.losses.region import (
+    SoftCounts,
+    dice_per_class,
+    dsc,
+    dscpp,
+    focal_tversky,
+    focal_tverskypp,
+    soft_counts,
+    tversky,
+    tversky_per_class,
+    tverskypp,
+)
+
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "SoftCounts",
+    "asymmetric_focal",
+    "asymmetric_focal_map",
+    "asymmetric_focal_tversky",
+    "asymmetric_focal_tverskypp",
+    "binary_problems",
+    "ce",
+    "ce_map",
+    "combo",
+    "combopp",
+    "dice_per_class",
+    "dsc",
+    "dsc_ce",
+    "dscpp",
+    "dscpp_ce",
+    "focal",
+    "focal_map",
+    "focal_tversky",
+    "focal_tverskypp",
+    "from_probabilities",
+    "get_loss",
+    "mean_voxels",
+    "soft_counts",
+    "tversky",
+    "tversky_per_class",
+    "tverskypp",
+    "unified_focal",
+    "unified_focalpp",
+]
+
+
+class Loss(NamedTuple):
+    """A row of `LOSSES`.
+
+    Attributes:
+      function: the loss, `function(logits, labels, *, <hyper-parameters>, where=None) -> (B,)`.
+      plusplus: the name of its ++ exponent, None for a loss without one.
+    """
+
+    function: Callable[..., jax.Array]
+    plusplus: str | None = None
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The hyper-parameters and the values the paper uses (its Table 2)."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {
+            p.name: p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.name != "where"
+        }
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": Loss(ce),
+    "focal": Loss(focal),
+    "dsc": Loss(dsc),
+    "dscpp": Loss(dscpp, "gamma"),
+    "tversky": Loss(tversky),
+    "tverskypp": Loss(tverskypp, "gamma"),
+    "focal_tversky": Loss(focal_tversky),
+    "focal_tverskypp": Loss(focal_tverskypp, "gamma_pp"),
+    "combo": Loss(combo),
+    "combopp": Loss(combopp, "gamma"),
+    "asymmetric_focal": Loss(asymmetric_focal),
+    "asymmetric_focal_tversky": Loss(asymmetric_focal_tversky),
+    "asymmetric_focal_tverskypp": Loss(asymmetric_focal_tverskypp, "gamma_pp"),
+    "unified_focal": Loss(unified_focal),
+    "unified_focalpp": Loss(unified_focalpp, "gamma_pp"),
+    "dsc_ce": Loss(dsc_ce),
+    "dscpp_ce": Loss(dscpp_ce, "gamma"),
+}
+"""Every loss by name. A new loss is one function and one row here; the tests pick it up."""
+
+
+def get_loss(name: str, **hyper: Scalar) -> Callable[..., jax.Array]:
+    """The loss of that name with its hyper-parameters set.
+
+    Args:
+      name: a key of `LOSSES`.
+      **hyper: hyper-parameters of that loss; the others keep the paper's values.
+
+    Returns:
+      `loss(logits, labels, where=None) -> (B,)`.
+
+    Raises:
+      ValueError: if there is no loss of that name or it does not take such a hyper-parameter.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = get_loss("dscpp", gamma=2.0)
+      >>> logits, labels = jnp.zeros((2, 8, 8, 2)), jnp.zeros((2, 8, 8), int)
+      >>> loss(logits, labels).shape
+      (2,)
+      >>> get_loss("dicepp")
+      Traceback (most recent call last):
+      ...
+      ValueError: unknown loss 'dicepp', did you mean 'dscpp'? Known: asymmetric_focal, ...
+    """
+    if name not in LOSSES:
+        close = difflib.get_close_matches(name, LOSSES, n=1, cutoff=0.5)
+        guess = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"unknown loss {name!r}{guess} Known: {', '.join(sorted(LOSSES))}")
+    loss = LOSSES[name]
+    unknown = sorted(set(hyper) - set(loss.defaults))
+    if unknown:
+        takes = ", ".join(loss.defaults) or "no hyper-parameter"
+        raise ValueError(f"loss {name!r} has no {', '.join(unknown)}; it takes {takes}")
+    return functools.partial(loss.function, **hyper)

@@ -1,0 +1,160 @@
+"""Pixelwise losses: a map over voxels, then its mean.
+
+`ce_map` and `focal_map` give the loss of every voxel, `(B, *spatial)`; `ce` and `focal` are their
+means over the voxels that count, `(B,)`. With no voxel to count the mean is 0.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dicepp_jax.losses import inputs
+from dicepp_jax.losses.inputs import Scalar, check_exponent, check_range
+
+
+def mean_voxels(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Mean of a per-voxel map over the voxels that count, 0 if there are none.
+
+    Args:
+      x: `(B, *spatial)`.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mean_voxels(jnp.array([[1.0, 2.0, 6.0]]), jnp.array([[True, True, False]])).tolist()
+      [1.5]
+    """
+    x = x.reshape(x.shape[0], -1)
+    if where is None:
+        return x.mean(-1)
+    mask = where.reshape(x.shape)
+    return inputs.sum_voxels(x, mask) / jnp.maximum(mask.sum(-1), 1)
+
+
+def ce_map(
+    logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+    """Cross entropy of every voxel: sum_c -y log p.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      where: `(B, *spatial)` boolean, False for voxels to leave out: their value is 0.
+
+    Returns:
+      `(B, *spatial)`.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(ce_map(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2), int)).round(3))
+      [[0.693 0.693]]
+
+    Reference:
+      DSC++ paper, Eq. 1.
+    """
+    v = inputs.voxels(logits, labels, where)
+    return inputs.voxel_map(-v.labels * inputs.log_p(v), v, logits.shape[:-1])
+
+
+def ce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """Cross entropy loss: mean_i sum_c -y log p.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses, not negative.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(ce(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.6931]
+
+    Reference:
+      DSC++ paper, Eq. 1.
+    """
+    return mean_voxels(ce_map(logits, labels, where=where), where)
+
+
+def focal_map(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.5,
+    gamma: Scalar = 2.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Focal loss of every voxel: sum_c alpha (1 - p)**gamma (-y log p).
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: factor of the whole, not negative.
+      gamma: the focal exponent, in [0.5, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out: their value is 0.
+
+    Returns:
+      `(B, *spatial)`.
+
+    Raises:
+      ValueError: if shapes do not fit, gamma is out of range or alpha is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(focal_map(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2), int)).round(4))
+      [[0.0866 0.0866]]
+
+    Reference:
+      DSC++ paper, Eq. 2.
+    """
+    check_range("alpha", alpha, 0.0, float("inf"))
+    check_exponent("gamma", gamma)
+    v = inputs.voxels(logits, labels, where)
+    weights = alpha * jnp.exp(gamma * inputs.log_not_p(v))
+    return inputs.voxel_map(-weights * v.labels * inputs.log_p(v), v, logits.shape[:-1])
+
+
+def focal(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.5,
+    gamma: Scalar = 2.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Focal loss: mean_i sum_c alpha (1 - p)**gamma (-y log p).
+
+    With alpha = 1 it tends to `ce` as gamma tends to 0.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: factor of the whole, not negative.
+      gamma: the focal exponent, in [0.5, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses, not negative.
+
+    Raises:
+      ValueError: if shapes do not fit, gamma is out of range or alpha is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(focal(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.0866]
+
+    Reference:
+      DSC++ paper, Eq. 2.
+    """
+    return mean_voxels(focal_map(logits, labels, alpha=alpha, gamma=gamma, where=where), where)

@@ -1,0 +1,351 @@
+r"""Region losses: functions of soft true positives, false positives and false negatives.
+
+Each is three public steps, so that a step can be changed or looked at:
+
+1. `soft_counts`: TP, FP, FN of shape `(B, C)`. They are sums over voxels, so the counts of a
+   volume split over devices add up to those of the whole.
+2. a loss per class, `(B, C)`: `dice_per_class` or `tversky_per_class`. Class weights, or leaving
+   out the background, are an average of one's own over this.
+3. the mean over classes, `(B,)`: `dsc`, `dscpp`, `tversky`, `tverskypp`, `focal_tversky`,
+   `focal_tverskypp`.
+
+The ++ exponent acts on every voxel's false positive and false negative, inside the sum:
+`FP = sum_i (p_i (1 - y_i))**gamma`, `FN = sum_i ((1 - p_i) y_i)**gamma` (Eq. 9). At gamma = 1 a ++
+loss is its original.
+
+`1 - TP / (TP + errors)` is computed as `errors / (TP + errors)`: the same number without the
+cancellation when a prediction is nearly perfect.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dicepp_jax.losses import inputs
+from dicepp_jax.losses.inputs import EPSILON, Scalar, check_exponent, check_range
+
+
+class SoftCounts(NamedTuple):
+    """Soft true positives, false positives and false negatives, each of shape `(B, C)`."""
+
+    tp: jax.Array
+    fp: jax.Array
+    fn: jax.Array
+
+
+def soft_counts(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: Scalar = 1.0,
+    where: jax.Array | None = None,
+) -> SoftCounts:
+    r"""Soft counts per example and class.
+
+    TP = sum_i p y, FP = sum_i (p (1 - y))**gamma, FN = sum_i ((1 - p) y)**gamma
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      gamma: the ++ exponent, in [0.5, 5]; 1 gives the plain counts.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `SoftCounts` of float32 arrays `(B, C)`.
+
+    Raises:
+      ValueError: if shapes do not fit or gamma is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> counts = soft_counts(jnp.zeros((1, 4, 2)), jnp.array([[0, 0, 0, 1]]))
+      >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist()
+      ([[1.5, 0.5]], [[0.5, 1.5]], [[1.5, 0.5]])
+
+    Reference:
+      DSC++ paper, Eq. 5 and 9.
+    """
+    check_exponent("gamma", gamma)
+    v = inputs.voxels(logits, labels, where)
+    log_p = inputs.log_p(v)
+    y, not_y = v.labels, 1 - v.labels
+    tp = jnp.exp(log_p) * y
+    if not v.hard:
+        y, not_y = inputs.power(y, gamma), inputs.power(not_y, gamma)
+    fp = not_y * jnp.exp(gamma * log_p)
+    fn = y * jnp.exp(gamma * inputs.log_not_p(v))
+    return SoftCounts(*(inputs.sum_voxels(x, v.mask).T for x in (tp, fp, fn)))
+
+
+def dice_per_class(counts: SoftCounts) -> jax.Array:
+    """Dice loss per example and class: 1 - (2 TP + eps) / (2 TP + FP + FN + eps), eps = 1e-7.
+
+    A class that is neither there nor predicted has loss 0 and gradient 0.
+
+    Args:
+      counts: `SoftCounts` of shape `(B, C)`.
+
+    Returns:
+      `(B, C)` losses in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> counts = SoftCounts(jnp.array([[3.0]]), jnp.array([[1.0]]), jnp.array([[1.0]]))
+      >>> dice_per_class(counts).tolist()
+      [[0.25]]
+
+    Reference:
+      DSC++ paper, Eq. 5.
+    """
+    errors = counts.fp + counts.fn
+    return errors / (2 * counts.tp + errors + EPSILON)
+
+
+def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Array:
+    """Tversky loss per example and class, 1 - TI.
+
+    TI = (TP + eps) / (TP + alpha FP + beta FN + eps), eps = 1e-7
+
+    Args:
+      counts: `SoftCounts` of shape `(B, C)`.
+      alpha: weight of the false positives, not negative.
+      beta: weight of the false negatives, not negative.
+
+    Returns:
+      `(B, C)` losses in [0, 1].
+
+    Raises:
+      ValueError: if a weight is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> counts = SoftCounts(jnp.array([[3.0]]), jnp.array([[1.0]]), jnp.array([[1.0]]))
+      >>> tversky_per_class(counts, alpha=0.5, beta=0.5).tolist()
+      [[0.25]]
+
+    Reference:
+      DSC++ paper, Eq. 16.
+    """
+    check_range("alpha", alpha, 0.0, float("inf"))
+    check_range("beta", beta, 0.0, float("inf"))
+    errors = alpha * counts.fp + beta * counts.fn
+    return errors / (counts.tp + errors + EPSILON)
+
+
+def dsc(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """Dice loss: 1 - mean_c 2 TP / (2 TP + FP + FN).
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(dsc(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.5333]
+
+    Reference:
+      DSC++ paper, Eq. 3 to 5.
+    """
+    return dice_per_class(soft_counts(logits, labels, where=where)).mean(-1)
+
+
+def dscpp(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: Scalar = 2.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """DSC++ loss: the Dice loss with an exponent on every voxel's false positive and negative.
+
+    1 - mean_c 2 TP / (2 TP + sum_i (p (1 - y))**gamma + sum_i ((1 - p) y)**gamma)
+
+    A larger gamma forgives unsure mistakes and keeps the price of confident ones, which is what
+    makes the probabilities calibrated. gamma = 1 is `dsc`.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      gamma: the ++ exponent, in [0.5, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit or gamma is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(dscpp(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.375]
+
+    Reference:
+      DSC++ paper, Eq. 9.
+    """
+    return dice_per_class(soft_counts(logits, labels, gamma=gamma, where=where)).mean(-1)
+
+
+def tversky(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Tversky loss: mean_c 1 - TP / (TP + alpha FP + beta FN).
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: weight of the false positives, not negative.
+      beta: weight of the false negatives, not negative.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit or a weight is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(tversky(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.5299]
+
+    Reference:
+      DSC++ paper, Eq. 15 and 16; averaged over classes as the authors' code does, where the
+      paper prints a sum.
+    """
+    return tversky_per_class(soft_counts(logits, labels, where=where), alpha, beta).mean(-1)
+
+
+def tverskypp(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    gamma: Scalar = 2.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Tversky++ loss: `tversky` with the exponent gamma on every false positive and negative.
+
+    mean_c 1 - TP / (TP + alpha sum_i (p (1 - y))**gamma + beta sum_i ((1 - p) y)**gamma)
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: weight of the false positives, not negative.
+      beta: weight of the false negatives, not negative.
+      gamma: the ++ exponent, in [0.5, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit, gamma is out of range or a weight is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(tverskypp(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.3651]
+
+    Reference:
+      DSC++ paper, Eq. 9 and 16.
+    """
+    counts = soft_counts(logits, labels, gamma=gamma, where=where)
+    return tversky_per_class(counts, alpha, beta).mean(-1)
+
+
+def focal_tversky(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    gamma: Scalar = 4 / 3,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Focal Tversky loss: mean_c (1 - TI)**(1 / gamma).
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: weight of the false positives, not negative.
+      beta: weight of the false negatives, not negative.
+      gamma: the focal exponent, in [1, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit, gamma is out of range or a weight is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(focal_tversky(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.6196]
+
+    Reference:
+      DSC++ paper, Eq. 17; averaged over classes as the authors' code does, where the paper prints
+      a sum.
+    """
+    return focal_tverskypp(
+        logits, labels, alpha=alpha, beta=beta, gamma=gamma, gamma_pp=1.0, where=where
+    )
+
+
+def focal_tverskypp(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.3,
+    beta: Scalar = 0.7,
+    gamma: Scalar = 4 / 3,
+    gamma_pp: Scalar = 2.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Focal Tversky++ loss: `focal_tversky` over the counts of `tverskypp`.
+
+    mean_c (1 - TI)**(1 / gamma), with the exponent gamma_pp on every false positive and negative
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: weight of the false positives, not negative.
+      beta: weight of the false negatives, not negative.
+      gamma: the focal exponent, in [1, 5].
+      gamma_pp: the ++ exponent, in [0.5, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit, an exponent is out of range or a weight is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(focal_tverskypp(jnp.zeros((1, 4, 4, 2)), jnp.eye(4, dtype=int)[None]).round(4))
+      [0.4676]
+
+    Reference:
+      DSC++ paper, Eq. 9 and 17.
+    """
+    check_range("gamma", gamma, 1.0, 5.0, hint="; the ++ exponent of this loss is gamma_pp")
+    check_exponent("gamma_pp", gamma_pp)
+    counts = soft_counts(logits, labels, gamma=gamma_pp, where=where)
+    return inputs.power(tversky_per_class(counts, alpha, beta), 1 / gamma).mean(-1)

@@ -1,0 +1,177 @@
+"""The one door to matplotlib: pictures of predictions, of calibration and of training.
+
+3-D cases are shown by the slice, along the first axis, that holds most foreground.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dicepp_jax.evaluate import Result
+from dicepp_jax.metrics import Reliability
+
+FALSE_POSITIVE = (255, 0, 255)
+FALSE_NEGATIVE = (0, 200, 0)
+HEAT = "inferno"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and close it; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    os.replace(temporary, path)
+
+
+def slice_of(result: Result) -> Result:
+    """A 2-D view of a case: itself, or for a volume the slice with most foreground."""
+    if result.label.ndim == 2:
+        return result
+    index = int((result.label > 0).sum(axis=(1, 2)).argmax())
+    return result._replace(
+        image=result.image[index], label=result.label[index], probs=result.probs[index]
+    )
+
+
+def display(image: np.ndarray) -> np.ndarray:
+    """An image as RGB in [0, 1]: bytes as they are, anything else between its 1% and 99% points."""
+    if image.dtype == np.uint8:
+        shown = image / 255
+    else:
+        low, high = np.percentile(image, [1, 99])
+        shown = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+    return np.repeat(shown, 3, axis=-1) if shown.shape[-1] == 1 else shown[..., :3]
+
+
+def errors(image: np.ndarray, label: np.ndarray, mask: np.ndarray, target: int) -> np.ndarray:
+    """The image in pale grey, false positives of the class magenta, false negatives green.
+
+    Args:
+      image: `(H, W, channels)`.
+      label: `(H, W)` true classes.
+      mask: `(H, W)` predicted classes.
+      target: the class to look at.
+
+    Returns:
+      `(H, W, 3)` uint8.
+    """
+    grey = 255 * (0.35 + 0.65 * display(image).mean(-1, keepdims=True))
+    shown = np.repeat(grey, 3, axis=-1).astype(np.uint8)
+    shown[(mask == target) & (label != target)] = FALSE_POSITIVE
+    shown[(mask != target) & (label == target)] = FALSE_NEGATIVE
+    return shown
+
+
+def prediction(results: Mapping[str, Result], classes: Sequence[str]) -> Figure:
+    """One case: image, truth, and for each method a heat map and the errors of every class.
+
+    Args:
+      results: the same case by method; a name is put over its panels.
+      classes: class names, the background first.
+
+    Returns:
+      A figure with one row for each foreground class.
+    """
+    views = {name: slice_of(result) for name, result in results.items()}
+    first = next(iter(views.values()))
+    foreground = range(1, len(classes))
+    columns = 2 + 2 * len(views)
+    figure, axes = plt.subplots(
+        len(foreground),
+        columns,
+        figsize=(2.6 * columns, 2.8 * len(foreground)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, target in zip(axes, foreground, strict=True):
+        _panel(row[0], display(first.image), first.case)
+        _panel(row[1], first.label == target, f"{classes[target]}: truth", cmap="gray")
+        for position, (name, view) in enumerate(views.items()):
+            heat, wrong = row[2 + 2 * position : 4 + 2 * position]
+            shown = _panel(heat, view.probs[..., target], f"{name}: probability", cmap=HEAT)
+            figure.colorbar(shown, ax=heat, shrink=0.8)
+            picture = errors(view.image, view.label, view.probs.argmax(-1), target)
+            _panel(wrong, picture, f"{name}: FP magenta, FN green")
+    return figure
+
+
+def _panel(axes: Axes, image: np.ndarray, title: str, cmap: str | None = None) -> Any:
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+    return axes.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+
+
+def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str]) -> Figure:
+    """How often a voxel was of a class, against how probable it was said to be.
+
+    Args:
+      curves: sums `(C, bins)` by method.
+      classes: class names, the background first.
+
+    Returns:
+      A figure with one diagram for each foreground class and the number of voxels under it.
+    """
+    foreground = range(1, len(classes))
+    figure, axes = plt.subplots(
+        2,
+        len(foreground),
+        figsize=(4.2 * len(foreground), 5),
+        squeeze=False,
+        sharex=True,
+        height_ratios=(3, 1),
+        layout="constrained",
+    )
+    for column, target in enumerate(foreground):
+        top, bottom = axes[:, column]
+        top.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect calibration")
+        for name, sums in curves.items():
+            count = np.asarray(sums.count)[target]
+            seen = count > 0
+            confidence = np.asarray(sums.confidence)[target][seen] / count[seen]
+            frequency = np.asarray(sums.positives)[target][seen] / count[seen]
+            top.plot(confidence, frequency, marker="o", label=name)
+            edges = np.linspace(0, 1, len(count) + 1)
+            bottom.stairs(count / count.sum(), edges, label=name)
+        top.set(title=classes[target], ylabel="observed frequency", ylim=(0, 1))
+        top.legend(fontsize=8)
+        bottom.set(
+            xlabel="predicted probability", ylabel="share of voxels", yscale="log", xlim=(0, 1)
+        )
+    return figure
+
+
+def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Training and validation loss, and the learning rate, by epoch.
+
+    Args:
+      histories: by method, records with epoch, train_loss, val_loss and learning_rate.
+
+    Returns:
+      A figure of two panels.
+    """
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(6, 5), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    for index, (name, records) in enumerate(histories.items()):
+        epochs = [record["epoch"] for record in records]
+        for field, style in (("train_loss", ":"), ("val_loss", "-")):
+            values = [record[field] for record in records]
+            label = f"{name} {'training' if field == 'train_loss' else 'validation'}"
+            top.plot(epochs, values, style, color=f"C{index}", label=label)
+        rates = [record["learning_rate"] for record in records]
+        bottom.step(epochs, rates, where="post", color=f"C{index}")
+    top.set(ylabel="loss")
+    top.legend(fontsize=8)
+    bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    return figure

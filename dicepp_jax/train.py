@@ -1,0 +1,243 @@
+"""Training: pure steps, and `fit`, which runs epochs and writes nothing.
+
+Everything random in a step comes from the seed's key by `fold_in` of the step number and then of
+the device, so a run that starts again at an epoch repeats nothing and skips nothing.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dicepp_jax import schedule
+from dicepp_jax.data.pipeline import Batch
+
+MOMENTUM = 0.9
+
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+OnStep = Callable[[int, int, float], None]
+
+
+class TrainState(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      step: number of steps taken, int32.
+      params: the network's parameters.
+      opt_state: the optimiser's memory.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Batch, jax.Array, float], tuple[TrainState, jax.Array]]
+EvalStep = Callable[[Any, Batch], jax.Array]
+
+
+class Epoch(NamedTuple):
+    """What `fit` yields after each epoch.
+
+    Attributes:
+      epoch: zero-based number.
+      learning_rate: the rate it was trained at.
+      train_loss: mean over its steps.
+      val_loss: mean over the validation cases, without augmentation.
+      seconds: how long it took.
+      state: the state after it.
+      schedule: the schedule after it; `schedule.stopped` if it was the last.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    seconds: float
+    state: TrainState
+    schedule: schedule.State
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The training loss became NaN or infinite; the last checkpoint is as it was."""
+
+
+def sgd(learning_rate: float | jax.Array) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum in Keras' form: the rate enters before the momentum.
+
+    v <- 0.9 v - lr g, w <- w + 0.9 v - lr g
+
+    `optax.sgd` applies the rate after the momentum, which is another method as soon as the rate
+    changes.
+
+    Args:
+      learning_rate: the rate, which may differ from step to step and may be traced.
+
+    Returns:
+      A gradient transformation, whose state does not depend on the rate.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> weights, velocity = jnp.zeros(1), sgd(0.1).init(jnp.zeros(1))
+      >>> for rate in (0.1, 0.01):
+      ...     updates, velocity = sgd(rate).update(jnp.ones(1), velocity)
+      ...     weights = optax.apply_updates(weights, updates)
+      >>> print(weights.round(4))
+      [-0.29]
+
+    Reference:
+      DSC++ paper, section 2.7; tf.keras.optimizers.SGD(momentum=0.9, nesterov=True).
+    """
+    return optax.chain(
+        optax.scale_by_learning_rate(learning_rate), optax.trace(MOMENTUM, nesterov=True)
+    )
+
+
+def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: a network of `dicepp_jax.models`.
+      key: where the initial parameters come from.
+      image_shape: `(B, *spatial, channels)` of a batch.
+
+    Returns:
+      A `TrainState`.
+    """
+    params = jax.jit(model.init)(key, jnp.zeros(image_shape))
+    return TrainState(jnp.zeros((), jnp.int32), params, sgd(0.0).init(params))
+
+
+def make_train_step(model: nn.Module, loss: LossFn, augment: AugmentFn | None) -> TrainStep:
+    """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
+
+    Args:
+      model: a network of `dicepp_jax.models`.
+      loss: `(logits, labels) -> (B,)`.
+      augment: `(key, image, label) -> (image, label)` for one example, or None.
+
+    Returns:
+      A pure function. The key is the seed's; the step number is folded in inside. The state
+      passed in is given up to it.
+    """
+
+    def mean_loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+        return loss(model.apply(params, image), label).mean()  # type: ignore[arg-type]
+
+    @jax.jit(donate_argnums=0)
+    def step(
+        state: TrainState, image: jax.Array, label: jax.Array, key: jax.Array, rate: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        if augment is not None:
+            step_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0)
+            keys = jax.random.split(step_key, image.shape[0])
+            # A map and not a vmap, so that an example without a warp does not pay for one.
+            image, label = jax.lax.map(lambda example: augment(*example), (keys, image, label))
+        value, gradient = jax.value_and_grad(mean_loss)(state.params, image, label)
+        updates, opt_state = sgd(rate).update(gradient, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), value
+
+    return lambda state, batch, key, learning_rate: step(
+        state, batch["image"], batch["label"], key, jnp.float32(learning_rate)
+    )
+
+
+def make_eval_step(model: nn.Module, loss: LossFn) -> EvalStep:
+    """The compiled loss of a batch, `(params, batch) -> (B,)`, without augmentation."""
+    evaluate = jax.jit(lambda params, image, label: loss(model.apply(params, image), label))
+    return lambda params, batch: evaluate(params, batch["image"], batch["label"])
+
+
+def fit(
+    state: TrainState,
+    key: jax.Array,
+    train_step: TrainStep,
+    eval_step: EvalStep,
+    train_batches: Callable[[int], Iterable[Batch]],
+    val_batches: Callable[[int], Iterable[Batch]],
+    settings: schedule.Settings,
+    *,
+    epochs: int,
+    first_epoch: int = 0,
+    schedule_state: schedule.State | None = None,
+    on_step: OnStep = lambda epoch, step, loss: None,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch, cutting the rate on a plateau, until the schedule stops.
+
+    Args:
+      state: where to start.
+      key: the seed's key.
+      train_step: of `make_train_step`.
+      eval_step: of `make_eval_step`.
+      train_batches: the batches of an epoch, by its number.
+      val_batches: the validation batches of an epoch, by its number.
+      settings: when to cut the rate and to stop.
+      epochs: number of epochs at most, counted from 0.
+      first_epoch: the first to run, for a run that starts again.
+      schedule_state: the schedule before it, None for a new run.
+      on_step: told the epoch, the step in it and its loss, one step late, so that the host
+        prepares a step while the device computes one.
+
+    Yields:
+      An `Epoch` after each. Its state is given up to the next epoch: copy what is to outlive it.
+
+    Raises:
+      NonFiniteLossError: if a training loss is NaN or infinite, naming step and learning rate.
+    """
+    plan = schedule_state or schedule.init(settings)
+    for epoch in range(first_epoch, epochs):
+        if plan.stopped:
+            return
+        start, rate = time.perf_counter(), plan.learning_rate
+        state, losses = _train_epoch(
+            state, key, train_step, train_batches(epoch), epoch, rate, on_step
+        )
+        values = [np.asarray(eval_step(state.params, batch)) for batch in val_batches(epoch)]
+        val_loss = float(np.concatenate(values).astype(np.float64).mean())
+        plan = schedule.update(settings, plan, val_loss)
+        seconds = time.perf_counter() - start
+        yield Epoch(epoch, rate, float(np.mean(losses)), val_loss, seconds, state, plan)
+
+
+def _train_epoch(
+    state: TrainState,
+    key: jax.Array,
+    train_step: TrainStep,
+    batches: Iterable[Batch],
+    epoch: int,
+    rate: float,
+    on_step: OnStep,
+) -> tuple[TrainState, list[float]]:
+    """Run the steps of an epoch, looking at the loss of each only when the next has been sent."""
+    losses: list[float] = []
+
+    def finish(value: jax.Array) -> None:
+        loss, step = float(value), len(losses)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the training loss is {loss} at step {step} of epoch {epoch}, learning rate "
+                f"{rate:g}. Try a lower train.learning_rate, a loss with cross entropy in it "
+                "(loss.name dscpp_ce), or model.dtype float32 if it is bfloat16. The checkpoint "
+                "of the epoch before is kept."
+            )
+        losses.append(loss)
+        on_step(epoch, step, loss)
+
+    running = None
+    for batch in batches:
+        state, value = train_step(state, batch, key, rate)
+        if running is not None:
+            finish(running)
+        running = value
+    if running is None:
+        raise ValueError("the training split has no cases, so there is nothing to train on")
+    finish(running)
+    return state, losses
