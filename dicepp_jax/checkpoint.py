@@ -106,13 +106,13 @@ class Checkpoints:
 
         Args:
           epoch: which, `last_epoch` or `best_epoch`.
-          like: a state of the same shapes and dtypes.
+          like: a state of the same shapes and dtypes, or of `jax.ShapeDtypeStruct`s.
 
         Returns:
           The `Restored` checkpoint.
         """
         self._manager.wait_until_finished()
-        shapes: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        shapes: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         found = self._manager.restore(
             epoch,
             args=ocp.args.Composite(

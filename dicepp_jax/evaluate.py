@@ -69,7 +69,7 @@ def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> I
         rows: list[Row] = []
         for region, where in regions.items():
             values, reliability = _score(*_padded(probs, label, where))
-            rows += _rows(case, spec, region, jax.tree.map(np.asarray, values))
+            rows += _rows(case, spec, region, jax.device_get(values))
             if region == WHOLE_IMAGE:
                 whole = metrics.Reliability(*(np.asarray(x)[0] for x in reliability))
         yield Result(case, stored["image"], label, probs, rows, whole)
@@ -96,7 +96,8 @@ def _score(
 
 
 def _rows(case: str, spec: Spec, region: str, values: dict[str, np.ndarray]) -> Iterator[Row]:
-    for metric, value in values.items():
+    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP):
+        value = values[metric]
         labels = spec.classes if value.ndim else (ALL_CLASSES,)
         for label, number in zip(labels, np.atleast_1d(value), strict=True):
             yield Row(case, label, region, metric, float(number))
@@ -134,8 +135,8 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
       One `Summary` for each class, region and metric, in the order they first appear.
 
     Example:
-      >>> rows = [Row("a", "vessel", "image", "dice", 0.5), Row("b", "vessel", "image", "dice", 0.7)]
-      >>> summary, = summarise(rows)
+      >>> place = ("vessel", "image", "dice")
+      >>> summary, = summarise([Row("a", *place, 0.5), Row("b", *place, 0.7)])
       >>> print(round(summary.mean, 3), summary.cases)
       0.6 2
     """
@@ -165,7 +166,10 @@ def write_csv(path: Path, rows: Sequence[Row] | Sequence[Summary]) -> None:
 def read_rows(path: Path) -> list[Row]:
     """Read what `write_csv` wrote of `Row`s."""
     with path.open(newline="") as file:
-        return [Row(**record | {"value": float(record["value"])}) for record in csv.DictReader(file)]
+        lines = list(csv.reader(file))[1:]
+    return [
+        Row(c, label, region, metric, float(value)) for c, label, region, metric, value in lines
+    ]
 
 
 def find(summaries: Sequence[Summary], metric: str, label: str, region: str) -> Summary:

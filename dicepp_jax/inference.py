@@ -3,24 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.train import ApplyFn
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def make_predict(model: nn.Module, params: Any, spec: Spec, size: tuple[int, ...]) -> Predict:
+def make_predict(apply: ApplyFn, params: Any, spec: Spec, size: tuple[int, ...]) -> Predict:
     """The function from a native image to native probabilities.
 
     The image is resized and normalised as in training; the softmax is resized linearly to the
     native grid, where everything is scored and thresholded.
 
     Args:
-      model: a network of `dicepp_jax.models`.
+      apply: `(params, images) -> logits`, such as a flax module's.
       params: its parameters.
       spec: facts of the data set.
       size: the network's spatial size.
@@ -31,7 +31,7 @@ def make_predict(model: nn.Module, params: Any, spec: Spec, size: tuple[int, ...
 
     @jax.jit
     def softmax(params: Any, image: jax.Array) -> jax.Array:
-        return jax.nn.softmax(model.apply(params, image), axis=-1)  # type: ignore[arg-type]
+        return jax.nn.softmax(apply(params, image), axis=-1)
 
     def predict(image: np.ndarray) -> np.ndarray:
         prepared = preprocess.network_image(spec, image, size)

@@ -136,7 +136,7 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
         top, bottom = axes[:, column]
         top.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect calibration")
         for name, sums in curves.items():
-            count = np.asarray(sums.count)[target]
+            count = np.asarray(sums.voxels)[target]
             seen = count > 0
             confidence = np.asarray(sums.confidence)[target][seen] / count[seen]
             frequency = np.asarray(sums.positives)[target][seen] / count[seen]

@@ -20,6 +20,7 @@ from dicepp_jax.data.pipeline import Batch
 
 MOMENTUM = 0.9
 
+ApplyFn = Callable[[Any, jax.Array], jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 OnStep = Callable[[int, int, float], None]
@@ -111,15 +112,15 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
     Returns:
       A `TrainState`.
     """
-    params = jax.jit(model.init)(key, jnp.zeros(image_shape))
+    params = model.init(key, jnp.zeros(image_shape))
     return TrainState(jnp.zeros((), jnp.int32), params, sgd(0.0).init(params))
 
 
-def make_train_step(model: nn.Module, loss: LossFn, augment: AugmentFn | None) -> TrainStep:
+def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> TrainStep:
     """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
 
     Args:
-      model: a network of `dicepp_jax.models`.
+      apply: `(params, images) -> logits`, such as a flax module's.
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)` for one example, or None.
 
@@ -129,7 +130,7 @@ def make_train_step(model: nn.Module, loss: LossFn, augment: AugmentFn | None) -
     """
 
     def mean_loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        return loss(model.apply(params, image), label).mean()  # type: ignore[arg-type]
+        return loss(apply(params, image), label).mean()
 
     @jax.jit(donate_argnums=0)
     def step(
@@ -150,9 +151,9 @@ def make_train_step(model: nn.Module, loss: LossFn, augment: AugmentFn | None) -
     )
 
 
-def make_eval_step(model: nn.Module, loss: LossFn) -> EvalStep:
+def make_eval_step(apply: ApplyFn, loss: LossFn) -> EvalStep:
     """The compiled loss of a batch, `(params, batch) -> (B,)`, without augmentation."""
-    evaluate = jax.jit(lambda params, image, label: loss(model.apply(params, image), label))
+    evaluate = jax.jit(lambda params, image, label: loss(apply(params, image), label))
     return lambda params, batch: evaluate(params, batch["image"], batch["label"])
 
 

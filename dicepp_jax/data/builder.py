@@ -39,7 +39,9 @@ ListCases = Callable[[Path | None], dict[str, list[Case]]]
 """From the manual directory to the cases of each split; sets that are drawn ignore it."""
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SegmentationBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """What the builders share; `make_builder` fills in the rest."""
 
     spec: Spec
@@ -71,10 +73,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         for case in cases:
             example = case.read()
             check_example(self.spec, case.id, example)
-            features = {"id": case.id, "image": example.image, "label": example.label}
-            if self.spec.region:
-                features["region"] = example.region
-            yield case.id, features
+            # A set without a region has no such feature, and its examples hold None for it.
+            arrays = {k: v for k, v in example._asdict().items() if v is not None}
+            yield case.id, {"id": case.id, **arrays}
 
 
 def _tensor(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:

@@ -1,5 +1,6 @@
 """DRIVE: 40 retinal photographs with the vessels drawn by hand, in the official layout."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def _folder(folder: Path, suffix: str, expected: int) -> Iterator[Case]:
         for file in files:
             if not file.exists():
                 raise FileNotFoundError(f"{file} is missing. {DRIVE.obtain}")
-        yield Case(path.stem, lambda files=files: _read(*files))
+        yield Case(path.stem, functools.partial(_read, *files))
 
 
 def _read(image: Path, manual: Path, field_of_view: Path) -> Example:

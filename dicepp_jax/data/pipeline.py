@@ -41,13 +41,10 @@ class Prepared:
         if index in self._kept:
             return self._kept[index]
         stored = self._source[index]
+        image = preprocess.network_image(self._spec, stored["image"], self._size)
         label = preprocess.resize_label(stored["label"], self._size, len(self._spec.classes))
-        case = {
-            "image": preprocess.network_image(self._spec, stored["image"], self._size),
-            "label": label.astype(np.int32),
-            "id": case_id(stored),
-        }
-        size = case["image"].nbytes + case["label"].nbytes
+        case: Batch = {"image": image, "label": label.astype(np.int32), "id": case_id(stored)}
+        size = image.nbytes + case["label"].nbytes
         if size <= self._free:
             self._free -= size
             self._kept[index] = case
@@ -60,7 +57,7 @@ def case_id(stored: dict[str, Any]) -> str:
 
 
 def batches(
-    cases: Sequence[Batch], batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0
+    cases: Prepared, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0
 ) -> Iterator[Batch]:
     """One epoch of batches; the last holds what is left.
 

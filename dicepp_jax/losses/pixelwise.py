@@ -33,9 +33,7 @@ def mean_voxels(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     return inputs.sum_voxels(x, mask) / jnp.maximum(mask.sum(-1), 1)
 
 
-def ce_map(
-    logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None
-) -> jax.Array:
+def ce_map(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     """Cross entropy of every voxel: sum_c -y log p.
 
     Args:

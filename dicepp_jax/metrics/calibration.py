@@ -123,12 +123,12 @@ class Reliability(NamedTuple):
     """Sums over the voxels of each probability bin, `(B, C, bins)`; they add over images.
 
     Attributes:
-      count: number of voxels.
+      voxels: their number.
       confidence: sum of their predicted probabilities.
       positives: number of them that are of the class.
     """
 
-    count: jax.Array
+    voxels: jax.Array
     confidence: jax.Array
     positives: jax.Array
 
@@ -147,8 +147,8 @@ def reliability(
       bins: number of bins of equal width.
 
     Returns:
-      `Reliability` of arrays `(B, C, bins)`. A diagram plots `positives / count` against
-      `confidence / count`.
+      `Reliability` of arrays `(B, C, bins)`. A diagram plots `positives / voxels` against
+      `confidence / voxels`.
 
     Raises:
       ValueError: if shapes do not fit.
@@ -157,7 +157,7 @@ def reliability(
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[[0.0, 1.0], [0.25, 0.75], [0.25, 0.75]]])
       >>> sums = reliability(probs, jnp.array([[1, 1, 0]]), bins=2)
-      >>> sums.count[0, 1].tolist(), sums.confidence[0, 1].tolist(), sums.positives[0, 1].tolist()
+      >>> sums.voxels[0, 1].tolist(), sums.confidence[0, 1].tolist(), sums.positives[0, 1].tolist()
       ([0.0, 3.0], [0.0, 2.5], [0.0, 2.0])
     """
     p, y, mask = _rows(probs, labels, where)

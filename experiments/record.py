@@ -1,0 +1,113 @@
+"""What a working directory keeps beside checkpoints: the config it was made with, and the log."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+RUN = "run.json"
+LOG = "log.jsonl"
+PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+# Fields that do not change what is computed, only for how long or from where.
+FREE = ("resume", "compare", "train.epochs", "evaluation", "data.manual_dir", "data.data_dir",
+        "data.cache_gib")  # fmt: skip
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make a run's directory, or check that the one there holds the same experiment.
+
+    The resolved config, the command, versions, hardware, date and git commit go into `run.json`.
+
+    Raises:
+      ValueError: if the directory holds a run of another config, naming what differs.
+    """
+    path = workdir / RUN
+    resolved = json.loads(config.to_json())
+    if path.exists() and not config.resume:
+        put_aside(workdir)
+    if path.exists():
+        changes = list(_differences(json.loads(path.read_text())["config"], resolved))
+        if changes:
+            raise ValueError(
+                f"{workdir} holds a run with another config ({'; '.join(changes)}). Give another "
+                "--workdir, or --config.resume=False to put that run aside and start anew"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {
+            "config": resolved,
+            "command": [Path(sys.executable).name, *sys.argv],
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+            "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+            "cpu_cores": os.cpu_count(),
+        },
+    )
+
+
+def put_aside(workdir: Path) -> None:
+    """Rename a run's directory to the first free name with a number behind it."""
+    number = 1
+    while (aside := workdir.with_name(f"{workdir.name}.{number}")).exists():
+        number += 1
+    workdir.rename(aside)
+    print(f"the run that was in {workdir} is now in {aside}")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(set(old) | set(new)):
+        path, before, after = f"{prefix}{name}", old.get(name), new.get(name)
+        if path in FREE or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{path}.")
+        else:
+            yield f"{path}: {before} there, {after} here"
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_log(workdir: Path) -> list[dict[str, float]]:
+    """The records of the epochs so far."""
+    path = workdir / LOG
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trim_log(workdir: Path, epochs: int) -> None:
+    """Keep the records of the first so many epochs: those that the last checkpoint knows of."""
+    kept = [record for record in read_log(workdir) if record["epoch"] < epochs]
+    temporary = workdir / f".{LOG}.part"
+    temporary.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    os.replace(temporary, workdir / LOG)
+
+
+def append_log(workdir: Path, record: dict[str, float]) -> None:
+    """Add the record of an epoch."""
+    with (workdir / LOG).open("a") as file:
+        file.write(f"{json.dumps(record)}\n")

@@ -1,0 +1,242 @@
+"""Train, evaluate and draw: python -m experiments.run --config=configs/quickstart.py
+
+Without --config it runs the quickstart. Results go to --workdir, by default runs/NAME for
+configs/NAME.py. After an interruption the same command goes on where it was.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from dicepp_jax import evaluate, plots, schedule, statistics, train
+from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.data import pipeline
+from dicepp_jax.evaluate import WHOLE_IMAGE, Result, Row
+from dicepp_jax.inference import make_predict
+from dicepp_jax.losses import LOSSES
+from dicepp_jax.metrics import Reliability
+from experiments import parts as parts_lib
+from experiments import record, table
+from experiments.progress import TrainingProgress
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", str(QUICKSTART), "The experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; by default runs/NAME.")
+
+
+class Scored(NamedTuple):
+    """The test split, scored.
+
+    Attributes:
+      rows: those of every case.
+      reliability: sums over all cases, `(C, bins)` each.
+      shown: the cases to draw.
+    """
+
+    rows: list[Row]
+    reliability: Reliability
+    shown: list[Result]
+
+
+def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
+    """Train to the end of the schedule, going on from the last checkpoint if there is one."""
+    name, batch_size = config.loss.name, config.data.batch_size
+    training = parts_lib.prepared(parts, config, "train")
+    validation = parts_lib.prepared(parts, config, "validation")
+    print(f"{name}: {describe(parts)}")
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        if checkpoints.last_epoch is None:
+            first_epoch, plan = 0, schedule.init(parts.settings)
+            state = parts_lib.init_state(parts, config.seed)
+        else:
+            last = checkpoints.restore(checkpoints.last_epoch, parts_lib.state_shapes(parts))
+            first_epoch, plan, state = last.epoch + 1, last.schedule, last.state
+            print(f"{name}: {first_epoch} epochs are in {workdir}")
+        record.trim_log(workdir, first_epoch)
+        steps = -(-len(training) // batch_size)
+        with (
+            TrainingProgress(name, config.train.epochs, steps, first_epoch) as progress,
+            SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
+        ):
+            for epoch in train.fit(
+                state,
+                parts_lib.step_key(config.seed),
+                train.make_train_step(parts.apply, parts.loss, parts.augment),
+                train.make_eval_step(parts.apply, parts.loss),
+                lambda epoch: pipeline.batches(
+                    training, batch_size, shuffle_seed=config.seed, epoch=epoch
+                ),
+                lambda epoch: pipeline.batches(validation, batch_size),
+                parts.settings,
+                epochs=config.train.epochs,
+                first_epoch=first_epoch,
+                schedule_state=plan,
+                on_step=progress.step,
+            ):
+                checkpoints.save(epoch)
+                values = {
+                    name: getattr(epoch, name)
+                    for name in ("train_loss", "val_loss", "learning_rate", "seconds")
+                }
+                record.append_log(workdir, {"epoch": epoch.epoch, **values})
+                for tag, value in values.items():
+                    board.add_scalar(tag, value, epoch.epoch)
+                progress.epoch(epoch)
+
+
+def describe(parts: parts_lib.Parts) -> str:
+    """One line on what is about to be trained."""
+    parameters = sum(x.size for x in jax.tree.leaves(parts_lib.state_shapes(parts).params))
+    cases = "/".join(str(len(parts.splits[s])) for s in ("train", "validation", "test"))
+    size = " x ".join(map(str, parts.size))
+    device = jax.devices()[0]
+    return (
+        f"{parts.spec.title}, {cases} cases at {size}, {type(parts.model).__name__} of "
+        f"{parameters:,} parameters, on {device.device_kind}"
+    )
+
+
+def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
+    """Evaluate the best checkpoint on the test split, writing rows and summaries."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        best_epoch = checkpoints.best_epoch
+        if best_epoch is None:
+            raise ValueError(
+                f"{workdir} holds no checkpoint: train.epochs is {config.train.epochs}"
+            )
+        best = checkpoints.restore(best_epoch, parts_lib.state_shapes(parts))
+    name = config.loss.name
+    print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
+    predict = make_predict(parts.apply, best.state.params, parts.spec, parts.size)
+    cases = sorted(parts.splits["test"], key=pipeline.case_id)
+    results = evaluate.evaluate(predict, cases, parts.spec)
+    rows: list[Row] = []
+    sums: list[Reliability] = []
+    shown: list[Result] = []
+    for result in tqdm(results, "test", len(cases), unit="case", disable=None):
+        rows += result.rows
+        sums.append(result.reliability)
+        if len(shown) < config.evaluation.figures:
+            shown.append(result)
+    folder = workdir / "test"
+    folder.mkdir(exist_ok=True)
+    evaluate.write_csv(folder / "cases.csv", rows)
+    evaluate.write_csv(folder / "summary.csv", evaluate.summarise(rows))
+    return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
+
+
+def draw(
+    scored: Mapping[str, Scored], logs: Mapping[str, list], classes: tuple[str, ...], folder: Path
+) -> None:
+    """Draw predictions, reliability and training curves of one or several methods."""
+    by_case = zip(*(s.shown for s in scored.values()), strict=True)
+    for same_case in by_case:
+        figure = plots.prediction(dict(zip(scored, same_case, strict=True)), classes)
+        plots.save(figure, folder / f"{same_case[0].case}.png")
+    curves = {name: s.reliability for name, s in scored.items()}
+    plots.save(plots.reliability_diagram(curves, classes), folder / "reliability.png")
+    plots.save(plots.training_curves(logs), folder / "training.png")
+
+
+def report(scored: Mapping[str, Scored], title: str, classes: tuple[str, ...]) -> str:
+    """The summary that is printed: every metric, and a test when there are two methods."""
+    summaries = {name: evaluate.summarise(s.rows) for name, s in scored.items()}
+    cases = len({row.case for s in scored.values() for row in s.rows})
+    lines = [
+        f"Test split of {title}, {cases} cases, mean ± bootstrap standard error",
+        table.summary_table(summaries, background=classes[0]),
+    ]
+    if len(scored) == 2:
+        first, second = scored
+        for metric in ("nll", "brier", "dice", "jaccard"):
+            for label in classes[1:]:
+                a, b = (_values(scored[name], metric, label) for name in (first, second))
+                p = statistics.rank_sum(a, b)
+                lines.append(f"{label} {metric}: {first} against {second}, rank-sum p = {p:.2g}")
+    return "\n".join(lines)
+
+
+def _values(scored: Scored, metric: str, label: str) -> np.ndarray:
+    wanted = (label, WHOLE_IMAGE, metric)
+    return np.array([row.value for row in scored.rows if row[1:4] == wanted])
+
+
+def members(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The single runs of a config, by loss.
+
+    Raises:
+      ValueError: if a hyper-parameter is set that none of the losses takes.
+    """
+    if not config.compare:
+        return {config.loss.name: config}
+    configs = {}
+    unused = set(parts_lib.hyper(config))
+    for name in config.compare:
+        takes = LOSSES[name].defaults if name in LOSSES else {}
+        member = config.copy_and_resolve_references()
+        with member.unlocked():
+            member.loss.name = name
+            member.compare = ()
+            for hyper in set(parts_lib.hyper(config)) - set(takes):
+                member.loss[hyper] = None
+        unused -= set(takes)
+        configs[name] = member
+    if unused:
+        raise ValueError(
+            f"loss.{', loss.'.join(sorted(unused))} is set, but none of {config.compare} takes it"
+        )
+    return configs
+
+
+def run(config: ConfigDict, workdir: Path) -> str:
+    """Run a config in a directory.
+
+    Returns:
+      The report, which is also written there.
+    """
+    configs = members(config)
+    folders = {name: workdir / name if config.compare else workdir for name in configs}
+    parts = {name: parts_lib.make(member) for name, member in configs.items()}
+    for name, member in configs.items():
+        record.open_workdir(folders[name], member)
+    scored = {}
+    for name, member in configs.items():
+        fit(member, parts[name], folders[name])
+        scored[name] = score(member, parts[name], folders[name])
+    spec = parts[next(iter(parts))].spec
+    logs = {name: record.read_log(folder) for name, folder in folders.items()}
+    draw(scored, logs, spec.classes, workdir / "figures")
+    text = report(scored, spec.title, spec.classes)
+    (workdir / "report.txt").write_text(text + "\n")
+    return text
+
+
+def main(argv: list[str]) -> None:
+    """Run the config of the flags."""
+    logging.set_verbosity(logging.WARNING)
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set by --config.x.y=z")
+    stem = Path(config_flags.get_config_filename(FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or f"runs/{stem}").expanduser()
+    try:
+        text = run(_CONFIG.value, workdir)
+    except (ValueError, FileNotFoundError, train.NonFiniteLossError) as error:
+        logging.debug("failed", exc_info=True)
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last finished epoch")
+    print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)
