@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.resume = True  # go on from the last checkpoint; False puts an older run aside
-    config.compare = ()  # names of losses to train one after another, instead of loss.name
 
     config.data = ConfigDict()
     config.data.name = "phantom"  # a key of dicepp_jax.data.SETS
@@ -23,7 +22,9 @@ def get_config() -> ConfigDict:
     config.data.cache_gib = 4.0  # prepared cases kept in memory
 
     config.loss = ConfigDict()
-    config.loss.name = "dscpp"  # a key of dicepp_jax.losses.LOSSES
+    # A key of dicepp_jax.losses.LOSSES; several, joined by commas, are trained one after another
+    # and compared.
+    config.loss.name = "dscpp"
     # Hyper-parameters not set keep the loss's own values, those of the paper's Table 2.
     for hyper in ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight"):
         config.loss[hyper] = placeholder(float)

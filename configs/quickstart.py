@@ -11,7 +11,7 @@ from configs import base
 def get_config() -> ConfigDict:
     """A small U-Net on 32 drawn images of 96 x 96, trained once with each loss."""
     config = base.get_config()
-    config.compare = ("dsc", "dscpp")
+    config.loss.name = "dsc,dscpp"
     config.model.filters = 8
     config.model.depth = 3
     config.train.epochs = 30

@@ -1,9 +1,9 @@
 """Training-time augmentation of one (image, label) pair, in two or three spatial axes.
 
-An image is ``(*spatial, channels)`` of floats, already z-scored; its label is ``(*spatial)`` of
-integers whose 0 is the background. Everything is pure JAX and works under ``jit`` and ``vmap``:
-:func:`draw` turns a key into the parameters of one augmentation, the other functions apply given
-parameters, and :func:`augment` does both. A part that is not drawn holds its neutral value (no
+An image is `(*spatial, channels)` of floats, already z-scored; its label is `(*spatial)` of
+integers whose 0 is the background. Everything is pure JAX and works under `jit` and `vmap`:
+`draw` turns a key into the parameters of one augmentation, the other functions apply given
+parameters, and `augment` does both. A part that is not drawn holds its neutral value (no
 flip, factor 1, alpha 0, angle 0, scale 1), at which it changes nothing at all.
 
 The protocol is that of Yeung et al. (2023), "Calibrating the Dice loss to handle neural network
@@ -31,15 +31,15 @@ _MAX_SIGMA = 128
 
 
 class Draw(NamedTuple):
-    """The parameters of one augmentation, as :func:`draw` makes them.
+    """The parameters of one augmentation, as `draw` makes them.
 
     Attributes:
-        flips: ``(ndim,)`` bool, whether each spatial axis is mirrored.
-        factors: ``(channels,)`` brightness factors, all 1 when not drawn.
-        alpha: Size of the elastic deformation in voxels, 0 when not drawn.
-        sigma: Smoothness of the elastic deformation in voxels.
-        angles: ``(1,)`` in 2-D or ``(3,)`` in 3-D, in radians, all 0 when not drawn.
-        scale: Factor on the sampling coordinates, 1 when not drawn.
+      flips: `(ndim,)` bool, whether each spatial axis is mirrored.
+      factors: `(channels,)` brightness factors, all 1 when not drawn.
+      alpha: Size of the elastic deformation in voxels, 0 when not drawn.
+      sigma: Smoothness of the elastic deformation in voxels.
+      angles: `(1,)` in 2-D or `(3,)` in 3-D, in radians, all 0 when not drawn.
+      scale: Factor on the sampling coordinates, 1 when not drawn.
     """
 
     flips: jax.Array
@@ -64,27 +64,27 @@ def draw(
     """Draw the parameters of one augmentation, every part independently of the others.
 
     Args:
-        key: A JAX random key.
-        ndim: Number of spatial axes, 2 or 3.
-        channels: Number of image channels.
-        p_mirror: Probability of mirroring, for each axis. Yeung et al. (2023) print 0.15; their
-            code ran at batchgenerators' fixed 0.5. Like the others, not a traced value.
-        p_brightness: Probability of one factor per channel, uniform in [0.5, 2].
-        p_elastic: Probability of an elastic deformation, alpha uniform in [0, 900] voxels and
-            sigma uniform in [9, 13] voxels.
-        p_rotate: Probability of turning by angles each uniform in [-15, 15] degrees.
-        p_scale: Probability of a scale, with equal chance uniform in [0.85, 1] or in [1, 1.25].
+      key: A JAX random key.
+      ndim: Number of spatial axes, 2 or 3.
+      channels: Number of image channels.
+      p_mirror: Probability of mirroring, for each axis. Yeung et al. (2023) print 0.15; their
+        code ran at batchgenerators' fixed 0.5. Like the others, not a traced value.
+      p_brightness: Probability of one factor per channel, uniform in [0.5, 2].
+      p_elastic: Probability of an elastic deformation, alpha uniform in [0, 900] voxels and
+        sigma uniform in [9, 13] voxels.
+      p_rotate: Probability of turning by angles each uniform in [-15, 15] degrees.
+      p_scale: Probability of a scale, with equal chance uniform in [0.85, 1] or in [1, 1.25].
 
     Returns:
-        The parameters, undrawn parts at their neutral values.
+      The parameters, undrawn parts at their neutral values.
 
     Raises:
-        ValueError: ``ndim`` is not 2 or 3, or a probability is outside [0, 1].
+      ValueError: `ndim` is not 2 or 3, or a probability is outside [0, 1].
 
     Example:
-        >>> params = draw(jax.random.key(0), 2, 3, p_mirror=0.0, p_scale=0.0)
-        >>> params.flips.tolist(), float(params.scale)
-        ([False, False], 1.0)
+      >>> params = draw(jax.random.key(0), 2, 3, p_mirror=0.0, p_scale=0.0)
+      >>> params.flips.tolist(), float(params.scale)
+      ([False, False], 1.0)
     """
     _check_ndim(ndim)
     probabilities = {
@@ -116,23 +116,23 @@ def draw(
 
 
 def mirror(image: jax.Array, label: jax.Array, flips: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Reverse the spatial axes whose entry of ``flips`` is true.
+    """Reverse the spatial axes whose entry of `flips` is true.
 
     Args:
-        image: ``(*spatial, channels)`` floats.
-        label: ``(*spatial)`` integers.
-        flips: ``(ndim,)`` bool.
+      image: `(*spatial, channels)` floats.
+      label: `(*spatial)` integers.
+      flips: `(ndim,)` bool.
 
     Returns:
-        The mirrored image and label.
+      The mirrored image and label.
 
     Raises:
-        ValueError: Image and label do not match, or ``flips`` has another shape.
+      ValueError: Image and label do not match, or `flips` has another shape.
 
     Example:
-        >>> label = jnp.array([[0, 1], [2, 3]])
-        >>> mirror(label[..., None] * 1.0, label, jnp.array([True, False]))[1].tolist()
-        [[2, 3], [0, 1]]
+      >>> label = jnp.array([[0, 1], [2, 3]])
+      >>> mirror(label[..., None] * 1.0, label, jnp.array([True, False]))[1].tolist()
+      [[2, 3], [0, 1]]
     """
     _check_pair(image, label)
     if flips.shape != (label.ndim,):
@@ -147,18 +147,18 @@ def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
     """Multiply each channel by its factor; on z-scores that changes the contrast.
 
     Args:
-        image: ``(*spatial, channels)`` floats.
-        factors: ``(channels,)`` floats.
+      image: `(*spatial, channels)` floats.
+      factors: `(channels,)` floats.
 
     Returns:
-        The image times the factors, in the image's dtype.
+      The image times the factors, in the image's dtype.
 
     Raises:
-        ValueError: There is not one factor per channel.
+      ValueError: There is not one factor per channel.
 
     Example:
-        >>> brightness(jnp.ones((1, 1, 2)), jnp.array([0.5, 2.0])).tolist()
-        [[[0.5, 2.0]]]
+      >>> brightness(jnp.ones((1, 1, 2)), jnp.array([0.5, 2.0])).tolist()
+      [[[0.5, 2.0]]]
     """
     if factors.shape != image.shape[-1:]:
         raise ValueError(
@@ -170,24 +170,24 @@ def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
 def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
     """Smooth every axis but the first with a Gaussian, zeros outside.
 
-    Each axis is multiplied by the Toeplitz matrix ``K[i, j] = w(i - j) / sum_k w(k)``, with
-    ``w(k) = exp(-k^2 / (2 sigma^2))`` for ``|k| <= int(4 sigma + 1/2)`` and 0 beyond, which is
-    ``scipy.ndimage.gaussian_filter`` with ``mode="constant"`` for a sigma known only at run time.
+    Each axis is multiplied by the Toeplitz matrix `K[i, j] = w(i - j) / sum_k w(k)`, with
+    `w(k) = exp(-k^2 / (2 sigma^2))` for `|k| <= int(4 sigma + 1/2)` and 0 beyond, which is
+    `scipy.ndimage.gaussian_filter` with `mode="constant"` for a sigma known only at run time.
 
     Args:
-        noise: ``(fields, *spatial)`` floats.
-        sigma: Standard deviation in voxels, above 0 and at most 128.
+      noise: `(fields, *spatial)` floats.
+      sigma: Standard deviation in voxels, above 0 and at most 128.
 
     Returns:
-        The smoothed noise, of the same shape.
+      The smoothed noise, of the same shape.
 
     Raises:
-        ValueError: ``sigma`` is a Python number out of range; an array is not inspected.
+      ValueError: `sigma` is a Python number out of range; an array is not inspected.
 
     Example:
-        >>> smoothed = smooth_noise(jnp.zeros((1, 65)).at[0, 32].set(1.0), 8.0)
-        >>> round(float(smoothed.sum()), 4)
-        1.0
+      >>> smoothed = smooth_noise(jnp.zeros((1, 65)).at[0, 32].set(1.0), 8.0)
+      >>> round(float(smoothed.sum()), 4)
+      1.0
     """
     if isinstance(sigma, int | float) and not 0 < sigma <= _MAX_SIGMA:
         raise ValueError(f"sigma is {sigma} voxels; pass a value in (0, {_MAX_SIGMA}]")
@@ -201,20 +201,20 @@ def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
 def elastic_displacement(
     noise: jax.Array, alpha: jax.Array | float, sigma: jax.Array | float
 ) -> jax.Array:
-    """Elastic deformation ``alpha * smooth_noise(noise, sigma)`` of Simard et al. (2003).
+    """Elastic deformation `alpha * smooth_noise(noise, sigma)` of Simard et al. (2003).
 
     Args:
-        noise: ``(ndim, *spatial)``, one field in [-1, 1] per axis.
-        alpha: Size in voxels.
-        sigma: Smoothness in voxels, as in :func:`smooth_noise`.
+      noise: `(ndim, *spatial)`, one field in [-1, 1] per axis.
+      alpha: Size in voxels.
+      sigma: Smoothness in voxels, as in `smooth_noise`.
 
     Returns:
-        ``(ndim, *spatial)`` displacements in voxels.
+      `(ndim, *spatial)` displacements in voxels.
 
     Example:
-        >>> noise = jnp.ones((2, 301, 301))
-        >>> elastic_displacement(noise, 100.0, 9.0)[:, 150, 150].round(2).tolist()
-        [100.0, 100.0]
+      >>> noise = jnp.ones((2, 301, 301))
+      >>> elastic_displacement(noise, 100.0, 9.0)[:, 150, 150].round(2).tolist()
+      [100.0, 100.0]
     """
     return alpha * smooth_noise(noise, sigma)
 
@@ -222,22 +222,22 @@ def elastic_displacement(
 def rotation_matrix(angles: jax.Array) -> jax.Array:
     """Rotation of the sampling coordinates.
 
-    In 2-D ``[[cos a, -sin a], [sin a, cos a]]``. In 3-D ``R_0(a_0) R_1(a_1) R_2(a_2)``, where
-    ``R_k`` is the right-handed rotation about spatial axis ``k``. Sampling at turned coordinates
-    turns the image the other way: +90 degrees in 2-D gives ``np.rot90(image, -1)``.
+    In 2-D `[[cos a, -sin a], [sin a, cos a]]`. In 3-D `R_0(a_0) R_1(a_1) R_2(a_2)`, where
+    `R_k` is the right-handed rotation about spatial axis `k`. Sampling at turned coordinates
+    turns the image the other way: +90 degrees in 2-D gives `np.rot90(image, -1)`.
 
     Args:
-        angles: ``(1,)`` for 2-D or ``(3,)`` for 3-D, in radians.
+      angles: `(1,)` for 2-D or `(3,)` for 3-D, in radians.
 
     Returns:
-        ``(2, 2)`` or ``(3, 3)``, orthogonal with determinant 1.
+      `(2, 2)` or `(3, 3)`, orthogonal with determinant 1.
 
     Raises:
-        ValueError: The number of angles is neither 1 nor 3.
+      ValueError: The number of angles is neither 1 nor 3.
 
     Example:
-        >>> rotation_matrix(jnp.array([jnp.pi / 2])).round(3).astype(int).tolist()
-        [[0, -1], [1, 0]]
+      >>> rotation_matrix(jnp.array([jnp.pi / 2])).round(3).astype(int).tolist()
+      [[0, -1], [1, 0]]
     """
     if angles.shape not in ((1,), (3,)):
         raise ValueError(
@@ -254,29 +254,29 @@ def rotation_matrix(angles: jax.Array) -> jax.Array:
 def warp(
     image: jax.Array, label: jax.Array, displacement: jax.Array, matrix: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Resample image and label at ``centre + matrix @ (grid - centre + displacement)``.
+    """Resample image and label at `centre + matrix @ (grid - centre + displacement)`.
 
-    The centre is ``(n - 1) / 2`` on each axis. The image is interpolated linearly and the label
+    The centre is `(n - 1) / 2` on each axis. The image is interpolated linearly and the label
     takes its nearest voxel; outside the array both are 0. A matrix that enlarges the coordinates
     shrinks the object. Zero displacement and the identity matrix return the input exactly.
 
     Args:
-        image: ``(*spatial, channels)`` floats.
-        label: ``(*spatial)`` integers.
-        displacement: ``(ndim, *spatial)`` in voxels.
-        matrix: ``(ndim, ndim)``, rotation and scale together.
+      image: `(*spatial, channels)` floats.
+      label: `(*spatial)` integers.
+      displacement: `(ndim, *spatial)` in voxels.
+      matrix: `(ndim, ndim)`, rotation and scale together.
 
     Returns:
-        The resampled image and label, in their own dtypes.
+      The resampled image and label, in their own dtypes.
 
     Raises:
-        ValueError: Image and label do not match, or the displacement or matrix has another shape.
+      ValueError: Image and label do not match, or the displacement or matrix has another shape.
 
     Example:
-        >>> label = jnp.array([[0, 1, 2]])
-        >>> shift = jnp.stack([jnp.zeros((1, 3)), jnp.ones((1, 3))])
-        >>> warp(label[..., None] * 1.0, label, shift, jnp.eye(2))[1].tolist()
-        [[1, 2, 0]]
+      >>> label = jnp.array([[0, 1, 2]])
+      >>> shift = jnp.stack([jnp.zeros((1, 3)), jnp.ones((1, 3))])
+      >>> warp(label[..., None] * 1.0, label, shift, jnp.eye(2))[1].tolist()
+      [[1, 2, 0]]
     """
     _check_pair(image, label)
     ndim = label.ndim
@@ -311,31 +311,31 @@ def augment(
 ) -> tuple[jax.Array, jax.Array]:
     """Augment one pair: mirror, brightness, then elastic deformation, rotation and scale as one.
 
-    The first half of ``jax.random.split(key)`` goes to :func:`draw`, the second to the elastic
-    noise. The warp costs nothing when none of its parts is drawn, but ``vmap`` runs it always: for
-    a batch at low probabilities ``jax.lax.map`` is cheaper.
+    The first half of `jax.random.split(key)` goes to `draw`, the second to the elastic
+    noise. The warp costs nothing when none of its parts is drawn, but `vmap` runs it always: for
+    a batch at low probabilities `jax.lax.map` is cheaper.
 
     Args:
-        key: A JAX random key; the same key gives the same result.
-        image: ``(*spatial, channels)`` floats, z-scored.
-        label: ``(*spatial)`` integers.
-        p_mirror: See :func:`draw`, as for the other probabilities.
-        p_brightness: See :func:`draw`.
-        p_elastic: See :func:`draw`.
-        p_rotate: See :func:`draw`.
-        p_scale: See :func:`draw`.
+      key: A JAX random key; the same key gives the same result.
+      image: `(*spatial, channels)` floats, z-scored.
+      label: `(*spatial)` integers.
+      p_mirror: See `draw`, as for the other probabilities.
+      p_brightness: See `draw`.
+      p_elastic: See `draw`.
+      p_rotate: See `draw`.
+      p_scale: See `draw`.
 
     Returns:
-        The augmented image and label, of the same shapes and dtypes.
+      The augmented image and label, of the same shapes and dtypes.
 
     Raises:
-        ValueError: Image and label do not match, or a probability is outside [0, 1].
+      ValueError: Image and label do not match, or a probability is outside [0, 1].
 
     Example:
-        >>> image, label = jnp.ones((8, 8, 1)), jnp.ones((8, 8), int)
-        >>> image, label = jax.jit(augment)(jax.random.key(0), image, label)
-        >>> image.shape, label.shape
-        ((8, 8, 1), (8, 8))
+      >>> image, label = jnp.ones((8, 8, 1)), jnp.ones((8, 8), int)
+      >>> image, label = jax.jit(augment)(jax.random.key(0), image, label)
+      >>> image.shape, label.shape
+      ((8, 8, 1), (8, 8))
     """
     _check_pair(image, label)
     draw_key, noise_key = jax.random.split(key)

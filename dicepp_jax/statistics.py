@@ -51,7 +51,7 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
 
     Example:
       >>> print(round(rank_sum(np.arange(10.0), np.arange(10.0) + 5), 3))
-      0.008
+      0.005
 
     Reference:
       DSC++ paper, section 2.7.

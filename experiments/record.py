@@ -18,7 +18,7 @@ RUN = "run.json"
 LOG = "log.jsonl"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 # Fields that do not change what is computed, only for how long or from where.
-FREE = ("resume", "compare", "train.epochs", "evaluation", "data.manual_dir", "data.data_dir",
+FREE = ("resume", "train.epochs", "evaluation", "data.manual_dir", "data.data_dir",
         "data.cache_gib")  # fmt: skip
 
 

@@ -4,15 +4,15 @@ Without --config it runs the quickstart. Results go to --workdir, by default run
 configs/NAME.py. After an interruption the same command goes on where it was.
 """
 
-import sys
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -23,14 +23,13 @@ from dicepp_jax.evaluate import WHOLE_IMAGE, Result, Row
 from dicepp_jax.inference import make_predict
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics import Reliability
+from experiments import cli, record, table
 from experiments import parts as parts_lib
-from experiments import record, table
 from experiments.progress import TrainingProgress
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
 
-FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", str(QUICKSTART), "The experiment.")
+_CONFIG = cli.define_config(QUICKSTART)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; by default runs/NAME.")
 
 
@@ -175,25 +174,22 @@ def members(config: ConfigDict) -> dict[str, ConfigDict]:
     """The single runs of a config, by loss.
 
     Raises:
-      ValueError: if a hyper-parameter is set that none of the losses takes.
+      ValueError: if a hyper-parameter is set that none of several losses takes.
     """
-    if not config.compare:
+    names = config.loss.name.split(",")
+    if len(names) == 1:
         return {config.loss.name: config}
-    configs = {}
+    configs = {name: copy.deepcopy(config) for name in names}
     unused = set(parts_lib.hyper(config))
-    for name in config.compare:
-        takes = LOSSES[name].defaults if name in LOSSES else {}
-        member = config.copy_and_resolve_references()
-        with member.unlocked():
-            member.loss.name = name
-            member.compare = ()
-            for hyper in set(parts_lib.hyper(config)) - set(takes):
-                member.loss[hyper] = None
-        unused -= set(takes)
-        configs[name] = member
+    for name, member in configs.items():
+        takes = set(LOSSES[name].defaults) if name in LOSSES else set()
+        member.loss.name = name
+        for hyper in set(parts_lib.hyper(config)) - takes:
+            member.loss[hyper] = None
+        unused -= takes
     if unused:
         raise ValueError(
-            f"loss.{', loss.'.join(sorted(unused))} is set, but none of {config.compare} takes it"
+            f"loss.{', loss.'.join(sorted(unused))} is set, but none of {', '.join(names)} takes it"
         )
     return configs
 
@@ -205,7 +201,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
       The report, which is also written there.
     """
     configs = members(config)
-    folders = {name: workdir / name if config.compare else workdir for name in configs}
+    folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
     parts = {name: parts_lib.make(member) for name, member in configs.items()}
     for name, member in configs.items():
         record.open_workdir(folders[name], member)
@@ -221,22 +217,12 @@ def run(config: ConfigDict, workdir: Path) -> str:
     return text
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the config of the flags."""
-    logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set by --config.x.y=z")
-    stem = Path(config_flags.get_config_filename(FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/{stem}").expanduser()
-    try:
-        text = run(_CONFIG.value, workdir)
-    except (ValueError, FileNotFoundError, train.NonFiniteLossError) as error:
-        logging.debug("failed", exc_info=True)
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last finished epoch")
+    workdir = Path(_WORKDIR.value or f"runs/{cli.config_name()}").expanduser()
+    text = run(_CONFIG.value, workdir)
     print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -5,9 +5,12 @@ in a file of its own, and one row here.
 """
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
 
 from dicepp_jax.data import drive, phantom_cases, specs
 from dicepp_jax.data.builder import ListCases, make_builder
@@ -37,7 +40,7 @@ def find_set(name: str) -> DataSet:
       ValueError: if there is none, with the nearest name.
     """
     if name not in SETS:
-        close = difflib.get_close_matches(name, SETS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name.lower(), SETS, n=1, cutoff=0.5)
         guess = f", did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"unknown data set {name!r}{guess} Known: {', '.join(sorted(SETS))}")
     return SETS[name]
@@ -64,5 +67,7 @@ def load(
     spec, list_cases = find_set(name)
     folder = None if not manual_dir else Path(manual_dir).expanduser()
     builder = make_builder(spec, list_cases, data_dir or None, folder)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     builder.download_and_prepare()
     return builder.as_data_source()

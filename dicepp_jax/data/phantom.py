@@ -70,20 +70,20 @@ def vessels(
     thin vessels are faint. About 8 to 14 % of the label's pixels are vessel, never none.
 
     Args:
-        seed: Number of the data set, at least 0.
-        index: Number of the image within the data set, at least 0.
-        size: Height and width in pixels, at least 32 each.
+      seed: Number of the data set, at least 0.
+      index: Number of the image within the data set, at least 0.
+      size: Height and width in pixels, at least 32 each.
 
     Returns:
-        Image, uint8 (height, width, 3), and label, uint8 (height, width), 1 on vessels.
+      Image, uint8 (height, width, 3), and label, uint8 (height, width), 1 on vessels.
 
     Raises:
-        ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of its range.
 
     Example:
-        >>> image, label = vessels(seed=0, index=3)
-        >>> image.shape, image.dtype.name, label.shape, np.unique(label).tolist()
-        ((96, 96, 3), 'uint8', (96, 96), [0, 1])
+      >>> image, label = vessels(seed=0, index=3)
+      >>> image.shape, image.dtype.name, label.shape, np.unique(label).tolist()
+      ((96, 96, 3), 'uint8', (96, 96), [0, 1])
     """
     branches = _branches(seed, index, size)
     landmarks, _, _, noise = _streams(seed, index)
@@ -119,21 +119,21 @@ def kidney(
     """Draw an arterial abdominal CT and one annotator's label of both kidneys and a tumour.
 
     Args:
-        seed: Number of the data set, at least 0.
-        index: Number of the case within the data set, at least 0.
-        size: Depth, height and width, at least 16, 32 and 32 voxels spread over FIELD_OF_VIEW.
+      seed: Number of the data set, at least 0.
+      index: Number of the case within the data set, at least 0.
+      size: Depth, height and width, at least 16, 32 and 32 voxels spread over FIELD_OF_VIEW.
 
     Returns:
-        Image in Hounsfield units, int16 (depth, height, width), and label of the same shape,
-        uint8: 0 background, 1 kidney, 2 tumour.
+      Image in Hounsfield units, int16 (depth, height, width), and label of the same shape,
+      uint8: 0 background, 1 kidney, 2 tumour.
 
     Raises:
-        ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of its range.
 
     Example:
-        >>> image, label = kidney(seed=0, index=1)
-        >>> image.shape, image.dtype.name, np.unique(label).tolist()
-        ((32, 64, 64), 'int16', [0, 1, 2])
+      >>> image, label = kidney(seed=0, index=1)
+      >>> image.shape, image.dtype.name, np.unique(label).tolist()
+      ((32, 64, 64), 'int16', [0, 1, 2])
     """
     scene = _scene(seed, index, size)
     return scene.image, scene.label

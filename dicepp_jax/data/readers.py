@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 
 def _open(path: Path, mode: str) -> np.ndarray:
@@ -13,7 +13,7 @@ def _open(path: Path, mode: str) -> np.ndarray:
             return np.asarray(image.convert(mode))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; the data set looks half unpacked") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Pillow meets damage with OSError, SyntaxError and many others.
         raise ValueError(
             f"{path} cannot be read as an image ({error}); unpack or download it again"
         ) from error

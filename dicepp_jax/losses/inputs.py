@@ -73,14 +73,14 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     z = _classes_first(logits.astype(dtype))
     if mask is not None:
         z = jnp.where(mask, z, 0)
-    z = z - jax.lax.stop_gradient(z.max(axis=0))
+    z = z - jax.lax.stop_gradient(z.max(axis=0, keepdims=True))
     if labels.shape == logits.shape:
         y = _classes_first(labels.astype(dtype))
         if mask is not None:
             y = jnp.where(mask, y, 0)
     else:
         classes = jnp.arange(num_classes, dtype=jnp.int32)[:, None, None]
-        y = (labels.reshape(rows).astype(jnp.int32) == classes).astype(dtype)
+        y = (labels.reshape(rows).astype(jnp.int32)[None] == classes).astype(dtype)
     return Voxels(z, y, mask, integer)
 
 
@@ -101,9 +101,9 @@ def log_not_p(v: Voxels) -> jax.Array:
     """
     log_prob = log_p(v)
     classes = jnp.arange(v.logits.shape[0])[:, None, None]
-    top = jnp.argmax(v.logits, axis=0) == classes
-    rest = jax.nn.logsumexp(jnp.where(top, -jnp.inf, v.logits), axis=0)
-    log_total = jax.nn.logsumexp(v.logits, axis=0)
+    top = jnp.argmax(v.logits, axis=0, keepdims=True) == classes
+    rest = jax.nn.logsumexp(jnp.where(top, -jnp.inf, v.logits), axis=0, keepdims=True)
+    log_total = jax.nn.logsumexp(v.logits, axis=0, keepdims=True)
     p = jnp.exp(jnp.where(top, -jnp.inf, log_prob))
     return jnp.where(top, rest - log_total, jnp.log1p(-p))
 

@@ -50,10 +50,10 @@ def confusion(
         )
     rows = (mask.shape[0], -1)
     classes = jnp.arange(num_classes)[:, None, None]
-    predicted = mask.reshape(rows) == classes
-    true = labels.reshape(rows) == classes
+    predicted = mask.reshape(rows)[None] == classes
+    true = labels.reshape(rows)[None] == classes
     if where is not None:
-        counted = jnp.asarray(where, bool).reshape(rows)
+        counted = jnp.asarray(where, bool).reshape(rows)[None]
         predicted, true = predicted & counted, true & counted
     tp = (predicted & true).sum(-1)
     return Confusion(tp.T, (predicted.sum(-1) - tp).T, (true.sum(-1) - tp).T)

@@ -1,0 +1,64 @@
+"""What the command lines share: a config whose errors are one line, and the running of a main."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dicepp_jax.train import NonFiniteLossError
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+@contextlib.contextmanager
+def _config_errors() -> Iterator[None]:
+    """End the program in one line if a config field or file does not exist."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
+        if guess:
+            sys.exit(f"error: the config has no field {guess[2]!r}, did you mean {guess[1]!r}?")
+        sys.exit(f"error: the config has no field {str(error).strip(chr(34) + chr(39))!r}")
+    except OSError as error:
+        sys.exit(f"error: {error}")
+
+
+def define_config(default: Path) -> flags.FlagHolder:
+    """Define --config. Its default is read here and now, with what the command line overrides."""
+    with _config_errors():
+        return config_flags.DEFINE_config_file("config", str(default), "The experiment.")
+
+
+def config_name() -> str:
+    """The file name of --config, without its ending."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def _parse(argv: list[str]) -> list[str]:
+    with _config_errors():
+        return app.parse_flags_with_usage(argv)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a main; bad input ends it with one line instead of a traceback."""
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected {' '.join(argv[1:])}; fields are --config.NAME=VALUE")
+        # Orbax tells of every file it opens.
+        logging.set_verbosity(logging.WARNING)
+        try:
+            main()
+        except (ValueError, OSError, NonFiniteLossError) as error:
+            if _DEBUG.value:
+                raise
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the same command goes on from the last finished epoch")
+
+    app.run(guarded, flags_parser=_parse)
