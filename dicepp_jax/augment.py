@@ -164,6 +164,7 @@ def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
         raise ValueError(
             f"factors have shape {factors.shape}; pass {image.shape[-1:]}, one per channel"
         )
+    factors = jnp.expand_dims(factors, tuple(range(image.ndim - 1)))
     return (image * factors).astype(image.dtype)
 
 
@@ -396,7 +397,7 @@ def _gaussian_toeplitz(size: int, sigma: jax.Array | float) -> jax.Array:
     # The sum runs over the whole kernel, which may be wider than the axis.
     total = weight(jnp.arange(-_TRUNCATE * _MAX_SIGMA, _TRUNCATE * _MAX_SIGMA + 1)).sum()
     index = jnp.arange(size)
-    return weight(index[:, None] - index) / total
+    return weight(index[:, None] - index[None, :]) / total
 
 
 def _plane_rotation(ndim: int, i: int, j: int, angle: jax.Array) -> jax.Array:

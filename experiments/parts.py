@@ -60,11 +60,22 @@ def make(config: ConfigDict) -> Parts:
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
         raise ValueError(f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes")
+    for name, value in (
+        ("data.batch_size", config.data.batch_size),
+        ("train.epochs", config.train.epochs),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     model = make_model(config, spec)
     loss = losses.get_loss(config.loss.name, **hyper(config))
-    logits = jax.ShapeDtypeStruct((1, *size, len(spec.classes)), jnp.float32)
-    jax.eval_shape(loss, logits, jax.ShapeDtypeStruct((1, *size), jnp.int32))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
+    augmentation = functools.partial(augment, **probabilities)
+    # Traced, they refuse values that they cannot have before there is data or a directory.
+    label = jax.ShapeDtypeStruct(size, jnp.int32)
+    logits = jax.ShapeDtypeStruct((1, *size, len(spec.classes)), jnp.float32)
+    image = jax.ShapeDtypeStruct((*size, spec.channels), jnp.float32)
+    jax.eval_shape(lambda z, y: loss(z, y[None]), logits, label)
+    jax.eval_shape(augmentation, jax.random.key(0), image, label)
     settings = {name: config.train[name] for name in schedule.Settings._fields}
     splits = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     return Parts(
@@ -73,7 +84,7 @@ def make(config: ConfigDict) -> Parts:
         splits,
         model,
         loss,
-        functools.partial(augment, **probabilities),
+        augmentation,
         schedule.Settings(**settings),
     )
 

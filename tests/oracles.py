@@ -1,7 +1,9 @@
 """Float64 NumPy re-statements of the formulae, written from the paper and nothing else.
 
-Slow and literal on purpose: loops over examples and classes, probabilities instead of logarithms.
+Slow and literal on purpose: loops over examples and classes.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,106 +23,112 @@ def one_hot(labels, num_classes):
     return (labels[..., None] == np.arange(num_classes)).astype(np.float64)
 
 
+class Example(NamedTuple):
+    """The voxels of one example that count, every array (N, C)."""
+
+    p: np.ndarray
+    not_p: np.ndarray
+    log_p: np.ndarray
+    y: np.ndarray
+
+
 def _examples(logits, labels, where):
-    """Per example: p (N, C) and y (N, C) of the voxels that count."""
     logits = np.asarray(logits, np.float64)
     c = logits.shape[-1]
     y = np.asarray(labels, np.float64) if np.ndim(labels) == logits.ndim else one_hot(labels, c)
     keep = np.ones(logits.shape[:-1], bool) if where is None else np.asarray(where, bool)
     for b in range(logits.shape[0]):
-        k = keep[b].ravel()
-        yield softmax(logits[b]).reshape(-1, c)[k], y[b].reshape(-1, c)[k]
+        z = logits[b].reshape(-1, c)[keep[b].ravel()]
+        p = softmax(z)
+        # 1 - p and log p would be lost to rounding where p is nearly 1 or 0.
+        not_p = np.stack([np.delete(p, k, axis=-1).sum(-1) for k in range(c)], axis=-1)
+        shifted = z - z.max(-1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        yield Example(p, not_p, log_p, y[b].reshape(-1, c)[keep[b].ravel()])
 
 
-def _counts(p, y, c, g):
-    tp = np.sum(p[:, c] * y[:, c])
-    fp = np.sum((p[:, c] * (1 - y[:, c])) ** g)
-    fn = np.sum(((1 - p[:, c]) * y[:, c]) ** g)
-    return tp, fp, fn
+def _counts(x, c, g):
+    p, not_p, y = x.p[:, c], x.not_p[:, c], x.y[:, c]
+    return np.sum(p * y), np.sum((p * (1 - y)) ** g), np.sum((not_p * y) ** g)
 
 
-def _dsc(p, y, g):
+def _dsc(x, g):
     scores = []
-    for c in range(p.shape[1]):
-        tp, fp, fn = _counts(p, y, c, g)
+    for c in range(x.p.shape[1]):
+        tp, fp, fn = _counts(x, c, g)
         scores.append((2 * tp + EPS) / (2 * tp + fp + fn + EPS))
     return np.mean(scores)
 
 
-def _one_minus_ti(p, y, c, alpha, beta, g):
-    tp, fp, fn = _counts(p, y, c, g)
+def _one_minus_ti(x, c, alpha, beta, g):
+    tp, fp, fn = _counts(x, c, g)
     return 1 - (tp + EPS) / (tp + alpha * fp + beta * fn + EPS)
 
 
-def _mean(x):
-    return float(np.mean(x)) if len(x) else 0.0
+def _weighted_ce(x, weights):
+    return -(weights * x.y * x.log_p).sum(-1).mean() if len(x.p) else 0.0
 
 
-def _weighted_ce(p, y, weights):
-    return _mean(-(weights * y * np.log(np.maximum(p, 1e-300))).sum(-1))
+def _laf(x, delta, gamma):
+    weights = np.full(x.p.shape, float(delta))
+    weights[:, 0] = (1 - delta) * x.not_p[:, 0] ** gamma
+    return _weighted_ce(x, weights)
 
 
-def _laf(p, y, delta, gamma):
-    weights = np.full(p.shape, float(delta))
-    weights[:, 0] = (1 - delta) * (1 - p[:, 0]) ** gamma
-    return _weighted_ce(p, y, weights)
-
-
-def _laft(p, y, delta, gamma, g):
-    values = [_one_minus_ti(p, y, c, 1 - delta, delta, g) for c in range(p.shape[1])]
+def _laft(x, delta, gamma, g):
+    values = [_one_minus_ti(x, c, 1 - delta, delta, g) for c in range(x.p.shape[1])]
     return np.mean(values[:1] + [max(v, 0) ** (1 - gamma) for v in values[1:]])
 
 
-def _combo(p, y, alpha, beta, g):
-    weights = np.full(p.shape, float(beta))
+def _combo(x, alpha, beta, g):
+    weights = np.full(x.p.shape, float(beta))
     weights[:, 0] = 1 - beta
-    return alpha * _weighted_ce(p, y, weights) - (1 - alpha) * _dsc(p, y, g)
+    return alpha * _weighted_ce(x, weights) - (1 - alpha) * _dsc(x, g)
 
 
-def _tversky(p, y, alpha, beta, g, power=1.0):
-    values = [_one_minus_ti(p, y, c, alpha, beta, g) for c in range(p.shape[1])]
+def _tversky(x, alpha, beta, g, power=1.0):
+    values = [_one_minus_ti(x, c, alpha, beta, g) for c in range(x.p.shape[1])]
     return np.mean([max(v, 0) ** power for v in values])
 
 
-def _unified(p, y, weight, delta, gamma, g):
-    return weight * _laf(p, y, delta, gamma) + (1 - weight) * _laft(p, y, delta, gamma, g)
+def _unified(x, weight, delta, gamma, g):
+    return weight * _laf(x, delta, gamma) + (1 - weight) * _laft(x, delta, gamma, g)
 
 
 LOSSES = {
-    "ce": lambda p, y: _weighted_ce(p, y, 1.0),
-    "focal": lambda p, y, alpha=0.5, gamma=2: _weighted_ce(p, y, alpha * (1 - p) ** gamma),
-    "dsc": lambda p, y: 1 - _dsc(p, y, 1),
-    "dscpp": lambda p, y, gamma=2: 1 - _dsc(p, y, gamma),
-    "tversky": lambda p, y, alpha=0.3, beta=0.7: _tversky(p, y, alpha, beta, 1),
-    "tverskypp": lambda p, y, alpha=0.3, beta=0.7, gamma=2: _tversky(p, y, alpha, beta, gamma),
-    "focal_tversky": lambda p, y, alpha=0.3, beta=0.7, gamma=4 / 3: _tversky(
-        p, y, alpha, beta, 1, 1 / gamma
+    "ce": lambda x: _weighted_ce(x, 1.0),
+    "focal": lambda x, alpha=0.5, gamma=2: _weighted_ce(x, alpha * x.not_p**gamma),
+    "dsc": lambda x: 1 - _dsc(x, 1),
+    "dscpp": lambda x, gamma=2: 1 - _dsc(x, gamma),
+    "tversky": lambda x, alpha=0.3, beta=0.7: _tversky(x, alpha, beta, 1),
+    "tverskypp": lambda x, alpha=0.3, beta=0.7, gamma=2: _tversky(x, alpha, beta, gamma),
+    "focal_tversky": lambda x, alpha=0.3, beta=0.7, gamma=4 / 3: _tversky(
+        x, alpha, beta, 1, 1 / gamma
     ),
-    "focal_tverskypp": lambda p, y, alpha=0.3, beta=0.7, gamma=4 / 3, gamma_pp=2: _tversky(
-        p, y, alpha, beta, gamma_pp, 1 / gamma
+    "focal_tverskypp": lambda x, alpha=0.3, beta=0.7, gamma=4 / 3, gamma_pp=2: _tversky(
+        x, alpha, beta, gamma_pp, 1 / gamma
     ),
-    "combo": lambda p, y, alpha=0.5, beta=0.5: _combo(p, y, alpha, beta, 1),
-    "combopp": lambda p, y, alpha=0.5, beta=0.5, gamma=2: _combo(p, y, alpha, beta, gamma),
-    "asymmetric_focal": lambda p, y, delta=0.6, gamma=0.5: _laf(p, y, delta, gamma),
-    "asymmetric_focal_tversky": lambda p, y, delta=0.6, gamma=0.5: _laft(p, y, delta, gamma, 1),
-    "asymmetric_focal_tverskypp": lambda p, y, delta=0.6, gamma=0.5, gamma_pp=2: _laft(
-        p, y, delta, gamma, gamma_pp
+    "combo": lambda x, alpha=0.5, beta=0.5: _combo(x, alpha, beta, 1),
+    "combopp": lambda x, alpha=0.5, beta=0.5, gamma=2: _combo(x, alpha, beta, gamma),
+    "asymmetric_focal": lambda x, delta=0.6, gamma=0.5: _laf(x, delta, gamma),
+    "asymmetric_focal_tversky": lambda x, delta=0.6, gamma=0.5: _laft(x, delta, gamma, 1),
+    "asymmetric_focal_tverskypp": lambda x, delta=0.6, gamma=0.5, gamma_pp=2: _laft(
+        x, delta, gamma, gamma_pp
     ),
-    "unified_focal": lambda p, y, weight=0.5, delta=0.6, gamma=0.5: _unified(
-        p, y, weight, delta, gamma, 1
+    "unified_focal": lambda x, weight=0.5, delta=0.6, gamma=0.5: _unified(
+        x, weight, delta, gamma, 1
     ),
-    "unified_focalpp": lambda p, y, weight=0.5, delta=0.6, gamma=0.5, gamma_pp=2: _unified(
-        p, y, weight, delta, gamma, gamma_pp
+    "unified_focalpp": lambda x, weight=0.5, delta=0.6, gamma=0.5, gamma_pp=2: _unified(
+        x, weight, delta, gamma, gamma_pp
     ),
-    "dsc_ce": lambda p, y: 1 - _dsc(p, y, 1) + _weighted_ce(p, y, 1.0),
-    "dscpp_ce": lambda p, y, gamma=2: 1 - _dsc(p, y, gamma) + _weighted_ce(p, y, 1.0),
+    "dsc_ce": lambda x: 1 - _dsc(x, 1) + _weighted_ce(x, 1.0),
+    "dscpp_ce": lambda x, gamma=2: 1 - _dsc(x, gamma) + _weighted_ce(x, 1.0),
 }
 
 
 def loss(name, logits, labels, where=None, **hyper):
     """The named loss in float64, (B,)."""
-    pairs = _examples(logits, labels, where)
-    return np.array([LOSSES[name](p, y, **hyper) for p, y in pairs])
+    return np.array([LOSSES[name](x, **hyper) for x in _examples(logits, labels, where)])
 
 
 def numerical_gradient(function, x, step=1e-5):

@@ -28,6 +28,7 @@ from dicepp_jax.inference import make_predict
 from experiments.table import layout, summary_table
 
 NAN = float("nan")
+REGIONS = ("image", "field of view")
 
 
 def stored_case(index, shape, spec, classes=None):
@@ -66,7 +67,7 @@ def expected_scores(probs, label, where, num_classes):
     jaccard = jaccard_score(y, mask, zero_division=0, **options)
     return {
         "nll": [-np.sum(np.log(clipped[y == c, c])) / len(y) for c in classes],
-        "nll_full": log_loss(truth, clipped / clipped.sum(-1, keepdims=True), labels=classes),
+        "nll_full": log_loss(y, clipped / clipped.sum(-1, keepdims=True), labels=classes),
         "brier": ((truth - p) ** 2).mean(0),
         "dice": f1_score(y, mask, zero_division=np.nan, **options),
         "jaccard": np.where(present, jaccard, np.nan),
@@ -86,7 +87,7 @@ def assert_result(result, stored, spec, predict):
     rows = iter(result.rows)
     for region, where in regions.items():
         scores = expected_scores(result.probs, result.label, where, len(spec.classes))
-        assert set(scores) == set(metrics.CALIBRATION) | set(metrics.OVERLAP)
+        assert list(scores) == [*metrics.CALIBRATION, *metrics.OVERLAP]
         for metric, values in scores.items():
             labels = ("all",) if metric == "nll_full" else spec.classes
             for label, value in zip(labels, np.atleast_1d(values), strict=True):
@@ -97,7 +98,7 @@ def assert_result(result, stored, spec, predict):
 
 
 SHAPES = {
-    DRIVE: [(17, 23), (16, 16), (9, 40), (1, 1), (5, 7)],
+    DRIVE: [(17, 23), (16, 16), (9, 40), (5, 7)],
     PHANTOM: [(30, 20)],
     PHANTOM_3D: [(5, 9, 8), (4, 4, 4), (3, 11, 6)],
 }
@@ -109,5 +110,376 @@ def test_every_number_of_cases_of_different_sizes(spec):
     results = list(evaluate(predictor(spec), iter(stored), spec))
     assert [result.case for result in results] == [f"case_{i}" for i in range(len(stored))]
     for result, case in zip(results, stored, strict=True):
-        if case["label"].size > 1:
-            assert_result(result, case, spec, predictor(spec))
+        assert_result(result, case, spec, predictor(spec))
+
+
+def test_reliability_is_that_of_the_whole_image():
+    stored = stored_case(0, (17, 23), DRIVE)
+    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    for c in range(2):
+        p, y = result.probs[..., c].ravel(), (result.label == c).ravel().astype(float)
+        for sums, weights in zip(result.reliability, (None, p, y), strict=True):
+            assert sums.shape == (2, 10)
+            expected, _ = np.histogram(p, bins=10, range=(0, 1), weights=weights)
+            np.testing.assert_allclose(sums[c], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 8), (3, 43)])
+def test_padding_changes_nothing(shape):
+    stored = stored_case(3, shape, PHANTOM)
+    (result,) = evaluate(predictor(PHANTOM), [stored], PHANTOM)
+    probs, label = result.probs[None], result.label[None].astype(int)
+    direct = [f(probs, label)[0] for f in metrics.CALIBRATION.values()]
+    direct += [f(probs.argmax(-1), label, 2)[0] for f in metrics.OVERLAP.values()]
+    values = [row.value for row in result.rows]
+    np.testing.assert_allclose(values, np.concatenate([np.atleast_1d(x) for x in direct]), 1e-5)
+    whole = metrics.reliability(probs, label)
+    for sums, expected in zip(result.reliability, whole, strict=True):
+        np.testing.assert_allclose(sums, expected[0], 1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(1, 12), st.integers(1, 12)), st.integers(0, 2**31))
+def test_every_number_at_any_size(shape, index):
+    stored = stored_case(index, shape, PHANTOM)
+    (result,) = evaluate(predictor(PHANTOM), [stored], PHANTOM)
+    assert_result(result, stored, PHANTOM, predictor(PHANTOM))
+
+
+def certain(classes):
+    """The prediction that is sure of these classes."""
+    return lambda image: np.eye(3, dtype=np.float32)[classes]
+
+
+def test_a_class_neither_there_nor_predicted_is_undefined_and_left_out_of_the_mean():
+    stored = [stored_case(index, (4, 6, 5), PHANTOM_3D, classes=2) for index in range(2)]
+    stored[1]["label"][0, 0, :2] = 2
+    rows = [
+        row
+        for case in stored
+        for result in evaluate(certain(case["label"]), [case], PHANTOM_3D)
+        for row in result.rows
+    ]
+    summaries = summarise(rows)
+    for metric in metrics.OVERLAP:
+        values = [row.value for row in rows if (row.metric, row.label) == (metric, "tumour")]
+        np.testing.assert_array_equal(values, [NAN, 1])
+        tumour = find(summaries, metric, "tumour", "image")
+        assert (tumour.mean, tumour.cases, tumour.undefined) == (1, 1, 1)
+        kidney = find(summaries, metric, "kidney", "image")
+        assert (kidney.mean, kidney.error, kidney.cases, kidney.undefined) == (1, 0, 2, 0)
+    for metric in metrics.CALIBRATION:
+        assert not np.isnan([row.value for row in rows if row.metric == metric]).any()
+
+
+def test_an_empty_region_is_undefined_throughout():
+    stored = stored_case(0, (6, 7), DRIVE)
+    stored["region"][:] = 0
+    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    values = {region: [r.value for r in result.rows if r.region == region] for region in REGIONS}
+    assert not np.isnan(values["image"]).any()
+    assert np.isnan(values["field of view"]).all()
+
+
+def test_summaries_have_means_and_bootstrap_errors_in_order_of_appearance():
+    rng = np.random.default_rng([2, 0])
+    values = {place: rng.normal(size=40) for place in ("b", "a")}
+    values["b"][[3, 8]] = NAN
+    rows = [
+        Row(f"case_{index}", label, "image", "dice", float(values[label][index]))
+        for index in range(40)
+        for label in values
+    ]
+    summaries = summarise(rows)
+    assert [s[:3] for s in summaries] == [("b", "image", "dice"), ("a", "image", "dice")]
+    assert [(s.cases, s.undefined) for s in summaries] == [(38, 2), (40, 0)]
+    for summary in summaries:
+        numbers = values[summary.label][~np.isnan(values[summary.label])]
+        assert summary.mean == pytest.approx(numbers.mean())
+        assert summary.error == pytest.approx(numbers.std() / np.sqrt(len(numbers)), rel=0.05)
+    assert summarise(rows) == summaries
+
+
+def test_a_mean_of_one_case_has_no_error_and_of_none_no_value():
+    place = ("vessel", "image", "dice")
+    (one,) = summarise([Row("a", *place, 0.25), Row("b", *place, NAN)])
+    np.testing.assert_equal(one, Summary(*place, 0.25, NAN, 1, 1))
+    (none,) = summarise([Row("a", *place, NAN)])
+    np.testing.assert_equal(none, Summary(*place, NAN, NAN, 0, 1))
+
+
+def test_find_takes_metric_label_and_region():
+    places = [(c, r, m) for c in ("background", "vessel") for r in REGIONS for m in ("nll", "dice")]
+    summaries = [Summary(*place, 0.5, 0.1, 3, 0) for place in places]
+    found = find(summaries, "dice", "vessel", "field of view")
+    assert found is summaries[-1]
+
+
+def test_rows_come_back_from_a_file_as_they_went(tmp_path):
+    rows = [
+        Row("a", "vessel", "image", "dice", 1 / 3),
+        Row("b, with comma", "all", "field of view", "nll", NAN),
+        Row('c "quoted"', "vessel", "image", "nll", float(np.float32(1e-7))),
+    ]
+    write_csv(tmp_path / "rows.csv", rows)
+    np.testing.assert_equal(read_rows(tmp_path / "rows.csv"), rows)
+    first = (tmp_path / "rows.csv").read_text().splitlines()[0]
+    assert first == "case,label,region,metric,value"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_summaries_are_written_with_their_names(tmp_path):
+    write_csv(tmp_path / "summary.csv", [Summary("vessel", "image", "dice", 0.75, 0.1, 20, 1)])
+    assert (tmp_path / "summary.csv").read_text().splitlines() == [
+        "label,region,metric,mean,error,cases,undefined",
+        "vessel,image,dice,0.75,0.1,20,1",
+    ]
+
+
+class Unwritable:
+    def __str__(self):
+        raise RuntimeError("disk full")
+
+
+def test_a_file_half_written_does_not_replace_a_whole_one(tmp_path):
+    row = Row("a", "vessel", "image", "dice", 0.5)
+    write_csv(tmp_path / "rows.csv", [row])
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_csv(tmp_path / "rows.csv", [row, row._replace(case=Unwritable())])
+    assert read_rows(tmp_path / "rows.csv") == [row]
+
+
+@pytest.mark.parametrize(
+    "spec, native, size",
+    [
+        (PHANTOM, (30, 21), (16, 16)),
+        (PHANTOM, (9, 11), (16, 24)),
+        (PHANTOM, (16, 24), (16, 24)),
+        (PHANTOM_3D, (7, 10, 9), (8, 8, 4)),
+    ],
+)
+def test_prediction_is_resized_back_to_the_native_grid(spec, native, size):
+    image = stored_case(5, native, spec)["image"]
+
+    def logits(array, stack):
+        return stack([3 * array[..., 0], array[..., -1], -array[..., 0]][: len(spec.classes)], -1)
+
+    def apply(params, images):
+        assert images.shape == (1, *size, spec.channels) and images.dtype == jnp.float32
+        return params["gain"] * logits(images, jnp.stack)
+
+    probs = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size)(image)
+    assert probs.shape == (*native, len(spec.classes)) and probs.dtype == np.float32
+    expected = oracles.softmax(0.5 * logits(network_image(spec, image, size), np.stack))
+    np.testing.assert_allclose(probs, oracles.resize(expected, native), atol=1e-5)
+    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+
+
+def test_prediction_of_native_size_is_the_softmax():
+    image = stored_case(6, (16, 16), PHANTOM)["image"]
+    predict = make_predict(lambda params, x: params * x[..., :2], 2.0, PHANTOM, (16, 16))
+    z = 2 * network_image(PHANTOM, image, (16, 16)).astype(np.float64)
+    np.testing.assert_allclose(predict(image)[..., 1], expit(z[..., 1] - z[..., 0]), atol=1e-5)
+
+
+def test_errors_are_magenta_and_green_on_pale_grey():
+    rng = np.random.default_rng([3, 0])
+    image = rng.integers(0, 256, (12, 15, 3), np.uint8)
+    label, mask = rng.integers(0, 3, (2, 12, 15), np.uint8)
+    for target in range(3):
+        shown = plots.errors(image, label, mask, target)
+        assert shown.dtype == np.uint8 and shown.shape == (12, 15, 3)
+        false_positive = (mask == target) & (label != target)
+        false_negative = (mask != target) & (label == target)
+        right = ~false_positive & ~false_negative
+        assert false_positive.any() and false_negative.any() and right.any()
+        assert (shown[false_positive] == (255, 0, 255)).all()
+        assert (shown[false_negative] == (0, 200, 0)).all()
+        assert (shown[right] == shown[right][:, :1]).all()
+        pale = 0.35 * 255 + 0.65 * image[right].mean(-1)
+        np.testing.assert_allclose(shown[right][:, 0], pale, atol=1.001)
+
+
+def test_bytes_are_displayed_as_they_are():
+    image = np.random.default_rng([4, 0]).integers(0, 256, (5, 6, 3), np.uint8)
+    np.testing.assert_allclose(plots.display(image), image / 255)
+    grey = plots.display(image[..., :1])
+    np.testing.assert_allclose(grey, np.stack([image[..., 0] / 255] * 3, -1))
+
+
+def test_other_intensities_are_displayed_between_their_percentiles():
+    image = np.arange(-1000, 1020, 20, dtype=np.int16)[:, None, None]
+    shown = plots.display(image)
+    assert shown.shape == (101, 1, 3)
+    # The hundred steps of 20 put the first and ninety-ninth percentile on the second and last but
+    # one value.
+    np.testing.assert_allclose(shown[1:-1, 0, 1], np.linspace(0, 1, 99))
+    assert shown[0, 0, 0] == 0 and shown[-1, 0, 0] == 1
+    np.testing.assert_array_equal(plots.display(np.full((3, 3, 1), 40, np.int16)), 0)
+
+
+def scored(spec, shape, index=0):
+    """A result of evaluating a random case."""
+    (result,) = evaluate(predictor(spec), [stored_case(index, shape, spec)], spec)
+    return result
+
+
+def test_slice_with_most_foreground_is_shown():
+    volume = scored(PHANTOM_3D, (5, 9, 8))
+    label = np.zeros((5, 9, 8), np.uint8)
+    label[1, :4] = 2  # the largest values, but fewer of them than of
+    label[3, :5] = 1
+    volume = volume._replace(label=label)
+    shown = plots.slice_of(volume)
+    assert isinstance(shown, Result) and shown.case == volume.case
+    np.testing.assert_array_equal(shown.label, label[3])
+    np.testing.assert_array_equal(shown.image, volume.image[3])
+    np.testing.assert_array_equal(shown.probs, volume.probs[3])
+
+
+def test_an_image_is_shown_whole():
+    image = scored(DRIVE, (9, 8))
+    assert plots.slice_of(image) is image
+
+
+def save(figure, folder):
+    """Save a figure and say what is in the folder afterwards."""
+    path = folder / "pictures" / "a.png"
+    plots.save(figure, path)
+    assert plt.get_fignums() == []
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.convert("RGB")
+
+
+@pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
+def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
+    result = scored(spec, shape)
+    flat = plots.slice_of(result)
+    figure = plots.prediction({"dsc": result, "dscpp": result}, spec.classes)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    foreground = range(1, len(spec.classes))
+    assert len(panels) == 6 * len(foreground)
+    for target in foreground:
+        row = panels[6 * (target - 1) : 6 * target]
+        shown = [axes.images[0].get_array() for axes in row]
+        assert [axes.get_title() for axes in row] == [
+            "case_0",
+            f"{spec.classes[target]}: truth",
+            "dsc: probability",
+            "dsc: FP magenta, FN green",
+            "dscpp: probability",
+            "dscpp: FP magenta, FN green",
+        ]
+        np.testing.assert_array_equal(shown[0], plots.display(flat.image))
+        np.testing.assert_array_equal(shown[1], flat.label == target)
+        np.testing.assert_array_equal(shown[4], flat.probs[..., target])
+        wrong = plots.errors(flat.image, flat.label, flat.probs.argmax(-1), target)
+        np.testing.assert_array_equal(shown[5], wrong)
+    picture = save(figure, tmp_path)
+    assert picture.width > 1000 and picture.height > 200 * len(foreground)
+    colours = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+    assert {plots.FALSE_POSITIVE, plots.FALSE_NEGATIVE} <= colours
+
+
+@pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 9, 8))])
+def test_reliability_diagram_shows_frequency_over_confidence(tmp_path, spec, shape):
+    sums = scored(spec, shape).reliability
+    figure = plots.reliability_diagram({"dsc": sums, "dscpp": sums}, spec.classes)
+    foreground = len(spec.classes) - 1
+    assert len(figure.axes) == 2 * foreground
+    for target, axes in enumerate(figure.axes[:foreground], start=1):
+        assert axes.get_title() == spec.classes[target]
+        curve = next(line for line in axes.lines if line.get_label() == "dscpp")
+        seen = sums.voxels[target] > 0
+        x, y = (a[target][seen] / sums.voxels[target][seen] for a in sums[1:])
+        np.testing.assert_array_equal(curve.get_xdata(), x)
+        np.testing.assert_array_equal(curve.get_ydata(), y)
+    picture = save(figure, tmp_path)
+    assert picture.width > 300 * foreground and picture.height > 400
+    assert len(set(picture.get_flattened_data())) > 10
+
+
+def test_reliability_of_certain_predictions_leaves_empty_bins_out(tmp_path):
+    label = stored_case(0, (3, 5, 6), PHANTOM_3D)["label"]
+    (result,) = evaluate(certain(label), [stored_case(0, (3, 5, 6), PHANTOM_3D)], PHANTOM_3D)
+    figure = plots.reliability_diagram({"exact": result.reliability}, PHANTOM_3D.classes)
+    curve = next(line for line in figure.axes[0].lines if line.get_label() == "exact")
+    assert curve.get_xdata().tolist() == curve.get_ydata().tolist() == [0, 1]
+    assert save(figure, tmp_path).width > 300
+
+
+def test_training_curves_show_losses_and_rates(tmp_path):
+    histories = {
+        name: [
+            {"epoch": epoch, "train_loss": a / (epoch + 1), "val_loss": a, "learning_rate": rate}
+            for epoch, rate in enumerate([0.1, 0.1, 0.01])
+        ]
+        for name, a in (("dsc", 0.5), ("dscpp", 0.7))
+    }
+    figure = plots.training_curves(histories)
+    losses, rates = figure.axes
+    drawn = {line.get_label(): line.get_ydata() for line in losses.lines}
+    assert set(drawn) == {f"{a} {b}" for a in histories for b in ("training", "validation")}
+    np.testing.assert_array_equal(drawn["dscpp training"], [0.7, 0.35, 0.7 / 3])
+    np.testing.assert_array_equal(drawn["dsc validation"], [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(
+        [line.get_ydata() for line in rates.lines], [[0.1, 0.1, 0.01]] * 2
+    )
+    picture = save(figure, tmp_path)
+    assert picture.width > 500 and picture.height > 400
+    assert len(set(picture.get_flattened_data())) > 10
+
+
+def test_a_picture_is_replaced_whole(tmp_path):
+    for width in (2, 4):
+        figure = plt.figure(figsize=(width, 2))
+        figure.add_subplot()
+        pictures = save(figure, tmp_path)
+    assert pictures.width > 300
+
+
+def test_table_has_a_line_for_each_method_class_and_region_but_none_for_background():
+    def summaries(offset):
+        places = [(c, r) for r in REGIONS for c in ("background", "kidney", "tumour")]
+        means = {place: offset + 0.1 * index for index, place in enumerate(places)}
+        rows = []
+        for (label, region), mean in means.items():
+            rows.append(Summary(label, region, "nll", mean, 0.01, 8, 0))
+            rows.append(Summary(label, region, "dice", mean + 1, 0.02, 6, 2 * (label == "tumour")))
+        rows += [Summary("all", region, "nll_full", offset, 0.03, 8, 0) for region in REGIONS]
+        return rows
+
+    table = summary_table({"dsc": summaries(0), "dscpp": summaries(2)}, "background")
+    header, rule, *lines = table.splitlines()
+    assert header.split() == ["class", "region", "loss", "nll", "dice", "nll_full"]
+    assert rule == "-" * len(header)
+    assert "background" not in table
+    cells = [[cell.strip() for cell in line.split("  ") if cell] for line in lines]
+    assert cells == [
+        [
+            label,
+            region,
+            method,
+            f"{nll + offset:.4f} ± 0.0100",
+            f"{nll + offset + 1:.4f} ± 0.0200{undefined}",
+            f"{offset:.4f} ± 0.0300",
+        ]
+        for label, region, nll, undefined in [
+            ("kidney", "image", 0.1, ""),
+            ("tumour", "image", 0.2, " (2 undefined)"),
+            ("kidney", "field of view", 0.4, ""),
+            ("tumour", "field of view", 0.5, " (2 undefined)"),
+        ]
+        for method, offset in [("dsc", 0), ("dscpp", 2)]
+    ]
+
+
+def test_columns_are_aligned():
+    text = layout([["a", "long header", "b"], ["longer cell", "c", "d"]])
+    assert text.splitlines() == [
+        "a            long header  b",
+        "-" * 27,
+        "longer cell  c            d",
+    ]

@@ -18,8 +18,9 @@ class Stored(list):
     """Stored cases that remember which were read."""
 
     def __init__(self, count, shapes=((9, 11), (8, 6), (5, 13)), spec=PHANTOM):
-        super().__init__(self.draw(index, shapes[index % len(shapes)], spec)
-                         for index in range(count))
+        super().__init__(
+            self.draw(index, shapes[index % len(shapes)], spec) for index in range(count)
+        )
         self.read = []
 
     @staticmethod
@@ -52,7 +53,10 @@ def assert_same(epoch, other):
 
 @pytest.mark.parametrize(
     "spec, shapes, size",
-    [(PHANTOM, ((9, 11), (8, 6), (5, 13)), (8, 6)), (PHANTOM_3D, ((5, 6, 7), (4, 8, 4)), (4, 8, 4))],
+    [
+        (PHANTOM, ((9, 11), (8, 6), (5, 13)), (8, 6)),
+        (PHANTOM_3D, ((5, 6, 7), (4, 8, 4)), (4, 8, 4)),
+    ],
 )
 def test_batches_hold_prepared_cases(spec, shapes, size):
     stored = Stored(5, shapes, spec)
@@ -133,9 +137,14 @@ def test_as_many_cases_are_kept_as_the_limit_allows(cache_bytes, kept):
     assert len(stored.read) == 5 - kept
 
 
-def test_changing_a_batch_leaves_what_is_kept_alone():
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_what_is_kept_cannot_be_changed_through_a_batch(batch_size):
     cases = prepare(2)
-    for batch in batches(cases, 1):
-        batch["image"][:] = 0
-        batch["label"][:] = 9
+    for batch in batches(cases, batch_size):
+        for name in ("image", "label"):
+            if batch[name].flags.writeable:
+                batch[name][:] = 9
+            else:
+                with pytest.raises(ValueError, match="read-only"):
+                    batch[name][:] = 9
     assert_same(batches(cases, 1), list(batches(prepare(2), 1)))

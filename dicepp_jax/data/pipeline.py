@@ -44,6 +44,8 @@ class Prepared:
         image = preprocess.network_image(self._spec, stored["image"], self._size)
         label = preprocess.resize_label(stored["label"], self._size, len(self._spec.classes))
         case: Batch = {"image": image, "label": label.astype(np.int32), "id": case_id(stored)}
+        for array in (image, case["label"]):
+            array.flags.writeable = False  # A batch of one is a view of what is kept.
         size = image.nbytes + case["label"].nbytes
         if size <= self._free:
             self._free -= size

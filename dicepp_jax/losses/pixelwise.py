@@ -29,7 +29,7 @@ def mean_voxels(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     x = x.reshape(x.shape[0], -1)
     if where is None:
         return x.mean(-1)
-    mask = where.reshape(x.shape)
+    mask = jnp.asarray(where, bool).reshape(x.shape)
     return inputs.sum_voxels(x, mask) / jnp.maximum(mask.sum(-1), 1)
 
 

@@ -345,7 +345,7 @@ def focal_tverskypp(
     Reference:
       DSC++ paper, Eq. 9 and 17.
     """
-    check_range("gamma", gamma, 1.0, 5.0, hint="; the ++ exponent of this loss is gamma_pp")
+    check_range("gamma", gamma, 1.0, 5.0, hint="; the ++ exponent of focal_tverskypp is gamma_pp")
     check_exponent("gamma_pp", gamma_pp)
     counts = soft_counts(logits, labels, gamma=gamma_pp, where=where)
     return inputs.power(tversky_per_class(counts, alpha, beta), 1 / gamma).mean(-1)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 CLIP = 1e-7
 
@@ -15,7 +16,7 @@ CLIP = 1e-7
 def _rows(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """p and y as (C, B, N), and the (B, N) mask of the voxels that count."""
+    """p and y as (C, B, N), and the (1, B, N) mask of the voxels that count."""
     probs, labels = jnp.asarray(probs, jnp.float32), jnp.asarray(labels)
     spatial = probs.shape[:-1]
     if labels.shape != spatial or (where is not None and jnp.shape(where) != spatial):
@@ -25,9 +26,9 @@ def _rows(
         )
     batch, num_classes = probs.shape[0], probs.shape[-1]
     p = jnp.moveaxis(probs.reshape(batch, -1, num_classes), -1, 0)
-    y = labels.reshape(batch, -1) == jnp.arange(num_classes)[:, None, None]
-    mask = jnp.ones(p.shape[1:], bool) if where is None else jnp.asarray(where).reshape(batch, -1)
-    return p, y, mask
+    y = labels.reshape(1, batch, -1) == jnp.arange(num_classes)[:, None, None]
+    mask = jnp.ones(spatial, bool) if where is None else jnp.asarray(where, bool)
+    return p, y, mask.reshape(1, batch, -1)
 
 
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -161,10 +162,11 @@ def reliability(
       ([0.0, 3.0], [0.0, 2.5], [0.0, 2.0])
     """
     p, y, mask = _rows(probs, labels, where)
-    bin_of = jnp.minimum((p * bins).astype(jnp.int32), bins - 1)
-    in_bin = mask & (bin_of[..., None, :] == jnp.arange(bins)[:, None])
+    p, y, mask = (x[..., None, :] for x in (p, y, mask))
+    edges = jnp.asarray(np.arange(bins + 1) / bins, p.dtype).at[-1].set(jnp.inf)[:, None]
+    in_bin = mask & (p >= edges[None, None, :-1]) & (p < edges[None, None, 1:])
 
     def add(x: jax.Array) -> jax.Array:
         return jnp.swapaxes(jnp.where(in_bin, x, 0.0).sum(-1), 0, 1)
 
-    return Reliability(add(jnp.ones(())), add(p[..., None, :]), add(y[..., None, :]))
+    return Reliability(add(jnp.ones(())), add(p), add(y))

@@ -1,0 +1,231 @@
+"""The command line, end to end and in processes of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import base
+from dicepp_jax import evaluate
+from dicepp_jax.checkpoint import Checkpoints
+from experiments import parts, record, run
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny(data_dir: str, **fields) -> ConfigDict:
+    """The smallest run that does everything."""
+    config = base.get_config()
+    config.data.data_dir = data_dir
+    config.data.size = (16, 16)
+    config.model.filters = 2
+    config.model.depth = 1
+    config.train.epochs = 2
+    config.evaluation.figures = 1
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def command(data_dir: str, workdir: Path, *flags: str) -> list[str]:
+    """The command line of `tiny`."""
+    fields = [
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.size=(16,16)",
+        "--config.model.filters=2",
+        "--config.model.depth=1",
+        "--config.evaluation.figures=0",
+        "--config.loss.name=dscpp",
+    ]
+    return [sys.executable, "-m", "experiments.run", f"--workdir={workdir}", *fields, *flags]
+
+
+def call(arguments: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def final_state(workdir: Path, config: ConfigDict):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        epoch = checkpoints.last_epoch
+        return epoch, checkpoints.restore(epoch, parts.state_shapes(parts.make(config)))
+
+
+def test_compares_two_losses(data_dir, tmp_path, capsys):
+    config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.gamma": 3.0})
+    text = run.run(config, tmp_path)
+    assert "dsc: Vessel phantom, 32/8/20 cases at 16 x 16, UNet of" in capsys.readouterr().out
+    for line in ("vessel  image   dsc ", "vessel  image   dscpp ", "vessel nll: dsc against dscpp"):
+        assert line in text
+    assert (tmp_path / "report.txt").read_text() == text + "\n"
+    for name, gamma in (("dsc", None), ("dscpp", 3.0)):
+        folder = tmp_path / name
+        kept = json.loads((folder / "run.json").read_text())
+        assert kept["config"]["loss"]["name"] == name
+        assert kept["config"]["loss"]["gamma"] == gamma
+        assert kept["versions"]["jax"] == jax.__version__
+        assert {"git_commit", "date", "command", "devices"} <= set(kept)
+        log = record.read_log(folder)
+        assert [entry["epoch"] for entry in log] == [0, 1]
+        assert all(np.isfinite(list(entry.values())).all() for entry in log)
+        rows = evaluate.read_rows(folder / "test" / "cases.csv")
+        assert len({row.case for row in rows}) == 20
+        assert {row.metric for row in rows} >= {"nll", "nll_full", "brier", "dice", "jaccard"}
+        assert (folder / "test" / "summary.csv").exists()
+        assert list((folder / "tensorboard").iterdir())
+    for name in ("phantom_040.png", "reliability.png", "training.png"):
+        with Image.open(tmp_path / "figures" / name) as image:
+            assert min(image.size) > 200
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_finished_run_is_scored_again_and_not_trained(data_dir, tmp_path):
+    config = tiny(data_dir)
+    first = run.run(config, tmp_path)
+    log = record.read_log(tmp_path)
+    assert run.run(config, tmp_path) == first
+    assert record.read_log(tmp_path) == log
+
+
+def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):
+    longer = tiny(data_dir, **{"train.epochs": 3})
+    run.run(longer, tmp_path / "whole")
+    run.run(tiny(data_dir), tmp_path / "parts")
+    run.run(longer, tmp_path / "parts")
+    (_, whole), (_, pieces) = (final_state(tmp_path / n, longer) for n in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, whole.state, pieces.state)
+    assert whole.schedule == pieces.schedule
+    losses = [
+        [entry["val_loss"] for entry in record.read_log(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path):
+    flags = ("--config.train.epochs=25",)
+    whole = call(command(data_dir, tmp_path / "whole", *flags))
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        command(data_dir, tmp_path / "killed", *flags),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while len(record.read_log(tmp_path / "killed")) < 3:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = len(record.read_log(tmp_path / "killed"))
+    assert reached < 25
+    again = call(command(data_dir, tmp_path / "killed", *flags))
+    assert again.returncode == 0, again.stderr
+    assert "epochs are in" in again.stdout
+    config = tiny(data_dir)
+    (last, a), (last_again, b) = (final_state(tmp_path / n, config) for n in ("whole", "killed"))
+    assert last == last_again == 24
+    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+    logs = [record.read_log(tmp_path / name) for name in ("whole", "killed")]
+    for log in logs:
+        assert [entry["epoch"] for entry in log] == list(range(25))
+    assert [e["val_loss"] for e in logs[0]] == [e["val_loss"] for e in logs[1]]
+
+
+def test_three_dimensions(data_dir, tmp_path):
+    config = tiny(
+        data_dir,
+        **{"data.name": "phantom_3d", "data.size": (8, 16, 16), "train.epochs": 1},
+    )
+    text = run.run(config, tmp_path)
+    assert "kidney" in text and "tumour" in text
+    assert (tmp_path / "figures" / "reliability.png").exists()
+
+
+def test_another_config_in_the_same_directory_is_refused(data_dir, tmp_path, capsys):
+    config = tiny(data_dir, **{"train.epochs": 1})
+    run.run(config, tmp_path / "run")
+    config.loss.gamma = 3.0
+    with pytest.raises(ValueError, match=r"loss\.gamma: None there, 3\.0 here.*--workdir"):
+        run.run(config, tmp_path / "run")
+    config.resume = False
+    run.run(config, tmp_path / "run")
+    assert f"is now in {tmp_path / 'run.1'}" in capsys.readouterr().out
+    kept = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("run", "run.1")]
+    assert [k["config"]["loss"]["gamma"] for k in kept] == [3.0, None]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_clear_line(data_dir, tmp_path):
+    failed = call(command(data_dir, tmp_path, "--config.train.learning_rate=1e38"))
+    assert failed.returncode == 1
+    assert "error: the training loss is nan at step" in failed.stderr
+    assert "learning rate 1e+38" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.loss.gama=3", "error: the config has no field 'gama', did you mean 'gamma'?"),
+        ("--config=configs/nosuch.py", "configs/nosuch.py"),
+        ("--config.loss.gamma=9", "error: gamma must lie in [0.5, 5], got 9.0"),
+        ("surplus", "unexpected surplus"),
+    ],
+)
+def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, message):
+    done = call([sys.executable, "-m", "experiments.run", flag, f"--workdir={tmp_path / 'run'}"])
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("loss.name", "dicepp", "unknown loss 'dicepp', did you mean 'dscpp'?"),
+        ("loss.beta", 1.0, "loss 'dscpp' has no beta; it takes gamma"),
+        ("data.name", "drvie", "unknown data set 'drvie', did you mean 'drive'?"),
+        ("data.name", "drive", "DRIVE needs --config.data.manual_dir. 1. Register"),
+        ("data.size", (96,), "data.size is (96,); Vessel phantom has 2 spatial axes"),
+        ("data.batch_size", 0, "data.batch_size is 0"),
+        ("model.name", "vnet", "model.name is 'vnet'; known: unet"),
+        ("model.dtype", "float16", "model.dtype is 'float16'"),
+        ("augment.mirror", 2.0, "p_mirror is 2.0, not a probability"),
+        ("train.epochs", 0, "train.epochs is 0"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_written(
+    data_dir, tmp_path, field, value, message
+):
+    config = tiny(data_dir, **{field: value})
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        run.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hyper_parameter_that_no_compared_loss_takes_is_refused(data_dir, tmp_path):
+    config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.beta": 1.0})
+    with pytest.raises(ValueError, match="loss.beta is set, but none of dsc, dscpp takes it"):
+        run.run(config, tmp_path / "run")
+
+
+def test_every_config_can_be_read():
+    for path in (ROOT / "configs").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        namespace: dict = {"__file__": str(path)}
+        exec(compile(path.read_text(), path, "exec"), namespace)
+        config = namespace["get_config"]()
+        assert set(config) == set(base.get_config())
+        assert "Command:" in namespace["__doc__"] or path.stem == "base"
