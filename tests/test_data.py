@@ -316,11 +316,14 @@ def test_truncated_file_is_named(tmp_path, suffix, keep):
         readers.read_rgb(path)
 
 
-def test_damaged_chunk_is_named(tmp_path):
+@pytest.mark.parametrize("place", [11, 35])  # in the lengths of the first and second chunk
+def test_damaged_chunk_is_named(tmp_path, place):
     path = tmp_path / "image.png"
-    layouts.write_rgb(path, np.zeros((5, 5, 3), np.uint8))
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"IDAT", b"\xe58-\xc3"))
+    layouts.write_rgb(path, np.random.default_rng([5, 0]).integers(0, 256, (29, 31, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    assert content[place] != 0
+    content[place] = 0
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as an image")):
         readers.read_rgb(path)
 

@@ -182,21 +182,22 @@ def test_an_empty_region_is_undefined_throughout():
 
 
 def test_summaries_have_means_and_bootstrap_errors_in_order_of_appearance():
-    rng = np.random.default_rng([2, 0])
-    values = {place: rng.normal(size=40) for place in ("b", "a")}
-    values["b"][[3, 8]] = NAN
+    places = [("vessel", "image", "nll"), ("vessel", "field of view", "nll")]
+    places += [("background", "image", "nll"), ("vessel", "image", "dice")]
+    values = np.random.default_rng([2, 0]).normal(size=(40, len(places)))
+    values[[3, 8], 1] = NAN
     rows = [
-        Row(f"case_{index}", label, "image", "dice", float(values[label][index]))
-        for index in range(40)
-        for label in values
+        Row(f"case_{index}", *place, float(value))
+        for index, case in enumerate(values)
+        for place, value in zip(places, case, strict=True)
     ]
     summaries = summarise(rows)
-    assert [s[:3] for s in summaries] == [("b", "image", "dice"), ("a", "image", "dice")]
-    assert [(s.cases, s.undefined) for s in summaries] == [(38, 2), (40, 0)]
-    for summary in summaries:
-        numbers = values[summary.label][~np.isnan(values[summary.label])]
-        assert summary.mean == pytest.approx(numbers.mean())
-        assert summary.error == pytest.approx(numbers.std() / np.sqrt(len(numbers)), rel=0.05)
+    assert [summary[:3] for summary in summaries] == places
+    assert [(s.cases, s.undefined) for s in summaries] == [(40, 0), (38, 2), (40, 0), (40, 0)]
+    for summary, column in zip(summaries, values.T, strict=True):
+        defined = column[~np.isnan(column)]
+        assert summary.mean == pytest.approx(defined.mean())
+        assert summary.error == pytest.approx(defined.std() / np.sqrt(len(defined)), rel=0.05)
     assert summarise(rows) == summaries
 
 
@@ -243,10 +244,10 @@ class Unwritable:
 
 def test_a_file_half_written_does_not_replace_a_whole_one(tmp_path):
     row = Row("a", "vessel", "image", "dice", 0.5)
-    write_csv(tmp_path / "rows.csv", [row])
+    write_csv(tmp_path / "rows.csv", [row, row])
     with pytest.raises(RuntimeError, match="disk full"):
         write_csv(tmp_path / "rows.csv", [row, row._replace(case=Unwritable())])
-    assert read_rows(tmp_path / "rows.csv") == [row]
+    assert read_rows(tmp_path / "rows.csv") == [row, row]
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,9 @@ def test_table_has_a_line_for_each_method_class_and_region_but_none_for_backgrou
         for (label, region), mean in means.items():
             rows.append(Summary(label, region, "nll", mean, 0.01, 8, 0))
             rows.append(Summary(label, region, "dice", mean + 1, 0.02, 6, 2 * (label == "tumour")))
-        rows += [Summary("all", region, "nll_full", offset, 0.03, 8, 0) for region in REGIONS]
+        for region in REGIONS:
+            mean = offset + len(region)
+            rows.append(Summary("all", region, "nll_full", mean, 0.03, 8, 0))
         return rows
 
     table = summary_table({"dsc": summaries(0), "dscpp": summaries(2)}, "background")
@@ -464,7 +467,7 @@ def test_table_has_a_line_for_each_method_class_and_region_but_none_for_backgrou
             method,
             f"{nll + offset:.4f} ± 0.0100",
             f"{nll + offset + 1:.4f} ± 0.0200{undefined}",
-            f"{offset:.4f} ± 0.0300",
+            f"{offset + len(region):.4f} ± 0.0300",
         ]
         for label, region, nll, undefined in [
             ("kidney", "image", 0.1, ""),

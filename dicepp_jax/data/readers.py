@@ -32,15 +32,15 @@ def read_rgb(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """A binary mask of any encoding (0 and 255, 0 and 1, palette, noisy), uint8 (H, W) of 0 and 1.
 
-    A pixel is foreground above half of the brightest value of the file. A mask that is empty or
-    all foreground is read as such, with a warning that names it.
+    A pixel is foreground above 127, or above 0 in a file that holds nothing above 1. A mask that is
+    empty or all foreground is read as such, with a warning that names it.
 
     Raises:
       FileNotFoundError: if it is not there.
       ValueError: if it is truncated or not an image.
     """
     grey = _open(path, "L")
-    mask = (grey > grey.max() / 2).astype(np.uint8)
+    mask = (grey > (0 if grey.max() <= 1 else 127)).astype(np.uint8)
     if mask.min() == mask.max():
         warnings.warn(f"{path} is all {'foreground' if mask.max() else 'background'}", stacklevel=2)
     return mask

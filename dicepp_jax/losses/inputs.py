@@ -171,7 +171,7 @@ def from_probabilities(probs: jax.Array) -> jax.Array:
       >>> bool(jnp.allclose(ce(from_probabilities(probs), jnp.array([[0]])), -jnp.log(0.75)))
       True
     """
-    # Half precision would flush the epsilon to 0.
+    # In half precision the epsilon itself would be rounded.
     probs = jnp.asarray(probs).astype(jnp.promote_types(jnp.result_type(probs), jnp.float32))
     return jnp.log(jnp.maximum(probs, EPSILON))
 
