@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.loss.name = "dsc,dscpp"
     config.model.filters = 8
     config.model.depth = 3
-    config.train.epochs = 30
+    config.train.epochs = 24
     config.train.patience = 6
     config.train.stop_patience = 12
     return config

@@ -4,7 +4,6 @@ Everything runs over the table of losses: a new row is tested by being there, on
 states its formula.
 """
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -29,10 +28,8 @@ SHAPE = (BATCH, *SPATIAL)
 ALL = np.ones(SHAPE, bool)
 
 PLUSPLUS = [name for name, loss in LOSSES.items() if loss.plusplus]
-WITH_HYPER = [name for name, loss in LOSSES.items() if loss.defaults]
-REGION = [name for name in LOSSES if name.startswith("dsc") and "ce" not in name]
-REGION += [name for name in LOSSES if "tversky" in name]
-UNIFIED = ("asymmetric", "unified")
+REGION = [name for name in LOSSES if "tversky" in name] + ["dsc", "dscpp"]
+DEFAULTS = {name: loss.defaults for name, loss in LOSSES.items()}
 
 
 def values_of(name, hyper):
@@ -41,22 +38,50 @@ def values_of(name, hyper):
         return 0.0, 0.3, 1.0
     if hyper == "gamma" and name.startswith("focal_tversky"):
         return 1.0, 4 / 3, 5.0
-    if hyper == "gamma" and name.startswith(UNIFIED):
+    if hyper == "gamma" and name.startswith(("asymmetric", "unified")):
         return 0.0, 0.5, 0.99
     return 0.5, 1.0, 2.0, 5.0
 
 
-def settings_of(name):
-    """The defaults, then each hyper-parameter at each of its values."""
-    defaults = LOSSES[name].defaults
-    return [defaults] + [defaults | {h: v} for h in defaults for v in values_of(name, h)]
-
-
-SETTINGS = [
-    pytest.param(name, hyper, id=name + "".join(f"-{h}={v:.3g}" for h, v in hyper.items()))
-    for name in LOSSES
-    for hyper in settings_of(name)
+# For each loss the defaults, then each hyper-parameter at each of its values.
+SETTINGS = {
+    name: [defaults] + [defaults | {h: v} for h in defaults for v in values_of(name, h)]
+    for name, defaults in DEFAULTS.items()
+}
+ROUNDS = [
+    {name: choices[i % len(choices)] for name, choices in SETTINGS.items()}
+    for i in range(max(map(len, SETTINGS.values())))
 ]
+rounds = pytest.mark.parametrize("hyper", ROUNDS, ids=range(len(ROUNDS)))
+
+
+def values(logits, labels, where, hyper):
+    """Every loss with its own hyper-parameters."""
+    return {
+        name: loss.function(logits, labels, where=where, **hyper[name])
+        for name, loss in LOSSES.items()
+    }
+
+
+def gradients(logits, labels, where, hyper):
+    """Every loss, summed over the batch, with its gradients in logits and hyper-parameters."""
+
+    def of(loss, own):
+        def total(logits, own):
+            return loss.function(logits, labels, where=where, **own).sum()
+
+        return jax.value_and_grad(total, argnums=(0, 1))(logits, own)
+
+    return {name: of(loss, hyper[name]) for name, loss in LOSSES.items()}
+
+
+# All losses in one program, which compiles several times faster than each in its own.
+jitted = jax.jit(values)
+jitted_gradients = jax.jit(gradients)
+
+
+def expected_values(logits, labels, where=None, hyper=DEFAULTS):
+    return {name: oracles.loss(name, logits, labels, where, **hyper[name]) for name in LOSSES}
 
 
 def example(seed, shape=SHAPE, classes=CLASSES, sharpness=2.0):
@@ -76,28 +101,21 @@ def soft_labels(seed, shape=SHAPE, classes=CLASSES):
     return np.where(rng.random(shape)[..., None] < 0.3, hard, soft).astype(np.float32)
 
 
-@functools.cache
-def jitted(name):
-    """The losses of a batch, compiled once for every test and hyper-parameter."""
-    return jax.jit(lambda z, y, where, hyper: LOSSES[name].function(z, y, where=where, **hyper))
+def assert_close(actual, expected, rtol=1e-5, atol=1e-6, err_msg=""):
+    """`actual` and `expected` agree, both arrays or both dictionaries of them by name of loss."""
+    if isinstance(expected, dict):
+        assert set(actual) == set(expected)
+        for key in expected:
+            assert_close(actual[key], expected[key], rtol, atol, f"{err_msg} {key}")
+    else:
+        actual = np.asarray(actual, np.float64)
+        np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=err_msg)
 
 
-@functools.cache
-def jitted_gradients(name):
-    """The batch's summed loss and its gradients in the logits and the hyper-parameters."""
-
-    def total(logits, hyper, labels, where):
-        return LOSSES[name].function(logits, labels, where=where, **hyper).sum()
-
-    return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
-
-
-def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
-    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
-
-
-def assert_all_finite(tree):
-    assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(tree))
+def assert_finite(found):
+    for name, arrays in found.items():
+        for leaf in jax.tree.leaves(arrays):
+            assert np.isfinite(np.asarray(leaf, np.float64)).all(), name
 
 
 def test_every_loss_has_an_oracle():
@@ -110,95 +128,106 @@ def test_every_loss_has_an_oracle():
     ids=[f"{case['seed']}-{row['loss']}-{i}" for i, (case, row) in enumerate(GOLDEN_ROWS)],
 )
 def test_values_and_gradients_of_the_authors_code(case, row):
-    def mean(logits):
-        labels = jnp.asarray(case["labels"])
-        return LOSSES[row["loss"]].function(logits, labels, **row["args"]).mean()
-
-    value, gradient = jax.value_and_grad(mean)(jnp.asarray(case["logits"]))
+    labels = jnp.asarray(case["labels"])
+    value, gradient = jax.value_and_grad(
+        lambda logits: LOSSES[row["loss"]].function(logits, labels, **row["args"]).mean()
+    )(jnp.asarray(case["logits"]))
     gradient = np.asarray(gradient, np.float64)
     assert_close(value, row["value"], atol=0)
     assert_close(np.linalg.norm(gradient), row["grad_l2"], atol=0)
     assert_close(np.abs(gradient).sum(), row["grad_sum_abs"], atol=0)
 
 
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(("spatial", "classes"), [((6, 5), 2), ((4, 4, 4), 3), ((12,), 4)])
-def test_value_in_any_rank_and_number_of_classes(name, spatial, classes):
+def test_values_in_any_rank_and_number_of_classes(spatial, classes):
     shape = (BATCH, *spatial)
     logits, integer, mask = example(0, shape, classes)
     one_hot = oracles.one_hot(integer, classes)
     for labels in (integer, one_hot.astype(np.int32), one_hot, soft_labels(1, shape, classes)):
         for where in (None, mask):
-            value = LOSSES[name].function(logits, labels, where=where)
-            assert value.shape == (BATCH,)
-            assert value.dtype == jnp.float32
-            assert_close(value, oracles.loss(name, logits, labels, where))
+            found = values(logits, labels, where, DEFAULTS)
+            assert {(v.shape, v.dtype.name) for v in found.values()} == {((BATCH,), "float32")}
+            assert_close(found, expected_values(logits, labels, where))
 
 
-@pytest.mark.parametrize(("name", "hyper"), SETTINGS)
-def test_value_over_the_hyper_parameters(name, hyper):
-    logits, labels, where = example(2)
-    loss = losses.get_loss(name, **hyper)
-    assert_close(loss(logits, soft_labels(3)), oracles.loss(name, logits, soft_labels(3), **hyper))
-    expected = oracles.loss(name, logits, labels, where, **hyper)
-    assert_close(loss(logits, labels, where=where), expected)
-    assert_close(jitted(name)(logits, labels, where, hyper), expected)
+@rounds
+def test_values_over_the_hyper_parameters(hyper):
+    logits, integer, where = example(2)
+    for labels in (integer, soft_labels(3)):
+        expected = expected_values(logits, labels, where, hyper)
+        assert_close(jitted(logits, labels, where, hyper), expected)
+        assert_close(values(logits, labels, where, hyper), expected)
 
 
-@pytest.mark.parametrize(("name", "hyper"), SETTINGS)
-def test_gradient_in_the_logits(name, hyper):
+@rounds
+def test_gradients_in_the_logits(hyper):
     logits, integer, where = example(4)
-    single, _ = jitted_gradients(name)(logits, hyper, integer, where)[1]
-    with jax.enable_x64(True):
-        for labels in (soft_labels(5), integer):
-            gradient = jax.grad(
-                lambda z, y=labels: LOSSES[name].function(z, y, where=where, **hyper).sum()
-            )(jnp.asarray(logits, jnp.float64))
-            assert gradient.dtype == jnp.float64
-            expected = oracles.numerical_gradient(
-                lambda z, y=labels: oracles.loss(name, z, y, where, **hyper).sum(), logits
-            )
-            assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
-    assert_close(single, gradient, rtol=1e-4)
 
-
-@pytest.mark.parametrize(("name", "hyper"), SETTINGS)
-def test_gradient_in_the_hyper_parameters(name, hyper):
-    logits, labels, where = example(6)
-    _, gradients = jitted_gradients(name)(logits, hyper, labels, where)[1]
-    step = 1e-5
-    for key, gradient in gradients.items():
-        above, below = (
-            oracles.loss(name, logits, labels, where, **hyper | {key: hyper[key] + shift}).sum()
-            for shift in (step, -step)
+    def numerical(name, labels):
+        return oracles.numerical_gradient(
+            lambda z: oracles.loss(name, z, labels, where, **hyper[name]).sum(), logits
         )
-        assert_close(gradient, (above - below) / (2 * step), rtol=1e-4, atol=1e-5)
+
+    def found(logits, labels):
+        of_all = jitted_gradients(logits, labels, where, hyper)
+        return {name: in_logits for name, (_, (in_logits, _)) in of_all.items()}
+
+    single = found(logits, integer)
+    assert_close(single, {name: numerical(name, integer) for name in LOSSES}, rtol=1e-4)
+    soft = soft_labels(5)
+    with jax.enable_x64(True):
+        double = found(logits.astype(np.float64), soft)
+    assert {g.dtype.name for g in double.values()} == {"float64"}
+    expected = {name: numerical(name, soft) for name in LOSSES}
+    assert_close(double, expected, rtol=1e-6, atol=1e-9)
+    as_numpy = {name: np.asarray(g) for name, g in double.items()}
+    assert_close(found(logits, soft), as_numpy, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_vmap_over_a_batch_of_batches(name):
+@rounds
+def test_gradients_in_the_hyper_parameters(hyper):
+    logits, labels, where = example(6)
+    step = 1e-5
+    for name, (_, (_, found)) in jitted_gradients(logits, labels, where, hyper).items():
+        for key, gradient in found.items():
+            above, below = (
+                oracles.loss(
+                    name, logits, labels, where, **hyper[name] | {key: hyper[name][key] + shift}
+                ).sum()
+                for shift in (step, -step)
+            )
+            assert_close(
+                gradient,
+                (above - below) / (2 * step),
+                rtol=1e-4,
+                atol=1e-5,
+                err_msg=f"{name} {key}",
+            )
+
+
+def test_jit_and_vmap_over_a_batch_of_batches():
     batches = [example(seed) for seed in range(3)]
-    vmapped = jax.vmap(lambda z, y, where: LOSSES[name].function(z, y, where=where))
-    value = vmapped(*(jnp.stack(x) for x in zip(*batches, strict=True)))
-    assert_close(value, [oracles.loss(name, *batch) for batch in batches])
+    stacked = (jnp.stack(x) for x in zip(*batches, strict=True))
+    found = jax.jit(jax.vmap(lambda *batch: values(*batch, DEFAULTS)))(*stacked)
+    for index, batch in enumerate(batches):
+        assert_close({name: v[index] for name, v in found.items()}, expected_values(*batch))
 
 
-@pytest.mark.parametrize("name", WITH_HYPER)
-def test_one_trace_serves_a_grid_of_hyper_parameters(name):
+def test_one_trace_serves_a_grid_of_hyper_parameters():
     logits, labels, where = example(7)
     traces = 0
 
-    def loss(hyper):
+    def traced(hyper):
         nonlocal traces
         traces += 1
-        return LOSSES[name].function(logits, labels, where=where, **hyper)
+        return values(logits, labels, where, hyper)
 
-    over_grid = jax.jit(jax.vmap(loss))
-    grid = settings_of(name)
-    for points in (grid, grid[::-1]):
-        stacked = {key: jnp.array([hyper[key] for hyper in points]) for key in points[0]}
-        one_by_one = [jitted(name)(logits, labels, where, hyper) for hyper in points]
-        assert_close(over_grid(stacked), np.stack(one_by_one))
+    over_grid = jax.jit(jax.vmap(traced))
+    for points in (ROUNDS, ROUNDS[::-1]):
+        found = over_grid(jax.tree.map(lambda *x: jnp.array(x), *points))
+        for index, hyper in enumerate(points):
+            expected = jax.tree.map(np.asarray, jitted(logits, labels, where, hyper))
+            assert_close({name: v[index] for name, v in found.items()}, expected)
     assert traces == 1
 
 
@@ -212,32 +241,50 @@ def extreme_examples():
     hidden = logits.copy()
     hidden[0] = np.nan
     two = np.minimum(labels, 1)
+    certain = np.zeros_like(logits)
+    certain[..., 0] = 1e4
+    background = np.zeros_like(labels)
     return {
         "logits of 1e4 either way": (signs, labels, ALL),
         "certain and right": (right, labels, ALL),
         "certain and wrong": (-right, labels, ALL),
         "a class absent": (logits, two, ALL),
         "a class absent and not predicted": (unpredicted, two, ALL),
-        "a class fading": (logits - np.float32([0, 0, 40]), two, ALL),
-        "a class all but gone": (logits - np.float32([0, 0, 85]), two, ALL),
-        "all background": (logits, np.zeros_like(labels), ALL),
-        "all background and certain": (np.float32([1e4, 0, 0]) + 0 * logits, 0 * labels, ALL),
+        "all background": (logits, background, ALL),
+        "all background and certain": (certain, background, ALL),
         "all foreground": (logits, np.ones_like(labels), ALL),
+        "all foreground and certain of background": (certain, np.ones_like(labels), ALL),
         "ties": (np.zeros_like(logits), labels, ALL),
         "no voxel": (logits, labels, ~ALL),
         "one example without a voxel, and NaN": (hidden, labels, ~np.isnan(hidden).any(-1)),
     }
 
 
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(
     ("logits", "labels", "where"), extreme_examples().values(), ids=extreme_examples()
 )
-def test_extremes_are_finite_and_exact(name, logits, labels, where):
-    for hyper in settings_of(name):
-        value, gradients = jitted_gradients(name)(logits, hyper, labels, where)
-        assert_all_finite(gradients)
-        assert_close(value, oracles.loss(name, logits, labels, where, **hyper).sum())
+def test_extremes_are_finite_and_exact(logits, labels, where):
+    for hyper in ROUNDS:
+        assert_finite(jitted_gradients(logits, labels, where, hyper))
+        expected = expected_values(logits, labels, where, hyper)
+        assert_close(jitted(logits, labels, where, hyper), expected)
+
+
+def test_soft_labels_with_confident_logits():
+    labels = soft_labels(10)
+    logits = 1e4 * np.sign(example(10)[0])
+    for hyper in ROUNDS:
+        assert_finite(jitted_gradients(logits, labels, ALL, hyper))
+        expected = expected_values(logits, labels, ALL, hyper)
+        assert_close(jitted(logits, labels, ALL, hyper), expected)
+
+
+@pytest.mark.parametrize("shift", range(0, 120, 5))
+def test_gradients_are_finite_while_an_absent_class_fades(shift):
+    logits, labels, _ = example(9)
+    logits[..., 2] -= shift
+    for hyper in ROUNDS:
+        assert_finite(jitted_gradients(logits, np.minimum(labels, 1), ALL, hyper))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -246,65 +293,67 @@ def test_half_precision_logits(name, dtype):
     _, labels, where = example(9)
     for sharpness in (3.0, 1e4):
         logits = jnp.asarray(example(9, sharpness=sharpness)[0], dtype)
-        value, pullback = jax.vjp(
-            lambda z: LOSSES[name].function(z, labels, where=where).sum(), logits
-        )
-        (gradient,) = pullback(jnp.ones_like(value))
+        value, gradient = jax.value_and_grad(
+            lambda z: LOSSES[name].function(z, labels, where=where).sum()
+        )(logits)
         assert gradient.dtype == dtype
-        assert_all_finite(gradient)
+        assert_finite({name: gradient})
         rounded = np.asarray(logits, np.float64)
         assert_close(value, oracles.loss(name, rounded, labels, where).sum())
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_soft_labels_with_confident_logits(name):
-    labels = soft_labels(10)
-    logits = jnp.asarray(1e4 * np.sign(example(10)[0]), jnp.float32)
-    value, gradient = jax.value_and_grad(
-        lambda z: LOSSES[name].function(z, labels, where=ALL).sum()
-    )(logits)
-    assert_all_finite(gradient)
-    assert_close(value, oracles.loss(name, logits, labels).sum())
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_where_may_hold_0_and_255(name):
+def test_where_may_hold_0_and_255():
     logits, labels, where = example(11)
-    value = LOSSES[name].function(logits, labels, where=(255 * where).astype(np.uint8))
-    assert_close(value, oracles.loss(name, logits, labels, where))
+    found = values(logits, labels, (255 * where).astype(np.uint8), DEFAULTS)
+    assert_close(found, expected_values(logits, labels, where))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_ignore_index(name):
+def test_ignore_index():
     logits, labels, where = example(12)
     ignored = np.where(where, labels, 255).astype(np.uint8)
-    value = LOSSES[name].function(logits, ignored, where=ignored != 255)
-    assert_close(value, oracles.loss(name, logits, labels, where))
+    found = values(logits, ignored, ignored != 255, DEFAULTS)
+    assert_close(found, expected_values(logits, labels, where))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_forward_second_and_recomputed_derivatives(name):
+def test_forward_second_and_recomputed_derivatives():
     rng = np.random.default_rng(13)
-    labels = example(13)[1][:1]
+    labels = example(13)[1][:1, :2]
+    names = list(LOSSES)
+
+    def stacked(z):
+        found = values(z, labels, None, DEFAULTS)
+        return jnp.concatenate([found[name] for name in names])
+
+    @jax.jit
+    def derivatives(z, direction):
+        return (
+            jax.jacrev(stacked)(z),
+            jax.jvp(stacked, (z,), (direction,))[1],
+            jax.jacrev(jax.checkpoint(stacked))(z),
+            jax.hessian(stacked)(z),
+        )
+
     with jax.enable_x64(True):
-        logits, direction = jnp.asarray(rng.normal(size=(2, 1, *SPATIAL, CLASSES)))
-        gradient_at = jax.grad(lambda z: LOSSES[name].function(z, labels).sum())
-        gradient = gradient_at(logits)
-
-        def loss(z):
-            return LOSSES[name].function(z, labels).sum()
-
-        _, slope = jax.jvp(loss, (logits,), (direction,))
-        assert_close(slope, jnp.vdot(gradient, direction), rtol=1e-9)
-        assert_close(jax.grad(jax.checkpoint(loss))(logits), gradient, rtol=1e-12, atol=0)
-
-        size = logits.size
-        hessian = np.asarray(jax.hessian(loss)(logits)).reshape(size, size)
-        assert_close(hessian, hessian.T, rtol=1e-9, atol=1e-12)
+        logits, direction = rng.normal(size=(2, *labels.shape, CLASSES))
+        gradient, slope, recomputed, hessian = derivatives(logits, direction)
         step = 1e-5
-        above, below = (gradient_at(logits + shift * direction) for shift in (step, -step))
-        bend = hessian @ np.ravel(direction)
-        assert_close(bend, np.ravel(above - below) / (2 * step), rtol=1e-5, atol=1e-8)
+        above, below = (
+            np.asarray(derivatives(logits + shift * direction, direction)[0])
+            for shift in (step, -step)
+        )
+    hessian = np.asarray(hessian).reshape(len(names), logits.size, logits.size)
+    bends = (above - below) / (2 * step)
+    for index, name in enumerate(names):
+        own = np.asarray(gradient[index])
+        expected = oracles.numerical_gradient(
+            lambda z, name=name: oracles.loss(name, z, labels).sum(), logits
+        )
+        assert_close(own, expected[None].reshape(own.shape), 1e-6, 1e-9, err_msg=name)
+        assert_close(slope[index], np.vdot(own, direction), 1e-9, 0, err_msg=name)
+        assert_close(recomputed[index], own, 1e-9, 1e-12, err_msg=name)
+        assert_close(hessian[index], hessian[index].T, 1e-9, 1e-12, err_msg=name)
+        bend = hessian[index] @ direction.ravel()
+        assert_close(bend, bends[index].ravel(), 1e-5, 1e-8, err_msg=name)
 
 
 logit_arrays = hnp.arrays(
@@ -313,15 +362,14 @@ logit_arrays = hnp.arrays(
 label_arrays = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, CLASSES - 1), fill=st.nothing())
 mask_arrays = hnp.arrays(bool, SHAPE, fill=st.nothing())
 orders = st.permutations(range(math.prod(SPATIAL)))
-few = settings(max_examples=15, deadline=None)
+hypers = st.fixed_dictionaries({name: st.sampled_from(SETTINGS[name]) for name in LOSSES})
 
 
-def drawn_setting(data, name):
-    return data.draw(st.sampled_from(settings_of(name)))
-
-
-def lowest(name, hyper):
-    return hyper["alpha"] - 1 if name.startswith("combo") else 0.0
+def lowest(hyper):
+    """The least value of every loss."""
+    return {
+        name: own["alpha"] - 1 if name.startswith("combo") else 0.0 for name, own in hyper.items()
+    }
 
 
 def reordered(x, order):
@@ -330,105 +378,89 @@ def reordered(x, order):
     return flat[:, list(order)].reshape(x.shape)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@few
-@given(data=st.data(), logits=logit_arrays, labels=label_arrays, where=mask_arrays)
-def test_bounds(name, data, logits, labels, where):
-    hyper = drawn_setting(data, name)
-    value = np.asarray(jitted(name)(logits, labels, where, hyper))
-    assert (value >= lowest(name, hyper) - 1e-6).all()
-    if name in REGION:
-        assert (value <= 1 + 1e-6).all()
+def as_numpy(found):
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@few
-@given(data=st.data(), labels=label_arrays, where=mask_arrays)
-def test_a_perfect_prediction_reaches_the_minimum(name, data, labels, where):
-    hyper = drawn_setting(data, name)
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
+def test_bounds(logits, labels, where, hyper):
+    found = as_numpy(jitted(logits, labels, where, hyper))
+    for name, least in lowest(hyper).items():
+        assert (found[name] >= least - 1e-6).all(), name
+    for name in REGION:
+        assert (found[name] <= 1 + 1e-6).all(), name
+
+
+@settings(deadline=None)
+@given(labels=label_arrays, where=mask_arrays, hyper=hypers)
+def test_a_perfect_prediction_reaches_the_minimum(labels, where, hyper):
     logits = 1e4 * oracles.one_hot(labels, CLASSES).astype(np.float32)
-    value = jitted(name)(logits, labels, where, hyper)
-    assert_close(value, np.full(BATCH, lowest(name, hyper)))
+    found = jitted(logits, labels, where, hyper)
+    assert_close(found, {name: np.full(BATCH, v) for name, v in lowest(hyper).items()})
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@few
-@given(data=st.data(), logits=logit_arrays, labels=label_arrays, where=mask_arrays, order=orders)
-def test_the_order_of_voxels_is_of_no_account(name, data, logits, labels, where, order):
-    hyper = drawn_setting(data, name)
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers, order=orders)
+def test_the_order_of_voxels_is_of_no_account(logits, labels, where, hyper, order):
     shuffled = (reordered(x, order) for x in (logits, labels, where))
-    assert_close(
-        jitted(name)(*shuffled, hyper), jitted(name)(logits, labels, where, hyper), rtol=1e-4
-    )
+    expected = as_numpy(jitted(logits, labels, where, hyper))
+    assert_close(jitted(*shuffled, hyper), expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@few
-@given(data=st.data(), logits=logit_arrays, labels=label_arrays, where=mask_arrays)
-def test_the_order_of_foreground_classes_is_of_no_account(name, data, logits, labels, where):
-    hyper = drawn_setting(data, name)
-    swapped = np.array([0, 2, 1])
-    assert_close(
-        jitted(name)(logits[..., swapped], swapped[labels].astype(np.int32), where, hyper),
-        jitted(name)(logits, labels, where, hyper),
-        rtol=1e-4,
-    )
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
+def test_the_order_of_foreground_classes_is_of_no_account(logits, labels, where, hyper):
+    swap = np.array([0, 2, 1], np.int32)
+    expected = as_numpy(jitted(logits, labels, where, hyper))
+    assert_close(jitted(logits[..., swap], swap[labels], where, hyper), expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@few
-@given(logits=logit_arrays, labels=label_arrays, order=orders)
-def test_where_is_removing_voxels(name, logits, labels, order):
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, hyper=hypers, order=orders)
+def test_where_is_removing_voxels(logits, labels, hyper, order):
     kept = list(order[: len(order) // 2])
     where = np.zeros((BATCH, math.prod(SPATIAL)), bool)
     where[:, kept] = True
-    part = [x.reshape(BATCH, -1, *x.shape[3:])[:, kept] for x in (logits, labels)]
-    whole = jitted(name)(logits, labels, where.reshape(SHAPE), LOSSES[name].defaults)
-    assert_close(whole, LOSSES[name].function(*part), rtol=1e-4)
+    part = (x.reshape(BATCH, -1, *x.shape[3:])[:, kept] for x in (logits, labels))
+    expected = as_numpy(jitted(*part, None, hyper))
+    assert_close(jitted(logits, labels, where.reshape(SHAPE), hyper), expected)
 
 
-@pytest.mark.parametrize("name", PLUSPLUS)
-@few
-@given(data=st.data(), logits=logit_arrays, labels=label_arrays, where=mask_arrays)
-def test_plusplus_at_1_is_the_original(name, data, logits, labels, where):
-    original = name.replace("pp", "")
-    hyper = drawn_setting(data, original)
-    plusplus = hyper | {LOSSES[name].plusplus: 1.0}
-    assert_close(
-        jitted(name)(logits, labels, where, plusplus),
-        jitted(original)(logits, labels, where, hyper),
-        rtol=1e-6,
-    )
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
+def test_plusplus_at_1_is_the_original(logits, labels, where, hyper):
+    originals = {name: name.replace("pp", "") for name in PLUSPLUS}
+    for name, original in originals.items():
+        hyper = hyper | {name: hyper[original] | {LOSSES[name].plusplus: 1.0}}
+    found = as_numpy(jitted(logits, labels, where, hyper))
+    for name, original in originals.items():
+        assert_close(found[name], found[original], err_msg=name)
 
 
-@pytest.mark.parametrize("name", PLUSPLUS)
-@few
-@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays)
-def test_a_larger_plusplus_exponent_forgives_more(name, logits, labels, where):
-    defaults, exponent = LOSSES[name].defaults, LOSSES[name].plusplus
-    values = np.stack(
-        [
-            jitted(name)(logits, labels, where, defaults | {exponent: gamma})
-            for gamma in np.arange(0.5, 5.5, 0.5)
-        ]
-    )
-    assert (np.diff(values, axis=0) <= 1e-6).all()
+@settings(deadline=None)
+@given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
+def test_a_larger_plusplus_exponent_forgives_more(logits, labels, where, hyper):
+    series = []
+    for exponent in (0.5, 0.9, 1.0, 2.0, 3.5, 5.0):
+        raised = {name: hyper[name] | {LOSSES[name].plusplus: exponent} for name in PLUSPLUS}
+        series.append(jitted(logits, labels, where, hyper | raised))
+    for name in PLUSPLUS:
+        assert (np.diff(np.stack([v[name] for v in series]), axis=0) <= 1e-6).all(), name
 
 
-@few
+@settings(deadline=None)
 @given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, gamma=st.floats(0.5, 5.0))
 def test_counts_of_two_halves_add_up(logits, labels, where, gamma):
-    def counts(z, y, keep):
-        return losses.soft_counts(z, y, gamma=np.float32(gamma), where=keep)
-
-    whole = counts(logits, labels, where)
-    halves = [
-        counts(logits[:, rows], labels[:, rows], where[:, rows])
-        for rows in np.split(np.arange(SPATIAL[0]), 2)
-    ]
-    for total, first, second in zip(whole, *halves, strict=True):
+    counts = jax.jit(losses.soft_counts)
+    whole = counts(logits, labels, where=where, gamma=gamma)
+    top, bottom = (
+        counts(logits[:, rows], labels[:, rows], where=where[:, rows], gamma=gamma)
+        for rows in (slice(2), slice(2, 4))
+    )
+    for total, first, second in zip(whole, top, bottom, strict=True):
         assert total.shape == (BATCH, CLASSES)
-        assert_close(first + second, np.asarray(total), rtol=1e-4)
+        assert_close(first + second, np.asarray(total))
 
 
 def test_counts_are_those_of_the_formula():
@@ -479,13 +511,12 @@ def test_focal_tends_to_cross_entropy():
     assert (np.abs(np.diff(np.asarray(value), axis=0)) > 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_from_probabilities(name, dtype):
-    logits, labels, _ = example(18, sharpness=1.0)
+def test_from_probabilities(dtype):
+    logits, labels, where = example(18, sharpness=1.0)
     probs = oracles.softmax(logits).astype(dtype)
-    value = LOSSES[name].function(losses.from_probabilities(probs), labels)
-    assert_close(value, oracles.loss(name, np.log(probs.astype(np.float64)), labels))
+    found = jitted(losses.from_probabilities(probs), labels, where, DEFAULTS)
+    assert_close(found, expected_values(np.log(probs.astype(np.float64)), labels, where))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32])
@@ -496,17 +527,17 @@ def test_from_probabilities_clips_at_1e_7(dtype):
     assert gradient.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, bool])
-def test_overlapping_channels_are_two_class_problems_each(name, dtype):
+def test_overlapping_channels_are_two_class_problems_each(dtype):
     rng = np.random.default_rng(19)
     logits = rng.normal(size=(*SHAPE, 2)).astype(np.float32)
     labels = rng.random((*SHAPE, 2)) > 0.5
-    loss = LOSSES[name].function
-    value = loss(*losses.binary_problems(logits, labels.astype(dtype))).reshape(BATCH, 2)
+    problems = losses.binary_problems(logits, labels.astype(dtype))
+    found = {name: v.reshape(BATCH, 2) for name, v in values(*problems, None, DEFAULTS).items()}
     for channel in range(2):
         z = np.stack([np.zeros(SHAPE), logits[..., channel]], axis=-1)
-        assert_close(value[:, channel], oracles.loss(name, z, labels[..., channel].astype(int)))
+        expected = expected_values(z, labels[..., channel].astype(int))
+        assert_close({name: v[:, channel] for name, v in found.items()}, expected)
 
 
 def test_get_loss_sets_hyper_parameters():
@@ -561,7 +592,7 @@ def test_hyper_parameters_out_of_range(name, hyper, message):
 
 def test_traced_hyper_parameters_are_not_checked():
     logits, labels, _ = example(22)
-    value = jitted("dscpp")(logits, labels, ALL, {"gamma": 7.0})
+    value = jax.jit(losses.dscpp)(logits, labels, gamma=7.0)
     assert_close(value, oracles.loss("dscpp", logits, labels, gamma=7.0))
 
 

@@ -130,7 +130,9 @@ def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Ar
     check_range("alpha", alpha, 0.0, float("inf"))
     check_range("beta", beta, 0.0, float("inf"))
     errors = alpha * counts.fp + beta * counts.fn
-    return errors / (counts.tp + errors + EPSILON)
+    # Not a quotient: its gradient in the denominator would overflow where a focal exponent below
+    # 1 makes that in the loss of a class neither there nor predicted very large.
+    return errors * (1 / (counts.tp + errors + EPSILON))
 
 
 def dsc(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
