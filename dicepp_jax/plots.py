@@ -29,7 +29,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG and close it; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     plt.close(figure)
     os.replace(temporary, path)
 
@@ -90,7 +90,7 @@ def prediction(results: Mapping[str, Result], classes: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(
         len(foreground),
         columns,
-        figsize=(2.6 * columns, 2.8 * len(foreground)),
+        figsize=(3.2 * columns, 3.4 * len(foreground)),
         squeeze=False,
         layout="constrained",
     )

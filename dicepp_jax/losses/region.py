@@ -130,8 +130,7 @@ def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Ar
     check_range("alpha", alpha, 0.0, float("inf"))
     check_range("beta", beta, 0.0, float("inf"))
     errors = alpha * counts.fp + beta * counts.fn
-    # Not a quotient: its gradient in the denominator would overflow where a focal exponent below
-    # 1 makes that in the loss of a class neither there nor predicted very large.
+    # A quotient's gradient overflows when a focal exponent meets a class absent and fading.
     return errors * (1 / (counts.tp + errors + EPSILON))
 
 
