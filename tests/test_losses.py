@@ -249,6 +249,7 @@ def extreme_examples():
         "certain and right": (right, labels, ALL),
         "certain and wrong": (-right, labels, ALL),
         "a class absent": (logits, two, ALL),
+        "a class absent and hardly predicted": (logits - np.float32([[[[0, 0, 18]]]]), two, ALL),
         "a class absent and not predicted": (unpredicted, two, ALL),
         "all background": (logits, background, ALL),
         "all background and certain": (certain, background, ALL),

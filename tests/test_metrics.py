@@ -17,7 +17,7 @@ from dicepp_jax import metrics
 from dicepp_jax.metrics import CALIBRATION, OVERLAP
 
 CLASSES = 4
-SHAPES = [(3, 40), (3, 6, 7), (3, 4, 3, 5)]
+SHAPES = [(3, 60), (3, 6, 10), (3, 4, 3, 5)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["1-D", "2-D", "3-D"])
 masked = pytest.mark.parametrize("masked", [False, True], ids=["whole", "where"])
 
@@ -167,12 +167,16 @@ def everything(probs, mask, labels, where):
     return overlap | calibration | sums | metrics.confusion(mask, labels, CLASSES, where)._asdict()
 
 
+jitted = jax.jit(everything)
+
+
 def test_jit_and_vmap():
     plain = everything(*example(SHAPES[1]))
-    jitted = jax.jit(everything)(*example(SHAPES[1]))
-    vmapped = jax.vmap(everything)(*(jnp.stack([x, x[::-1]]) for x in example(SHAPES[1])))
+    compiled = jitted(*example(SHAPES[1]))
+    batches = (jnp.stack([x, x[::-1]]) for x in example(SHAPES[1]))
+    vmapped = jax.jit(jax.vmap(everything))(*batches)
     for name, value in plain.items():
-        np.testing.assert_allclose(jitted[name], value, rtol=1e-6)
+        np.testing.assert_allclose(compiled[name], value, rtol=1e-6)
         np.testing.assert_allclose(vmapped[name], np.stack([value, value[::-1]]), rtol=1e-6)
 
 
@@ -231,7 +235,6 @@ def test_reliability_at_the_edges(bins):
 labels_of = hnp.arrays(np.int32, (2, 6, 3), elements=st.integers(0, CLASSES - 1))
 probs_of = hnp.arrays(np.float32, (2, 6, 3, CLASSES), elements=st.floats(0, 1, width=32))
 wheres = hnp.arrays(bool, (2, 6, 3))
-jitted = jax.jit(everything)
 
 
 @settings(deadline=None)
