@@ -1,5 +1,6 @@
 """A strict session: arrays are never broadcast by accident, and warnings are errors."""
 
+import functools
 import os
 import tempfile
 
@@ -8,14 +9,20 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The same small programs are compiled by many tests and by the processes that they start.
-CACHE = tempfile.TemporaryDirectory(prefix="dicepp_jax_compiled_")
+# The same small programs are compiled by many tests and by the processes that they start; workers
+# of the session find the directory in their environment.
+if "DICEPP_JAX_TEST_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="dicepp_jax_compiled_")
+    os.environ["DICEPP_JAX_TEST_CACHE"] = CACHE.name
 for name, value in (
-    ("jax_compilation_cache_dir", CACHE.name),
+    ("jax_compilation_cache_dir", os.environ["DICEPP_JAX_TEST_CACHE"]),
     ("jax_persistent_cache_min_compile_time_secs", 0.3),
 ):
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
+
+# For what runs once and is dear to compile, as the drawing of a network's parameters.
+jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="session")

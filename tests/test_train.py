@@ -1,5 +1,6 @@
 """The optimiser against Keras, the steps and their keys, the loop, and checkpoints."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import jit_quickly
 
 from dicepp_jax import schedule, train
 from dicepp_jax.augment import augment
@@ -26,8 +28,18 @@ def batch():
     return {"image": image, "label": (image[..., 0] > 0.5).astype(jnp.int32)}
 
 
+def init_state(model, seed, shape):
+    return jit_quickly(lambda key: train.init_state(model, key, shape))(jax.random.key(seed))
+
+
+@functools.cache
+def _first_state():
+    return jax.tree.map(np.asarray, init_state(MODEL, 0, SHAPE))
+
+
 def fresh_state():
-    return train.init_state(MODEL, jax.random.key(0), SHAPE)
+    # A copy, since steps take over the memory of the state they are given.
+    return jax.tree.map(jnp.array, _first_state())
 
 
 def assert_trees_equal(a, b):
@@ -47,14 +59,14 @@ def test_sgd_matches_keras():
 def test_first_step_is_1_9_times_the_rate_down_the_gradient(batch):
     loss = get_loss("dscpp")
     state = fresh_state()
-    gradient = jax.grad(
-        lambda params: loss(MODEL.apply(params, batch["image"]), batch["label"]).mean()
+    gradient = jax.jit(
+        jax.grad(lambda params: loss(MODEL.apply(params, batch["image"]), batch["label"]).mean())
     )(state.params)
     expected = jax.tree.map(lambda w, g: w - 1.9 * 0.05 * g, state.params, gradient)
     step = train.make_train_step(MODEL.apply, loss, None)
     after, value = step(state, batch, jax.random.key(0), 0.05)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, expected)
-    logits = MODEL.apply(fresh_state().params, batch["image"])
+    logits = jax.jit(MODEL.apply)(fresh_state().params, batch["image"])
     np.testing.assert_allclose(value, loss(logits, batch["label"]).mean(), rtol=1e-5)
     assert int(after.step) == 1
 
@@ -99,7 +111,7 @@ def test_loss_falls_in_2d_and_3d(spatial, dtype):
     image = jax.random.normal(jax.random.key(0), (1, *spatial, 1))
     batch = {"image": image, "label": (image[..., 0] > 0).astype(jnp.int32)}
     model = UNet(2, filters=4, depth=1, dtype=dtype)
-    state = train.init_state(model, jax.random.key(1), image.shape)
+    state = init_state(model, 1, image.shape)
     step = train.make_train_step(model.apply, get_loss("dscpp_ce"), None)
     values = []
     for _ in range(15):

@@ -51,8 +51,8 @@ class UNet(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> model = UNet(num_classes=2, filters=4, depth=2)
       >>> image = jnp.zeros((1, 30, 20, 3))
-      >>> params = model.init(jax.random.key(0), image)
-      >>> model.apply(params, image).shape
+      >>> logits, params = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+      >>> logits.shape
       (1, 30, 20, 2)
 
     Reference:
