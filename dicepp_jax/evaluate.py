@@ -170,8 +170,3 @@ def read_rows(path: Path) -> list[Row]:
     return [
         Row(c, label, region, metric, float(value)) for c, label, region, metric, value in lines
     ]
-
-
-def find(summaries: Sequence[Summary], metric: str, label: str, region: str) -> Summary:
-    """The summary of a metric of a class in a region."""
-    return next(s for s in summaries if (s.metric, s.label, s.region) == (metric, label, region))

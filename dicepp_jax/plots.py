@@ -164,13 +164,13 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         2, 1, figsize=(6, 5), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     for index, (name, records) in enumerate(histories.items()):
-        epochs = [record["epoch"] for record in records]
+        epochs = [record["epoch"] + 1 for record in records]
         for field, style in (("train_loss", ":"), ("val_loss", "-")):
             values = [record[field] for record in records]
             label = f"{name} {'training' if field == 'train_loss' else 'validation'}"
-            top.plot(epochs, values, style, color=f"C{index}", label=label)
+            top.plot(epochs, values, style, marker=".", color=f"C{index}", label=label)
         rates = [record["learning_rate"] for record in records]
-        bottom.step(epochs, rates, where="post", color=f"C{index}")
+        bottom.step(epochs, rates, where="mid", marker=".", color=f"C{index}")
     top.set(ylabel="loss")
     top.legend(fontsize=8)
     bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")

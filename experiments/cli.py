@@ -1,6 +1,7 @@
 """What the command lines share: a config whose errors are one line, and the running of a main."""
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dicepp_jax.train import NonFiniteLossError
+
+INTERRUPTED = 130
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -59,6 +62,11 @@ def run(main: Callable[[], None]) -> None:
                 raise
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            sys.exit("interrupted; the same command goes on from the last finished epoch")
+            done = "interrupted; the same command goes on after the last finished epoch, if any"
+            print(done, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            # Checkpoints are closed. A compilation may be under way in a thread of XLA's, and the
+            # interpreter's own end would crash on it.
+            os._exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse)

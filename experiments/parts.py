@@ -60,12 +60,7 @@ def make(config: ConfigDict) -> Parts:
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
         raise ValueError(f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes")
-    for name, value in (
-        ("data.batch_size", config.data.batch_size),
-        ("train.epochs", config.train.epochs),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    _check_minima(config, size)
     model = make_model(config, spec)
     loss = losses.get_loss(config.loss.name, **hyper(config))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
@@ -87,6 +82,26 @@ def make(config: ConfigDict) -> Parts:
         augmentation,
         schedule.Settings(**settings),
     )
+
+
+def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
+    """Refuse numbers too small to mean anything, naming the field."""
+    minima = {
+        "seed": (config.seed, 0),
+        "data.size": (min(size), 1),
+        "data.batch_size": (config.data.batch_size, 1),
+        "data.cache_gib": (config.data.cache_gib, 0),
+        "model.filters": (config.model.filters, 1),
+        "model.depth": (config.model.depth, 0),
+        "train.epochs": (config.train.epochs, 1),
+        "train.learning_rate": (config.train.learning_rate, 0),
+        "train.patience": (config.train.patience, 1),
+        "train.stop_patience": (config.train.stop_patience, 1),
+        "evaluation.figures": (config.evaluation.figures, 0),
+    }
+    for name, (value, least) in minima.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 def hyper(config: ConfigDict) -> dict[str, float]:

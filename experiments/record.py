@@ -22,10 +22,10 @@ FREE = ("resume", "train.epochs", "evaluation", "data.manual_dir", "data.data_di
         "data.cache_gib")  # fmt: skip
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON; the file appears whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, which appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
@@ -49,19 +49,17 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
                 "--workdir, or --config.resume=False to put that run aside and start anew"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        {
-            "config": resolved,
-            "command": [Path(sys.executable).name, *sys.argv],
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "git_commit": _git_commit(),
-            "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-            "cpu_cores": os.cpu_count(),
-        },
-    )
+    about = {
+        "config": resolved,
+        "command": [Path(sys.executable).name, *sys.argv],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "cpu_cores": os.cpu_count(),
+    }
+    write_text(path, json.dumps(about, indent=2) + "\n")
 
 
 def put_aside(workdir: Path) -> None:
@@ -102,9 +100,7 @@ def read_log(workdir: Path) -> list[dict[str, float]]:
 def trim_log(workdir: Path, epochs: int) -> None:
     """Keep the records of the first so many epochs: those that the last checkpoint knows of."""
     kept = [record for record in read_log(workdir) if record["epoch"] < epochs]
-    temporary = workdir / f".{LOG}.part"
-    temporary.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
-    os.replace(temporary, workdir / LOG)
+    write_text(workdir / LOG, "".join(f"{json.dumps(record)}\n" for record in kept))
 
 
 def append_log(workdir: Path, record: dict[str, float]) -> None:

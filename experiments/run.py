@@ -176,7 +176,7 @@ def members(config: ConfigDict) -> dict[str, ConfigDict]:
     Raises:
       ValueError: if a hyper-parameter is set that none of several losses takes.
     """
-    names = config.loss.name.split(",")
+    names = [name.strip() for name in config.loss.name.split(",")]
     if len(names) == 1:
         return {config.loss.name: config}
     configs = {name: copy.deepcopy(config) for name in names}
@@ -203,8 +203,10 @@ def run(config: ConfigDict, workdir: Path) -> str:
     configs = members(config)
     folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
     parts = {name: parts_lib.make(member) for name, member in configs.items()}
+    record.open_workdir(workdir, config)
     for name, member in configs.items():
-        record.open_workdir(folders[name], member)
+        if folders[name] != workdir:
+            record.open_workdir(folders[name], member)
     scored = {}
     for name, member in configs.items():
         fit(member, parts[name], folders[name])
@@ -213,7 +215,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
     logs = {name: record.read_log(folder) for name, folder in folders.items()}
     draw(scored, logs, spec.classes, workdir / "figures")
     text = report(scored, spec.title, spec.classes)
-    (workdir / "report.txt").write_text(text + "\n")
+    record.write_text(workdir / "report.txt", text + "\n")
     return text
 
 

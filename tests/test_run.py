@@ -165,6 +165,37 @@ def test_another_config_in_the_same_directory_is_refused(data_dir, tmp_path, cap
     assert [k["config"]["loss"]["gamma"] for k in kept] == [3.0, None]
 
 
+def test_a_comparison_is_one_experiment(data_dir, tmp_path):
+    config = tiny(data_dir, **{"loss.name": "dsc, dscpp", "train.epochs": 1})
+    run.run(config, tmp_path / "run")
+    config.loss.name = "dscpp"
+    with pytest.raises(ValueError, match=r"loss\.name: dsc, dscpp there, dscpp here"):
+        run.run(config, tmp_path / "run")
+    config.resume = False
+    run.run(config, tmp_path / "run")
+    assert (tmp_path / "run.1" / "dsc" / "run.json").exists()
+    assert not (tmp_path / "run" / "dsc").exists()
+
+
+def test_interrupted_while_it_compiles_it_ends_in_one_line(data_dir, tmp_path):
+    process = subprocess.Popen(
+        command(data_dir, tmp_path, "--config.train.epochs=500"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in stderr
+    assert "Fatal" not in stderr
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_clear_line(data_dir, tmp_path):
     failed = call(command(data_dir, tmp_path, "--config.train.learning_rate=1e38"))
     assert failed.returncode == 1
@@ -198,7 +229,11 @@ def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, m
         ("data.name", "drvie", "unknown data set 'drvie', did you mean 'drive'?"),
         ("data.name", "drive", "DRIVE needs --config.data.manual_dir. 1. Register"),
         ("data.size", (96,), "data.size is (96,); Vessel phantom has 2 spatial axes"),
+        ("data.size", (0, 4), "data.size is 0; it must be at least 1"),
         ("data.batch_size", 0, "data.batch_size is 0"),
+        ("seed", -1, "seed is -1; it must be at least 0"),
+        ("model.filters", 0, "model.filters is 0"),
+        ("train.learning_rate", -1.0, "train.learning_rate is -1.0"),
         ("model.name", "vnet", "model.name is 'vnet'; known: unet"),
         ("model.dtype", "float16", "model.dtype is 'float16'"),
         ("augment.mirror", 2.0, "p_mirror is 2.0, not a probability"),

@@ -69,5 +69,7 @@ def load(
     builder = make_builder(spec, list_cases, data_dir or None, folder)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+    if folder is not None and builder.is_prepared():
+        print(f"{spec.title}: prepared before; to read it anew, delete {builder.data_path}")
     builder.download_and_prepare()
     return builder.as_data_source()

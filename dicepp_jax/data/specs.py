@@ -64,7 +64,8 @@ DRIVE = Spec(
         "1. Register at https://drive.grand-challenge.org and download the archives. "
         "2. Unpack them into one folder so that it holds training/images/21_training.tif, "
         "training/1st_manual/21_manual1.gif, training/mask/21_training_mask.gif and the same for "
-        "test/ (01_test.tif, ...). "
+        "test/ (01_test.tif, ...). Some archives leave out test/1st_manual, against which the test "
+        "images are scored. "
         "3. Pass that folder as --config.data.manual_dir=FOLDER."
     ),
 )

@@ -10,6 +10,9 @@ any float dtype, reduced in float32. Labels are integers `(B, *spatial)`, or one
 index. Averaging over the batch is the caller's last act. Hyper-parameters may be traced, so
 `jax.vmap` and `jax.grad` over them work. Class 0 is the background where a loss has one.
 
+Values of arrays cannot be checked under jit, so none are: an integer label outside 0 to C - 1
+belongs to no class, and a mask of 0 and 255 must be brought to 0 and 1 first.
+
 Who holds probabilities passes `from_probabilities(probs)`; who holds K sigmoid channels,
 `binary_problems(logits, labels)`.
 
@@ -135,7 +138,7 @@ def get_loss(name: str, **hyper: Scalar) -> Callable[..., jax.Array]:
       **hyper: hyper-parameters of that loss; the others keep the paper's values.
 
     Returns:
-      `loss(logits, labels, where=None) -> (B,)`.
+      `loss(logits, labels, *, where=None) -> (B,)`.
 
     Raises:
       ValueError: if there is no loss of that name or it does not take such a hyper-parameter.
