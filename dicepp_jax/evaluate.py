@@ -1,32 +1,17 @@
 """Score predictions case by case: every metric, on the native grid, as rows of a long table."""
 
-import csv
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dicepp_jax import metrics, statistics
+from dicepp_jax import metrics
 from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.data.specs import Spec
 from dicepp_jax.inference import Predict
-
-WHOLE_IMAGE = "image"
-ALL_CLASSES = "all"
-
-
-class Row(NamedTuple):
-    """One number: a metric of a class of a case, over the image or a region of it."""
-
-    case: str
-    label: str
-    region: str
-    metric: str
-    value: float
+from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, Row
 
 
 class Result(NamedTuple):
@@ -101,72 +86,3 @@ def _rows(case: str, spec: Spec, region: str, values: dict[str, np.ndarray]) -> 
         labels = spec.classes if value.ndim else (ALL_CLASSES,)
         for label, number in zip(labels, np.atleast_1d(value), strict=True):
             yield Row(case, label, region, metric, float(number))
-
-
-class Summary(NamedTuple):
-    """A metric of a class over the cases of a split.
-
-    Attributes:
-      label: the class.
-      region: the image or a region of it.
-      metric: its name.
-      mean: over the cases where it is defined.
-      error: bootstrap standard error of the mean.
-      cases: number of cases where it is defined.
-      undefined: number of cases where it is not.
-    """
-
-    label: str
-    region: str
-    metric: str
-    mean: float
-    error: float
-    cases: int
-    undefined: int
-
-
-def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """Mean and bootstrap standard error over cases, for every class, region and metric.
-
-    Args:
-      rows: of any number of cases.
-
-    Returns:
-      One `Summary` for each class, region and metric, in the order they first appear.
-
-    Example:
-      >>> place = ("vessel", "image", "dice")
-      >>> summary, = summarise([Row("a", *place, 0.5), Row("b", *place, 0.7)])
-      >>> print(round(summary.mean, 3), summary.cases)
-      0.6 2
-    """
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
-        groups.setdefault(row[1:4], []).append(row.value)
-    summaries = []
-    for key, group in groups.items():
-        values = np.array(group)
-        defined = values[~np.isnan(values)]
-        mean = float(defined.mean()) if len(defined) else float("nan")
-        error = statistics.bootstrap_error(defined)
-        summaries.append(Summary(*key, mean, error, len(defined), len(values) - len(defined)))
-    return summaries
-
-
-def write_csv(path: Path, rows: Sequence[Row] | Sequence[Summary]) -> None:
-    """Write named tuples as CSV with a header; the file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0]._fields)
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read what `write_csv` wrote of `Row`s."""
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))[1:]
-    return [
-        Row(c, label, region, metric, float(value)) for c, label, region, metric, value in lines
-    ]

@@ -5,7 +5,8 @@ configs/NAME.py. After an interruption the same command goes on where it was.
 """
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +17,14 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from dicepp_jax import evaluate, plots, schedule, statistics, train
+from dicepp_jax import evaluate, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
-from dicepp_jax.evaluate import WHOLE_IMAGE, Result, Row
+from dicepp_jax.evaluate import Result
 from dicepp_jax.inference import make_predict
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics import Reliability
+from dicepp_jax.rows import WHOLE_IMAGE, Comparison, Row, compare, summarise, write_csv
 from experiments import cli, record, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
@@ -129,8 +131,8 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
             shown.append(result)
     folder = workdir / "test"
     folder.mkdir(exist_ok=True)
-    evaluate.write_csv(folder / "cases.csv", rows)
-    evaluate.write_csv(folder / "summary.csv", evaluate.summarise(rows))
+    write_csv(folder / "cases.csv", rows)
+    write_csv(folder / "summary.csv", summarise(rows))
     return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
 
 
@@ -147,27 +149,40 @@ def draw(
     plots.save(plots.training_curves(logs), folder / "training.png")
 
 
-def report(scored: Mapping[str, Scored], title: str, classes: tuple[str, ...]) -> str:
-    """The summary that is printed: every metric, and a test when there are two methods."""
-    summaries = {name: evaluate.summarise(s.rows) for name, s in scored.items()}
+def comparisons(scored: Mapping[str, Scored], background: str) -> list[Comparison]:
+    """Every two methods compared, the background left out as in the report."""
+    rows = {name: [r for r in s.rows if r.label != background] for name, s in scored.items()}
+    return [
+        comparison
+        for a, b in itertools.combinations(rows, 2)
+        for comparison in compare(rows[a], rows[b], (a, b))
+    ]
+
+
+def report(
+    scored: Mapping[str, Scored],
+    compared: Sequence[Comparison],
+    title: str,
+    classes: tuple[str, ...],
+) -> str:
+    """The summary that is printed: every metric, and tests when there are two methods."""
+    summaries = {name: summarise(s.rows) for name, s in scored.items()}
     cases = len({row.case for s in scored.values() for row in s.rows})
     lines = [
         f"Test split of {title}, {cases} cases, mean ± bootstrap standard error",
         table.summary_table(summaries, background=classes[0]),
     ]
     if len(scored) == 2:
-        first, second = scored
+        tests = {row[2:5]: row for row in compared}
         for metric in ("nll", "brier", "dice", "jaccard"):
             for label in classes[1:]:
-                a, b = (_values(scored[name], metric, label) for name in (first, second))
-                p = statistics.rank_sum(a, b)
-                lines.append(f"{label} {metric}: {first} against {second}, rank-sum p = {p:.2g}")
+                test = tests[label, WHOLE_IMAGE, metric]
+                lines.append(
+                    f"{label} {metric}: {test.method_a} against {test.method_b}, "
+                    f"rank-sum p = {test.rank_sum:.2g}, "
+                    f"signed-rank p = {test.signed_rank:.2g} ({test.holm:.2g} by Holm)"
+                )
     return "\n".join(lines)
-
-
-def _values(scored: Scored, metric: str, label: str) -> np.ndarray:
-    wanted = (label, WHOLE_IMAGE, metric)
-    return np.array([row.value for row in scored.rows if row[1:4] == wanted])
 
 
 def members(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -214,7 +229,10 @@ def run(config: ConfigDict, workdir: Path) -> str:
     spec = parts[next(iter(parts))].spec
     logs = {name: record.read_log(folder) for name, folder in folders.items()}
     draw(scored, logs, spec.classes, workdir / "figures")
-    text = report(scored, spec.title, spec.classes)
+    compared = comparisons(scored, spec.classes[0])
+    if compared:
+        write_csv(workdir / "comparison.csv", compared)
+    text = report(scored, compared, spec.title, spec.classes)
     record.write_text(workdir / "report.txt", text + "\n")
     return text
 

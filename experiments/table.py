@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dicepp_jax.evaluate import ALL_CLASSES, Summary
+from dicepp_jax.rows import ALL_CLASSES, Summary
 
 
 def summary_table(summaries: Mapping[str, Sequence[Summary]], background: str) -> str:

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import base
-from dicepp_jax import evaluate
 from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.rows import Comparison, Row, Summary, read_csv
 from experiments import parts, record, run
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,11 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
     config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.gamma": 3.0})
     text = run.run(config, tmp_path)
     assert "dsc: Vessel phantom, 32/8/20 cases at 16 x 16, UNet of" in capsys.readouterr().out
-    for line in ("vessel  image   dsc ", "vessel  image   dscpp ", "vessel nll: dsc against dscpp"):
+    for line in (
+        "vessel  image   dsc ",
+        "vessel  image   dscpp ",
+        "vessel nll: dsc against dscpp, rank-sum p = ",
+    ):
         assert line in text
     assert (tmp_path / "report.txt").read_text() == text + "\n"
     for name, gamma in (("dsc", None), ("dscpp", 3.0)):
@@ -77,10 +81,18 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
         log = record.read_log(folder)
         assert [entry["epoch"] for entry in log] == [0, 1]
         assert all(np.isfinite(list(entry.values())).all() for entry in log)
-        rows = evaluate.read_rows(folder / "test" / "cases.csv")
+        rows = read_csv(folder / "test" / "cases.csv", Row)
         assert len({row.case for row in rows}) == 20
         assert {row.metric for row in rows} >= {"nll", "nll_full", "brier", "dice", "jaccard"}
-        assert (folder / "test" / "summary.csv").exists()
+        summary = read_csv(folder / "test" / "summary.csv", Summary)
+        assert {(s.label, s.cases + s.undefined) for s in summary} == {
+            ("background", 20),
+            ("vessel", 20),
+            ("all", 20),
+        }
+        places = [s[:3] for s in summary if s.label != "background"]
+        compared = read_csv(tmp_path / "comparison.csv", Comparison)
+        assert [row[:5] for row in compared] == [("dsc", "dscpp", *place) for place in places]
         assert list((folder / "tensorboard").iterdir())
     for name in ("phantom_040.png", "reliability.png", "training.png"):
         with Image.open(tmp_path / "figures" / name) as image:
@@ -94,6 +106,30 @@ def test_a_finished_run_is_scored_again_and_not_trained(data_dir, tmp_path):
     log = record.read_log(tmp_path)
     assert run.run(config, tmp_path) == first
     assert record.read_log(tmp_path) == log
+    assert not (tmp_path / "comparison.csv").exists()
+
+
+def test_every_two_of_several_losses_are_compared_without_the_background():
+    scored = {
+        name: run.Scored(
+            [
+                Row(case, label, "image", "dice", case_value + better)
+                for case, case_value in (("a", 0.5), ("b", 0.625))
+                for label in ("background", "vessel")
+            ],
+            None,
+            [],
+        )
+        for name, better in (("ce", 0), ("dsc", 0.125), ("dscpp", 0.375))
+    }
+    assert [
+        (row.method_a, row.method_b, row.label, row.difference)
+        for row in run.comparisons(scored, "background")
+    ] == [
+        ("ce", "dsc", "vessel", -0.125),
+        ("ce", "dscpp", "vessel", -0.375),
+        ("dsc", "dscpp", "vessel", -0.25),
+    ]
 
 
 def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):

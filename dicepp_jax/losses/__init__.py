@@ -104,7 +104,9 @@ class Loss(NamedTuple):
         """The hyper-parameters and the values the paper uses (its Table 2)."""
         parameters = inspect.signature(self.function).parameters.values()
         return {
-            p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "where"
+            p.name: p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.default is not None
         }
 
 

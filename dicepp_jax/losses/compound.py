@@ -8,18 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from dicepp_jax.losses import inputs
-from dicepp_jax.losses.inputs import Scalar, check_exponent, check_range
+from dicepp_jax.losses.inputs import AxisName, Scalar, check_exponent, check_range
 from dicepp_jax.losses.pixelwise import ce, mean_voxels
 from dicepp_jax.losses.region import dsc, dscpp, soft_counts, tversky_per_class
 
 
-def dsc_ce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+def dsc_ce(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
     """Dice loss plus cross entropy: `dsc` + `ce`, the pairing nnU-Net trains with.
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -35,7 +43,9 @@ def dsc_ce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = No
     Reference:
       DSC++ paper, Eq. 1 and 4.
     """
-    return dsc(logits, labels, where=where) + ce(logits, labels, where=where)
+    return dsc(logits, labels, where=where, axis_name=axis_name) + ce(
+        logits, labels, where=where, axis_name=axis_name
+    )
 
 
 def dscpp_ce(
@@ -44,6 +54,7 @@ def dscpp_ce(
     *,
     gamma: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """DSC++ loss plus cross entropy: `dscpp` + `ce`.
 
@@ -52,6 +63,8 @@ def dscpp_ce(
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -67,7 +80,9 @@ def dscpp_ce(
     Reference:
       DSC++ paper, Eq. 1 and 9.
     """
-    return dscpp(logits, labels, gamma=gamma, where=where) + ce(logits, labels, where=where)
+    return dscpp(logits, labels, gamma=gamma, where=where, axis_name=axis_name) + ce(
+        logits, labels, where=where, axis_name=axis_name
+    )
 
 
 def combo(
@@ -77,6 +92,7 @@ def combo(
     alpha: Scalar = 0.5,
     beta: Scalar = 0.5,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Combo loss: alpha mCE - (1 - alpha) DSC.
 
@@ -88,6 +104,8 @@ def combo(
       alpha: weight of the cross entropy against the Dice, in [0, 1].
       beta: weight of the foreground in the cross entropy, in [0, 1].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, at least alpha - 1.
@@ -103,7 +121,9 @@ def combo(
     Reference:
       DSC++ paper, Eq. 13 and 14.
     """
-    return combopp(logits, labels, alpha=alpha, beta=beta, gamma=1.0, where=where)
+    return combopp(
+        logits, labels, alpha=alpha, beta=beta, gamma=1.0, where=where, axis_name=axis_name
+    )
 
 
 def combopp(
@@ -114,6 +134,7 @@ def combopp(
     beta: Scalar = 0.5,
     gamma: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Combo++ loss: `combo` with the Dice of the DSC++ loss.
 
@@ -127,6 +148,8 @@ def combopp(
       beta: weight of the foreground in the cross entropy, in [0, 1].
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, at least alpha - 1.
@@ -145,10 +168,10 @@ def combopp(
     check_range("alpha", alpha, 0.0, 1.0)
     check_range("beta", beta, 0.0, 1.0)
     v = inputs.voxels(logits, labels, where)
-    weights = jnp.full_like(v.logits, beta).at[0].set(1 - beta)
-    modified_ce = inputs.voxel_map(-weights * v.labels * inputs.log_p(v), v, logits.shape[:-1])
-    dice = 1 - dscpp(logits, labels, gamma=gamma, where=where)
-    return alpha * mean_voxels(modified_ce, where) - (1 - alpha) * dice
+    background, *foreground = (-y * x for y, x in zip(v.labels, v.log_p, strict=True))
+    modified_ce = (1 - beta) * background + beta * inputs.add(foreground)
+    dice = 1 - dscpp(logits, labels, gamma=gamma, where=where, axis_name=axis_name)
+    return alpha * mean_voxels(modified_ce, where, axis_name=axis_name) - (1 - alpha) * dice
 
 
 def _check_unified(delta: Scalar, gamma: Scalar) -> None:
@@ -192,10 +215,9 @@ def asymmetric_focal_map(
     """
     _check_unified(delta, gamma)
     v = inputs.voxels(logits, labels, where)
-    background = jnp.exp(gamma * inputs.log_not_p(v)[:1]) * (1 - delta)
-    foreground = jnp.full_like(v.logits[1:], 1) * delta
-    weights = jnp.concatenate([background, foreground])
-    return inputs.voxel_map(-weights * v.labels * inputs.log_p(v), v, logits.shape[:-1])
+    background, *foreground = (-y * x for y, x in zip(v.labels, v.log_p, strict=True))
+    focus = jnp.exp(gamma * inputs.log_not_p(v)[0])
+    return (1 - delta) * focus * background + delta * inputs.add(foreground)
 
 
 def asymmetric_focal(
@@ -205,6 +227,7 @@ def asymmetric_focal(
     delta: Scalar = 0.6,
     gamma: Scalar = 0.5,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Asymmetric Focal loss: the mean over voxels of `asymmetric_focal_map`.
 
@@ -216,6 +239,8 @@ def asymmetric_focal(
       delta: weight of the foreground, in [0, 1].
       gamma: the focal exponent, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -231,9 +256,8 @@ def asymmetric_focal(
     Reference:
       DSC++ paper, Eq. 19, as the authors' code reads.
     """
-    return mean_voxels(
-        asymmetric_focal_map(logits, labels, delta=delta, gamma=gamma, where=where), where
-    )
+    values = asymmetric_focal_map(logits, labels, delta=delta, gamma=gamma, where=where)
+    return mean_voxels(values, where, axis_name=axis_name)
 
 
 def asymmetric_focal_tversky(
@@ -243,6 +267,7 @@ def asymmetric_focal_tversky(
     delta: Scalar = 0.6,
     gamma: Scalar = 0.5,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Asymmetric Focal Tversky loss, which enhances the rare classes only.
 
@@ -255,6 +280,8 @@ def asymmetric_focal_tversky(
       delta: weight of the false negatives against the false positives, in [0, 1].
       gamma: the focal exponent, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -272,7 +299,7 @@ def asymmetric_focal_tversky(
       DSC++ paper, Eq. 20 and 21, as the authors' code reads.
     """
     return asymmetric_focal_tverskypp(
-        logits, labels, delta=delta, gamma=gamma, gamma_pp=1.0, where=where
+        logits, labels, delta=delta, gamma=gamma, gamma_pp=1.0, where=where, axis_name=axis_name
     )
 
 
@@ -284,6 +311,7 @@ def asymmetric_focal_tverskypp(
     gamma: Scalar = 0.5,
     gamma_pp: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Asymmetric Focal Tversky++ loss: `asymmetric_focal_tversky` over the ++ counts.
 
@@ -297,6 +325,8 @@ def asymmetric_focal_tverskypp(
       gamma: the focal exponent, in [0, 1).
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -315,7 +345,7 @@ def asymmetric_focal_tverskypp(
     """
     _check_unified(delta, gamma)
     check_exponent("gamma_pp", gamma_pp)
-    counts = soft_counts(logits, labels, gamma=gamma_pp, where=where)
+    counts = soft_counts(logits, labels, gamma=gamma_pp, where=where, axis_name=axis_name)
     loss = tversky_per_class(counts, alpha=1 - delta, beta=delta)
     foreground = inputs.power(loss[:, 1:], 1 - gamma)
     return jnp.concatenate([loss[:, :1], foreground], axis=-1).mean(-1)
@@ -329,6 +359,7 @@ def unified_focal(
     delta: Scalar = 0.6,
     gamma: Scalar = 0.5,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Unified Focal loss: weight LAF + (1 - weight) LAFT.
 
@@ -341,6 +372,8 @@ def unified_focal(
       delta: weight of the foreground and of the false negatives, in [0, 1].
       gamma: the focal exponent of both parts, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -358,7 +391,14 @@ def unified_focal(
       their weight of 0.5 it is the same.
     """
     return unified_focalpp(
-        logits, labels, weight=weight, delta=delta, gamma=gamma, gamma_pp=1.0, where=where
+        logits,
+        labels,
+        weight=weight,
+        delta=delta,
+        gamma=gamma,
+        gamma_pp=1.0,
+        where=where,
+        axis_name=axis_name,
     )
 
 
@@ -371,6 +411,7 @@ def unified_focalpp(
     gamma: Scalar = 0.5,
     gamma_pp: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Unified Focal++ loss: `unified_focal` with `asymmetric_focal_tverskypp` as its region part.
 
@@ -384,6 +425,8 @@ def unified_focalpp(
       gamma: the focal exponent of both parts, in [0, 1).
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -400,8 +443,16 @@ def unified_focalpp(
       DSC++ paper, Eq. 9 and 18 to 21.
     """
     check_range("weight", weight, 0.0, 1.0)
-    focal_part = asymmetric_focal(logits, labels, delta=delta, gamma=gamma, where=where)
+    focal_part = asymmetric_focal(
+        logits, labels, delta=delta, gamma=gamma, where=where, axis_name=axis_name
+    )
     region_part = asymmetric_focal_tverskypp(
-        logits, labels, delta=delta, gamma=gamma, gamma_pp=gamma_pp, where=where
+        logits,
+        labels,
+        delta=delta,
+        gamma=gamma,
+        gamma_pp=gamma_pp,
+        where=where,
+        axis_name=axis_name,
     )
     return weight * focal_part + (1 - weight) * region_part

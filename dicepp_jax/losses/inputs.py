@@ -1,12 +1,16 @@
-"""What every loss does first: check the arguments, put the classes in front, take logarithms.
+"""What every loss does first: check the arguments, part the classes, take logarithms.
 
-Logits are unnormalised log-probabilities of shape `(B, *spatial, C)`. Inside this package arrays
-are `(C, B, N)`: one contiguous row per class, N voxels, because sums and exponentials over a
-trailing axis of two or three classes do not vectorise. Powers of a probability are taken in log
+Logits are unnormalised log-probabilities of shape `(B, *spatial, C)`. Inside this package every
+class has an array `(B, *spatial)` of its own, because compilers make poor code of exponentials and
+sums where the last axis is two or three classes long. Powers of a probability are taken in log
 space, `p**g = exp(g log p)`, so that values and gradients stay finite for any exponent, however
-confident the network.
+confident the network. Labels and masks are factors rather than conditions: a sum over voxels of a
+product is one pass over memory.
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,22 +21,26 @@ import numpy as np
 EPSILON = 1e-7
 """Probabilities are clipped here where they are given as such; also the region losses' epsilon."""
 
+_FLOOR = -1e30
+"""Log-probability of a class whose logit is -inf: its exponential is 0, and no inf meets a 0."""
+
 Scalar = float | jax.Array
+AxisName = str | tuple[str, ...]
 
 
 class Voxels(NamedTuple):
-    """Logits and labels in the layout of this package.
+    """Logits and labels in the layout of this package: C arrays `(B, *spatial)` each.
 
     Attributes:
-      logits: `(C, B, N)` float32 (float64 if given so), the largest of each voxel at 0.
-      labels: `(C, B, N)` one-hot or soft labels of the same dtype.
-      mask: `(B, N)` True where a voxel counts, or None if all do.
+      log_p: log of the softmax, float32 (float64 if the logits are).
+      labels: one-hot or soft labels y, 0 where a voxel does not count.
+      others: 1 - y, 0 where a voxel does not count.
       hard: whether the labels are known to be 0 or 1, as integer labels are.
     """
 
-    logits: jax.Array
-    labels: jax.Array
-    mask: jax.Array | None
+    log_p: list[jax.Array]
+    labels: list[jax.Array]
+    others: list[jax.Array]
     hard: bool
 
 
@@ -40,7 +48,7 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     """Bring the public arguments of a loss into the layout of this package.
 
     Args:
-      logits: `(B, *spatial, C)`, any float dtype, C >= 2.
+      logits: `(B, *spatial, C)`, any float dtype, C >= 2; -inf rules a class out.
       labels: `(B, *spatial)` integer or boolean, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, or None. Voxels left out have neither value nor gradient,
         whatever their logits hold.
@@ -68,44 +76,51 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
         raise ValueError(f"where must have shape {spatial}, got {jnp.shape(where)}")
 
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    rows = (logits.shape[0], -1)
-    mask = None if where is None else jnp.asarray(where, bool).reshape(rows)
-    z = _classes_first(logits.astype(dtype))
-    if mask is not None:
-        z = jnp.where(mask, z, 0)
-    z = z - jax.lax.stop_gradient(z.max(axis=0, keepdims=True))
+    z = [x.astype(dtype) for x in _split(logits)]
     if labels.shape == logits.shape:
-        y = _classes_first(labels.astype(dtype))
-        if mask is not None:
-            y = jnp.where(mask, y, 0)
+        y = [x.astype(dtype) for x in _split(labels)]
     else:
-        classes = jnp.arange(num_classes, dtype=jnp.int32)[:, None, None]
-        y = (labels.reshape(rows).astype(jnp.int32)[None] == classes).astype(dtype)
-    return Voxels(z, y, mask, integer)
+        y = [(labels == c).astype(dtype) for c in range(num_classes)]
+    if where is None:
+        return Voxels(log_softmax(z), y, [1 - x for x in y], integer)
+    mask = jnp.asarray(where, bool)
+    z, y = ([jnp.where(mask, x, 0) for x in part] for part in (z, y))
+    return Voxels(log_softmax(z), y, [mask.astype(dtype) - x for x in y], integer)
 
 
-def _classes_first(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), -1, 0)
+def _split(x: jax.Array) -> list[jax.Array]:
+    """The classes of `(..., C)`, each `(...)`.
 
-
-def log_p(v: Voxels) -> jax.Array:
-    """log of the softmax, `(C, B, N)`."""
-    return jax.nn.log_softmax(v.logits, axis=0)
-
-
-def log_not_p(v: Voxels) -> jax.Array:
-    """log(1 - p), `(C, B, N)`, exact at both ends.
-
-    For the most probable class it is the logsumexp of the others less that of all, for the
-    others, whose p is at most a half, log1p(-p): neither subtracts what is nearly equal.
+    Indexing would do the same, but its transpose, by which gradients come back, is a sum of C
+    padded arrays; that of a split is one concatenation.
     """
-    log_prob = log_p(v)
-    classes = jnp.arange(v.logits.shape[0])[:, None, None]
-    top = jnp.argmax(v.logits, axis=0, keepdims=True) == classes
-    rest = jax.nn.logsumexp(jnp.where(top, -jnp.inf, v.logits), axis=0, keepdims=True)
-    log_total = jax.nn.logsumexp(v.logits, axis=0, keepdims=True)
-    p = jnp.exp(jnp.where(top, -jnp.inf, log_prob))
-    return jnp.where(top, rest - log_total, jnp.log1p(-p))
+    last = x.ndim - 1
+    return [jnp.squeeze(part, last) for part in jax.lax.split(x, [1] * x.shape[-1], axis=last)]
+
+
+def log_softmax(z: list[jax.Array]) -> list[jax.Array]:
+    """Logits less the log of the sum of their exponentials."""
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, z))
+    z = [jnp.where(x == -jnp.inf, _FLOOR, x - largest) for x in z]
+    log_total = jnp.log(add([jnp.exp(x) for x in z]))
+    return [x - log_total for x in z]
+
+
+def log_not_p(v: Voxels) -> list[jax.Array]:
+    """log(1 - p) of every class: the log of the sum of the others' probabilities.
+
+    Nothing is subtracted from 1, so it is exact however small 1 - p is.
+    """
+    before = list(itertools.accumulate(v.log_p, _add_logs))
+    after = list(itertools.accumulate(v.log_p[::-1], _add_logs))[::-1]
+    between = map(_add_logs, before[:-2], after[2:])
+    return [after[1], *between, before[-2]]
+
+
+def _add_logs(a: jax.Array, b: jax.Array) -> jax.Array:
+    """log(exp(a) + exp(b))."""
+    largest = jax.lax.stop_gradient(jnp.maximum(a, b))
+    return largest + jnp.log(jnp.exp(a - largest) + jnp.exp(b - largest))
 
 
 def power(x: jax.Array, exponent: Scalar) -> jax.Array:
@@ -114,15 +129,15 @@ def power(x: jax.Array, exponent: Scalar) -> jax.Array:
     return jnp.where(positive, jnp.exp(exponent * jnp.log(jnp.where(positive, x, 1))), 0)
 
 
-def sum_voxels(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Sum `(..., B, N)` over the voxels that count."""
-    return jnp.sum(x if mask is None else jnp.where(mask, x, 0), axis=-1)
+def sum_voxels(x: jax.Array, axis_name: AxisName | None = None) -> jax.Array:
+    """Sum `(B, *spatial)` over the voxels, `(B,)`, and over the devices of `axis_name` if given."""
+    total = jnp.sum(x, axis=range(1, x.ndim))
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
-def voxel_map(x: jax.Array, v: Voxels, spatial: tuple[int, ...]) -> jax.Array:
-    """Sum `(C, B, N)` over the classes to `(B, *spatial)`, 0 where a voxel does not count."""
-    total = x.sum(axis=0)
-    return (total if v.mask is None else jnp.where(v.mask, total, 0)).reshape(spatial)
+def add(x: Sequence[jax.Array]) -> jax.Array:
+    """Sum of one array a class."""
+    return functools.reduce(operator.add, x)
 
 
 def check_range(
@@ -187,6 +202,9 @@ def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
       Logits `(B * K, *spatial, 2)` and labels `(B * K, *spatial, 2)`; a loss of the two has shape
       `(B * K,)` and `.reshape(B, K)` gives the loss of every channel.
 
+    Raises:
+      ValueError: if the shapes differ.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from dicepp_jax.losses import binary_problems, dscpp
@@ -194,6 +212,11 @@ def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
       >>> dscpp(*binary_problems(z, y)).reshape(2, 3).shape
       (2, 3)
     """
+    if jnp.shape(logits) != jnp.shape(labels) or jnp.ndim(logits) < 2:
+        raise ValueError(
+            "logits and labels must have one shape (B, *spatial, K), a label for every channel, "
+            f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
+        )
     z = _channels_to_batch(logits)
     y = _channels_to_batch(labels)
     return jnp.stack([jnp.zeros_like(z), z], axis=-1), jnp.stack([1 - y, y], axis=-1)

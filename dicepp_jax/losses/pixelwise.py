@@ -8,15 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from dicepp_jax.losses import inputs
-from dicepp_jax.losses.inputs import Scalar, check_exponent, check_range
+from dicepp_jax.losses.inputs import AxisName, Scalar, check_exponent, check_range
 
 
-def mean_voxels(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+def mean_voxels(
+    x: jax.Array, where: jax.Array | None = None, *, axis_name: AxisName | None = None
+) -> jax.Array:
     """Mean of a per-voxel map over the voxels that count, 0 if there are none.
 
     Args:
       x: `(B, *spatial)`.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the mean is then that of the whole example.
 
     Returns:
       `(B,)`.
@@ -26,11 +30,11 @@ def mean_voxels(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
       >>> mean_voxels(jnp.array([[1.0, 2.0, 6.0]]), jnp.array([[True, True, False]])).tolist()
       [1.5]
     """
-    x = x.reshape(x.shape[0], -1)
-    if where is None:
-        return x.mean(-1)
-    mask = jnp.asarray(where, bool).reshape(x.shape)
-    return inputs.sum_voxels(x, mask) / jnp.maximum(mask.sum(-1), 1)
+    if where is not None:
+        x = jnp.where(where, x, 0)
+    counted = jnp.ones(x.shape, bool) if where is None else jnp.asarray(where, bool)
+    count = inputs.sum_voxels(counted, axis_name)
+    return inputs.sum_voxels(x, axis_name) / jnp.maximum(count, 1)
 
 
 def ce_map(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -56,16 +60,24 @@ def ce_map(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = No
       DSC++ paper, Eq. 1.
     """
     v = inputs.voxels(logits, labels, where)
-    return inputs.voxel_map(-v.labels * inputs.log_p(v), v, logits.shape[:-1])
+    return -inputs.add([y * log_p for y, log_p in zip(v.labels, v.log_p, strict=True)])
 
 
-def ce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+def ce(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
     """Cross entropy loss: mean_i sum_c -y log p.
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -81,7 +93,7 @@ def ce(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) 
     Reference:
       DSC++ paper, Eq. 1.
     """
-    return mean_voxels(ce_map(logits, labels, where=where), where)
+    return mean_voxels(ce_map(logits, labels, where=where), where, axis_name=axis_name)
 
 
 def focal_map(
@@ -118,8 +130,8 @@ def focal_map(
     check_range("alpha", alpha, 0.0, float("inf"))
     check_exponent("gamma", gamma)
     v = inputs.voxels(logits, labels, where)
-    weights = alpha * jnp.exp(gamma * inputs.log_not_p(v))
-    return inputs.voxel_map(-weights * v.labels * inputs.log_p(v), v, logits.shape[:-1])
+    parts = zip(v.labels, v.log_p, inputs.log_not_p(v), strict=True)
+    return -alpha * inputs.add([jnp.exp(gamma * not_p) * y * log_p for y, log_p, not_p in parts])
 
 
 def focal(
@@ -129,6 +141,7 @@ def focal(
     alpha: Scalar = 0.5,
     gamma: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Focal loss: mean_i sum_c alpha (1 - p)**gamma (-y log p).
 
@@ -140,6 +153,8 @@ def focal(
       alpha: factor of the whole, not negative.
       gamma: the focal exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, not negative.
@@ -155,4 +170,5 @@ def focal(
     Reference:
       DSC++ paper, Eq. 2.
     """
-    return mean_voxels(focal_map(logits, labels, alpha=alpha, gamma=gamma, where=where), where)
+    values = focal_map(logits, labels, alpha=alpha, gamma=gamma, where=where)
+    return mean_voxels(values, where, axis_name=axis_name)

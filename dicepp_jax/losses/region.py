@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from dicepp_jax.losses import inputs
-from dicepp_jax.losses.inputs import EPSILON, Scalar, check_exponent, check_range
+from dicepp_jax.losses.inputs import EPSILON, AxisName, Scalar, check_exponent, check_range
 
 
 class SoftCounts(NamedTuple):
@@ -40,6 +40,7 @@ def soft_counts(
     *,
     gamma: Scalar = 1.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> SoftCounts:
     r"""Soft counts per example and class.
 
@@ -50,6 +51,8 @@ def soft_counts(
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       gamma: the ++ exponent, in [0.5, 5]; 1 gives the plain counts.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `SoftCounts` of float32 arrays `(B, C)`.
@@ -68,14 +71,18 @@ def soft_counts(
     """
     check_exponent("gamma", gamma)
     v = inputs.voxels(logits, labels, where)
-    log_p = inputs.log_p(v)
-    y, not_y = v.labels, 1 - v.labels
-    tp = jnp.exp(log_p) * y
+    labels_pp, others_pp = v.labels, v.others
     if not v.hard:
-        y, not_y = inputs.power(y, gamma), inputs.power(not_y, gamma)
-    fp = not_y * jnp.exp(gamma * log_p)
-    fn = y * jnp.exp(gamma * inputs.log_not_p(v))
-    return SoftCounts(*(inputs.sum_voxels(x, v.mask).T for x in (tp, fp, fn)))
+        labels_pp, others_pp = (
+            [inputs.power(y, gamma) for y in part] for part in (v.labels, v.others)
+        )
+    terms = (
+        [y * jnp.exp(log_p) for y, log_p in zip(v.labels, v.log_p, strict=True)],
+        [y * jnp.exp(gamma * log_p) for y, log_p in zip(others_pp, v.log_p, strict=True)],
+        [y * jnp.exp(gamma * x) for y, x in zip(labels_pp, inputs.log_not_p(v), strict=True)],
+    )
+    sums = ([inputs.sum_voxels(x, axis_name) for x in of_classes] for of_classes in terms)
+    return SoftCounts(*(jnp.stack(x, axis=-1) for x in sums))
 
 
 def dice_per_class(counts: SoftCounts) -> jax.Array:
@@ -134,13 +141,21 @@ def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Ar
     return errors * (1 / (counts.tp + errors + EPSILON))
 
 
-def dsc(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+def dsc(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
     """Dice loss: 1 - mean_c 2 TP / (2 TP + FP + FN).
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -156,7 +171,7 @@ def dsc(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None)
     Reference:
       DSC++ paper, Eq. 3 to 5.
     """
-    return dice_per_class(soft_counts(logits, labels, where=where)).mean(-1)
+    return dice_per_class(soft_counts(logits, labels, where=where, axis_name=axis_name)).mean(-1)
 
 
 def dscpp(
@@ -165,6 +180,7 @@ def dscpp(
     *,
     gamma: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """DSC++ loss: the Dice loss with an exponent on every voxel's false positive and negative.
 
@@ -178,6 +194,8 @@ def dscpp(
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -193,7 +211,9 @@ def dscpp(
     Reference:
       DSC++ paper, Eq. 9.
     """
-    return dice_per_class(soft_counts(logits, labels, gamma=gamma, where=where)).mean(-1)
+    return dice_per_class(
+        soft_counts(logits, labels, gamma=gamma, where=where, axis_name=axis_name)
+    ).mean(-1)
 
 
 def tversky(
@@ -203,6 +223,7 @@ def tversky(
     alpha: Scalar = 0.3,
     beta: Scalar = 0.7,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Tversky loss: mean_c 1 - TP / (TP + alpha FP + beta FN).
 
@@ -212,6 +233,8 @@ def tversky(
       alpha: weight of the false positives, not negative.
       beta: weight of the false negatives, not negative.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -228,7 +251,9 @@ def tversky(
       DSC++ paper, Eq. 15 and 16; averaged over classes as the authors' code does, where the
       paper prints a sum.
     """
-    return tversky_per_class(soft_counts(logits, labels, where=where), alpha, beta).mean(-1)
+    return tversky_per_class(
+        soft_counts(logits, labels, where=where, axis_name=axis_name), alpha, beta
+    ).mean(-1)
 
 
 def tverskypp(
@@ -239,6 +264,7 @@ def tverskypp(
     beta: Scalar = 0.7,
     gamma: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Tversky++ loss: `tversky` with the exponent gamma on every false positive and negative.
 
@@ -251,6 +277,8 @@ def tverskypp(
       beta: weight of the false negatives, not negative.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -266,7 +294,7 @@ def tverskypp(
     Reference:
       DSC++ paper, Eq. 9 and 16.
     """
-    counts = soft_counts(logits, labels, gamma=gamma, where=where)
+    counts = soft_counts(logits, labels, gamma=gamma, where=where, axis_name=axis_name)
     return tversky_per_class(counts, alpha, beta).mean(-1)
 
 
@@ -278,6 +306,7 @@ def focal_tversky(
     beta: Scalar = 0.7,
     gamma: Scalar = 4 / 3,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Focal Tversky loss: mean_c (1 - TI)**(1 / gamma).
 
@@ -288,6 +317,8 @@ def focal_tversky(
       beta: weight of the false negatives, not negative.
       gamma: the focal exponent, in [1, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -305,7 +336,14 @@ def focal_tversky(
       a sum.
     """
     return focal_tverskypp(
-        logits, labels, alpha=alpha, beta=beta, gamma=gamma, gamma_pp=1.0, where=where
+        logits,
+        labels,
+        alpha=alpha,
+        beta=beta,
+        gamma=gamma,
+        gamma_pp=1.0,
+        where=where,
+        axis_name=axis_name,
     )
 
 
@@ -318,6 +356,7 @@ def focal_tverskypp(
     gamma: Scalar = 4 / 3,
     gamma_pp: Scalar = 2.0,
     where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     """Focal Tversky++ loss: `focal_tversky` over the counts of `tverskypp`.
 
@@ -331,6 +370,8 @@ def focal_tverskypp(
       gamma: the focal exponent, in [1, 5].
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
+        are spread; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
@@ -348,5 +389,5 @@ def focal_tverskypp(
     """
     check_range("gamma", gamma, 1.0, 5.0, hint="; the ++ exponent of focal_tverskypp is gamma_pp")
     check_exponent("gamma_pp", gamma_pp)
-    counts = soft_counts(logits, labels, gamma=gamma_pp, where=where)
+    counts = soft_counts(logits, labels, gamma=gamma_pp, where=where, axis_name=axis_name)
     return inputs.power(tversky_per_class(counts, alpha, beta), 1 / gamma).mean(-1)

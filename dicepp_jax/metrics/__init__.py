@@ -5,37 +5,83 @@ Two tables name those that evaluation reports. A new metric is one function and 
     OVERLAP[name](mask, labels, num_classes, where=None) -> (B, C)
     CALIBRATION[name](probs, labels, where=None) -> (B, C), or (B,) over all classes
 
+Segmentations at other thresholds than the most likely class come from `threshold_counts`, and
+`roc_auc`, `average_precision` and `threshold_for` from its counts.
+
 NaN says that a metric is not defined, as the Dice of a class that is neither there nor predicted.
-Importing this package loads jax and numpy alone.
+Importing this package loads jax and numpy alone. Distances between surfaces are in
+`dicepp_jax.metrics.surface`, which computes on the host, with scipy.
 """
 
 from collections.abc import Callable
 
 import jax
 
-from dicepp_jax.metrics.calibration import Reliability, brier, nll, nll_full, reliability
-from dicepp_jax.metrics.overlap import Confusion, confusion, dice, jaccard, precision, recall
+from dicepp_jax.metrics.calibration import (
+    Reliability,
+    ace,
+    adaptive_reliability,
+    brier,
+    ece,
+    foreground_band,
+    mce,
+    nll,
+    nll_full,
+    reliability,
+)
+from dicepp_jax.metrics.overlap import (
+    Confusion,
+    confusion,
+    dice,
+    jaccard,
+    precision,
+    recall,
+    specificity,
+    volume_difference,
+)
+from dicepp_jax.metrics.thresholds import (
+    THRESHOLDS,
+    average_precision,
+    roc_auc,
+    threshold_counts,
+    threshold_for,
+)
 
 __all__ = [
     "CALIBRATION",
     "OVERLAP",
+    "THRESHOLDS",
     "Confusion",
     "Reliability",
+    "ace",
+    "adaptive_reliability",
+    "average_precision",
     "brier",
     "confusion",
     "dice",
+    "ece",
+    "foreground_band",
     "jaccard",
+    "mce",
     "nll",
     "nll_full",
     "precision",
     "recall",
     "reliability",
+    "roc_auc",
+    "specificity",
+    "threshold_counts",
+    "threshold_for",
+    "volume_difference",
 ]
 
 CALIBRATION: dict[str, Callable[..., jax.Array]] = {
     "nll": nll,
     "nll_full": nll_full,
     "brier": brier,
+    "ece": ece,
+    "ace": ace,
+    "mce": mce,
 }
 
 OVERLAP: dict[str, Callable[..., jax.Array]] = {
@@ -43,4 +89,6 @@ OVERLAP: dict[str, Callable[..., jax.Array]] = {
     "jaccard": jaccard,
     "precision": precision,
     "recall": recall,
+    "specificity": specificity,
+    "volume_difference": volume_difference,
 }

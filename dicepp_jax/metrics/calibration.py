@@ -2,8 +2,13 @@
 
 Probabilities are `(B, *spatial, C)`, labels integers `(B, *spatial)`. Logarithms see probabilities
 clipped to [1e-7, 1 - 1e-7]. An example without a voxel to count has NaN.
+
+Calibration errors sum over bins of the predicted probability: first the sums (`Reliability`), then
+their ratios. Each class is taken by itself, its probability against whether the voxel is of it.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 CLIP = 1e-7
+BINS = 20
+"""Number of probability bins unless told otherwise."""
+
+_CHUNK = 4096
 
 
 def _rows(
@@ -31,10 +40,14 @@ def _rows(
     return p, y, mask.reshape(1, batch, -1)
 
 
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """NaN where there is nothing to divide by."""
+    return jnp.where(denominator > 0, numerator / jnp.maximum(denominator, 1), jnp.nan)
+
+
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of (C, B, N) over the voxels that count, (B, C)."""
-    count = mask.sum(-1)
-    return jnp.where(count > 0, jnp.where(mask, x, 0).sum(-1) / count, jnp.nan).T
+    return _ratio(jnp.where(mask, x, 0).sum(-1), mask.sum(-1)).T
 
 
 def nll(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -121,21 +134,57 @@ def brier(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -
 
 
 class Reliability(NamedTuple):
-    """Sums over the voxels of each probability bin, `(B, C, bins)`; they add over images.
+    """Sums over the voxels of each probability bin, `(..., bins)`, and the errors they make.
+
+    The sums of `reliability` add over images, those of `adaptive_reliability` do not. An error is
+    the distance between confidence and frequency, |mean probability - fraction positive|, of a
+    bin; bins without a voxel are left out, and with no voxel at all the errors are NaN.
 
     Attributes:
       voxels: their number.
       confidence: sum of their predicted probabilities.
       positives: number of them that are of the class.
+
+    Example:
+      >>> import numpy as np
+      >>> sums = Reliability(np.array([6, 0, 2]), np.array([0.6, 0, 1.8]), np.array([0, 0, 1]))
+      >>> print(sums.ece.round(3), sums.ace.round(3), sums.mce.round(3))
+      0.175 0.25 0.4
     """
 
     voxels: jax.Array
     confidence: jax.Array
     positives: jax.Array
 
+    @property
+    def ece(self) -> jax.Array:
+        """Expected calibration error, the mean of the bins' errors by voxel, `(...)`."""
+        voxels, confidence, positives = self._floats()
+        return _ratio(jnp.abs(confidence - positives).sum(-1), voxels.sum(-1))
+
+    @property
+    def ace(self) -> jax.Array:
+        """Average calibration error, the mean of the bins' errors, `(...)`."""
+        return _ratio(self._errors().sum(-1), (self._floats().voxels > 0).sum(-1))
+
+    @property
+    def mce(self) -> jax.Array:
+        """Maximum calibration error, the largest of the bins' errors, `(...)`."""
+        seen = (self._floats().voxels > 0).any(-1)
+        return jnp.where(seen, self._errors().max(-1), jnp.nan)
+
+    def _floats(self) -> "Reliability":
+        # Sums over many images, in NumPy, may be beyond int32.
+        return Reliability(*(jnp.asarray(x, jnp.float32) for x in self))
+
+    def _errors(self) -> jax.Array:
+        """Error of every bin, 0 of an empty one."""
+        voxels, confidence, positives = self._floats()
+        return jnp.abs(confidence - positives) / jnp.maximum(voxels, 1)
+
 
 def reliability(
-    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = 10
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
 ) -> Reliability:
     """What happened where a probability was predicted: the sums behind a reliability diagram.
 
@@ -152,21 +201,251 @@ def reliability(
       `confidence / voxels`.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if shapes do not fit or there is no bin.
 
     Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[[0.0, 1.0], [0.25, 0.75], [0.25, 0.75]]])
       >>> sums = reliability(probs, jnp.array([[1, 1, 0]]), bins=2)
       >>> sums.voxels[0, 1].tolist(), sums.confidence[0, 1].tolist(), sums.positives[0, 1].tolist()
-      ([0.0, 3.0], [0.0, 2.5], [0.0, 2.0])
+      ([0, 3], [0.0, 2.5], [0, 2])
     """
+    _check_bins(bins)
     p, y, mask = _rows(probs, labels, where)
-    p, y, mask = (x[..., None, :] for x in (p, y, mask))
-    edges = jnp.asarray(np.arange(bins + 1) / bins, p.dtype).at[-1].set(jnp.inf)[:, None]
-    in_bin = mask & (p >= edges[None, None, :-1]) & (p < edges[None, None, 1:])
+    edges = jnp.asarray(np.arange(1, bins) / bins, p.dtype)
+    return _sums(p, edges[None, None], y, mask)
 
-    def add(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(jnp.where(in_bin, x, 0.0).sum(-1), 0, 1)
 
-    return Reliability(add(jnp.ones(())), add(p), add(y))
+def adaptive_reliability(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
+) -> Reliability:
+    """Sums over bins of equally many voxels, between quantiles of the probability.
+
+    Of an image that is background for the most part `reliability` has nearly all voxels in its
+    outer bins; these bins go where the voxels are. Their edges differ from image to image and from
+    class to class, so that the sums of two images cannot be added.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      bins: number of bins. Their numbers of voxels differ by one at most, except that voxels of
+        equal probability stay together, all in the bin of the middle one.
+
+    Returns:
+      `Reliability` of arrays `(B, C, bins)`, by ascending probability; its `ece` is the adaptive
+      calibration error.
+
+    Raises:
+      ValueError: if shapes do not fit or there is no bin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> p = jnp.array([[0.0, 0.01, 0.02, 0.03, 0.05, 0.9]])
+      >>> sums = adaptive_reliability(jnp.stack([1 - p, p], -1), jnp.ones((1, 6), int), bins=3)
+      >>> print(sums.voxels[0, 1], sums.confidence[0, 1])
+      [2 2 2] [0.01 0.05 0.95]
+
+    Reference:
+      Nixon et al., Measuring calibration in deep learning, CVPR workshops 2019.
+    """
+    _check_bins(bins)
+    p, y, mask = _rows(probs, labels, where)
+    return _sums(p, _quantiles(p, mask, bins), y, mask)
+
+
+def _quantiles(p: jax.Array, mask: jax.Array, bins: int) -> jax.Array:
+    """Inner edges of bins of equally many voxels, `(C, B, bins - 1)`."""
+    # As integers floats of one sign have the same order, and XLA sorts them faster on a CPU.
+    bits = jax.lax.bitcast_convert_type(jnp.where(mask, jnp.maximum(p, 0), jnp.inf), jnp.int32)
+    ordered = jax.lax.bitcast_convert_type(jnp.sort(bits), jnp.float32)
+    count, k = mask.sum(-1, keepdims=True), jnp.arange(1, bins)[None, None]
+    # count * k / bins, without the product, which may be beyond int32.
+    rank = count // bins * k + count % bins * k // bins
+    rank = jnp.broadcast_to(rank, (*p.shape[:2], bins - 1))
+
+    def at(index: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(ordered, index, -1, mode="fill", fill_value=jnp.inf)
+
+    def search(side: str) -> jax.Array:
+        return jax.vmap(jax.vmap(partial(jnp.searchsorted, side=side)))(ordered, at(rank))
+
+    # Of equal probabilities that go from below the rank to beyond it, where is the middle?
+    first, end = search("left"), search("right")
+    return jnp.where(first + end >= 2 * rank, at(rank), at(end))
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+
+
+def _sums(p: jax.Array, inner: jax.Array, y: jax.Array, mask: jax.Array) -> Reliability:
+    """Sums over the voxels between neighbouring edges, the lower one included.
+
+    Args:
+      p: `(C, B, N)`. A NaN is in every bin, and so shows.
+      inner: `(C or 1, B or 1, bins - 1)` ascending edges. The outer bins go on to infinity, so
+        that they hold what rounding took below 0 or above 1.
+      y: `(C, B, N)`.
+      mask: `(1, B, N)`.
+    """
+    infinity = jnp.full((*inner.shape[:2], 1), jnp.inf, inner.dtype)
+    low = jnp.concatenate([-infinity, inner], axis=-1)[..., None, :, None]
+    high = jnp.concatenate([inner, infinity], axis=-1)[..., None, :, None]
+
+    def reduce(*rows: jax.Array) -> Sequence[jax.Array]:
+        """Sums over the last axis of `(C, B, rows, n)`, `(C, B, bins)`."""
+        p, y, mask = (x[..., None, :] for x in rows)
+        inside = mask & ~(p < low) & ~(p >= high)
+        values = inside.astype(jnp.int32), jnp.where(inside, p, 0), (inside & y).astype(jnp.int32)
+        # The three sums in one loop, which XLA vectorises on a CPU, as it does not three loops.
+        zeros = np.int32(0), np.float32(0), np.int32(0)
+        totals = jax.lax.reduce(values, zeros, _add, (inside.ndim - 1,))
+        return [x.sum(2) for x in totals]
+
+    # In chunks, since a running sum in float32 of a million voxels has lost its last digits.
+    voxels = p.shape[-1]
+    whole = voxels - voxels % _CHUNK
+    arrays = p, y, jnp.broadcast_to(mask, p.shape)
+    chunks = reduce(*(x[..., :whole].reshape(*x.shape[:2], -1, _CHUNK) for x in arrays))
+    rest = reduce(*(x[..., None, whole:] for x in arrays))
+    return Reliability(*(jnp.swapaxes(a + b, 0, 1) for a, b in zip(chunks, rest, strict=True)))
+
+
+def _add(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def ece(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
+) -> jax.Array:
+    """Expected calibration error: sum_k n_k |conf_k - freq_k| / sum_k n_k.
+
+    Bin k has n_k voxels, mean probability conf_k, and the fraction freq_k of them is of the class.
+
+    Defined as by MONAI's `CalibrationErrorMetric`: for every image and class by itself, over 20
+    bins of equal width, empty ones left out, p = 1 in the last. One thing differs: a probability
+    that is k / n exactly belongs to the bin above, with MONAI's defaults to the one below.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out. Most of an image is background
+        far from anything, and right; `foreground_band` leaves it out.
+      bins: number of bins of equal width.
+
+    Returns:
+      `(B, C)` in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit or there is no bin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]]])
+      >>> print(ece(probs, jnp.array([[0, 0, 1, 1]])))
+      [[0.22499995 0.225     ]]
+
+    Reference:
+      Naeini et al., Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015.
+    """
+    return reliability(probs, labels, where, bins=bins).ece
+
+
+def ace(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
+) -> jax.Array:
+    """Average calibration error: the mean of |conf_k - freq_k| over the bins with a voxel.
+
+    Bins and their terms are those of `ece`; here a bin counts the same however few its voxels.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      bins: number of bins of equal width.
+
+    Returns:
+      `(B, C)` in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit or there is no bin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]]])
+      >>> print(ace(probs, jnp.array([[0, 0, 1, 1]])))
+      [[0.2166667 0.2166667]]
+
+    Reference:
+      Neumann et al., Relaxed softmax, 2018.
+    """
+    return reliability(probs, labels, where, bins=bins).ace
+
+
+def mce(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
+) -> jax.Array:
+    """Maximum calibration error: the largest |conf_k - freq_k| of a bin with a voxel.
+
+    Bins and their terms are those of `ece`.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      bins: number of bins of equal width.
+
+    Returns:
+      `(B, C)` in [0, 1].
+
+    Raises:
+      ValueError: if shapes do not fit or there is no bin.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]]])
+      >>> print(mce(probs, jnp.array([[0, 0, 1, 1]])))
+      [[0.2333333 0.2333333]]
+
+    Reference:
+      Naeini et al., Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015.
+    """
+    return reliability(probs, labels, where, bins=bins).mce
+
+
+def foreground_band(labels: jax.Array, width: int | Sequence[int]) -> jax.Array:
+    """Voxels of the foreground or near it, to be given as `where`.
+
+    Near is within a box of `width` voxels to either side; the foreground is every label above 0.
+    An image without foreground has an empty band, and NaN for its metrics.
+
+    Args:
+      labels: `(B, *spatial)` true classes, integer.
+      width: in voxels, one for all spatial axes or one for each. Of a margin in mm and the spacing
+        of the voxels it is `[round(margin / s) for s in spacing]`.
+
+    Returns:
+      `(B, *spatial)` boolean.
+
+    Raises:
+      ValueError: if a width is negative or their number does not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> foreground_band(jnp.array([[0, 0, 0, 2, 0, 0]]), 1).astype(int).tolist()
+      [[0, 0, 1, 1, 1, 0]]
+    """
+    band = jnp.asarray(labels) > 0
+    widths = [width] * (band.ndim - 1) if isinstance(width, int) else list(width)
+    if len(widths) != band.ndim - 1 or any(w < 0 for w in widths):
+        raise ValueError(
+            f"width must be a number of voxels, or one for each spatial axis of labels "
+            f"(B, *spatial) {band.shape}, none negative, got {width}"
+        )
+    for axis, w in enumerate(widths, start=1):
+        window, strides = [1] * band.ndim, [1] * band.ndim
+        window[axis] = 2 * w + 1
+        band = jax.lax.reduce_window(band, False, jax.lax.bitwise_or, window, strides, "SAME")
+    return band

@@ -1,8 +1,19 @@
 """Overlap metrics of a label map against the truth, per example and class.
 
-Counts first, ratios last: `confusion` gives sums over voxels, which add up over parts of an image,
-and every metric is a ratio of them. A ratio 0 / 0 is NaN: the metric says nothing about a class
-that is neither there nor predicted, and a mean over cases should leave it out.
+Counts first, ratios last: `confusion` counts voxels, and every metric is a property of the counts.
+Counts add up over parts of an image, over images and over devices, ratios do not:
+
+    >>> import jax
+    >>> top, bottom = Confusion(3, 1, 0, 4), Confusion(0, 1, 2, 5)
+    >>> whole = jax.tree.map(jnp.add, top, bottom)
+    >>> print(whole.dice, whole.recall)
+    0.6 0.6
+
+Counts are int32, exact up to 2**31 - 1 voxels. A sum over more is one of NumPy's int64,
+`jax.tree.map(lambda *x: np.sum(x, 0, np.int64), *counts)`, with the same properties.
+
+A ratio x / 0 is NaN: the metric says nothing about, say, the recall of a class that is not there,
+and a mean over cases should leave it out.
 """
 
 from typing import NamedTuple
@@ -11,12 +22,56 @@ import jax
 import jax.numpy as jnp
 
 
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    a, b = jnp.asarray(numerator, jnp.float32), jnp.asarray(denominator, jnp.float32)
+    return jnp.where(b == 0, jnp.nan, a / jnp.where(b == 0, 1, b))
+
+
 class Confusion(NamedTuple):
-    """Numbers of true positive, false positive and false negative voxels, each `(B, C)`."""
+    """Numbers of voxels, integers of one shape, such as `(B, C)`, and the ratios of them.
+
+    Attributes:
+      tp: true positives, of the class and called so.
+      fp: false positives.
+      fn: false negatives.
+      tn: true negatives.
+    """
 
     tp: jax.Array
     fp: jax.Array
     fn: jax.Array
+    tn: jax.Array
+
+    @property
+    def dice(self) -> jax.Array:
+        """2 TP / (2 TP + FP + FN)."""
+        # Halved rather than doubled: 2 TP may be more than an int32 holds.
+        return _ratio(self.tp, self.tp + (self.fp + self.fn) / 2)
+
+    @property
+    def jaccard(self) -> jax.Array:
+        """TP / (TP + FP + FN)."""
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> jax.Array:
+        """TP / (TP + FP)."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> jax.Array:
+        """TP / (TP + FN)."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def specificity(self) -> jax.Array:
+        """TN / (TN + FP)."""
+        return _ratio(self.tn, self.tn + self.fp)
+
+    @property
+    def volume_difference(self) -> jax.Array:
+        """(FP - FN) / (TP + FN)."""
+        return _ratio(self.fp - self.fn, self.tp + self.fn)
 
 
 def confusion(
@@ -39,8 +94,8 @@ def confusion(
     Example:
       >>> import jax.numpy as jnp
       >>> counts = confusion(jnp.array([[0, 1, 1, 1]]), jnp.array([[0, 0, 1, 1]]), 2)
-      >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist()
-      ([[1, 2]], [[0, 1]], [[1, 0]])
+      >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist(), counts.tn.tolist()
+      ([[1, 2]], [[0, 1]], [[1, 0]], [[2, 1]])
     """
     mask, labels = jnp.asarray(mask), jnp.asarray(labels)
     if mask.shape != labels.shape or (where is not None and jnp.shape(where) != mask.shape):
@@ -50,18 +105,13 @@ def confusion(
         )
     rows = (mask.shape[0], -1)
     classes = jnp.arange(num_classes)[:, None, None]
-    predicted = mask.reshape(rows)[None] == classes
-    true = labels.reshape(rows)[None] == classes
-    if where is not None:
-        counted = jnp.asarray(where, bool).reshape(rows)[None]
-        predicted, true = predicted & counted, true & counted
-    tp = (predicted & true).sum(-1)
-    return Confusion(tp.T, (predicted.sum(-1) - tp).T, (true.sum(-1) - tp).T)
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    empty = denominator == 0
-    return jnp.where(empty, jnp.nan, numerator / jnp.where(empty, 1, denominator))
+    counted = jnp.ones(mask.shape, bool) if where is None else jnp.asarray(where, bool)
+    counted = counted.reshape(rows)[None]
+    predicted = counted & (mask.reshape(rows)[None] == classes)
+    true = counted & (labels.reshape(rows)[None] == classes)
+    tp = (predicted & true).sum(-1).T
+    fp, fn = predicted.sum(-1).T - tp, true.sum(-1).T - tp
+    return Confusion(tp, fp, fn, counted.sum(-1).T - tp - fp - fn)
 
 
 def dice(
@@ -89,8 +139,7 @@ def dice(
     Reference:
       DSC++ paper, Eq. 3.
     """
-    n = confusion(mask, labels, num_classes, where)
-    return _ratio(2 * n.tp, 2 * n.tp + n.fp + n.fn)
+    return confusion(mask, labels, num_classes, where).dice
 
 
 def jaccard(
@@ -118,8 +167,7 @@ def jaccard(
     Reference:
       DSC++ paper, Eq. 12.
     """
-    n = confusion(mask, labels, num_classes, where)
-    return _ratio(n.tp, n.tp + n.fp + n.fn)
+    return confusion(mask, labels, num_classes, where).jaccard
 
 
 def precision(
@@ -147,8 +195,7 @@ def precision(
     Reference:
       DSC++ paper, Eq. 7.
     """
-    n = confusion(mask, labels, num_classes, where)
-    return _ratio(n.tp, n.tp + n.fp)
+    return confusion(mask, labels, num_classes, where).precision
 
 
 def recall(
@@ -176,5 +223,55 @@ def recall(
     Reference:
       DSC++ paper, Eq. 6.
     """
-    n = confusion(mask, labels, num_classes, where)
-    return _ratio(n.tp, n.tp + n.fn)
+    return confusion(mask, labels, num_classes, where).recall
+
+
+def specificity(
+    mask: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None = None
+) -> jax.Array:
+    """Specificity, true negative rate: TN / (TN + FP).
+
+    Args:
+      mask: `(B, *spatial)` predicted classes, integer.
+      labels: `(B, *spatial)` true classes, integer.
+      num_classes: C.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B, C)` in [0, 1], NaN for a class that is everywhere.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(specificity(jnp.array([[0, 1, 1, 1]]), jnp.array([[0, 0, 1, 1]]), 2))
+      [[1.  0.5]]
+    """
+    return confusion(mask, labels, num_classes, where).specificity
+
+
+def volume_difference(
+    mask: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None = None
+) -> jax.Array:
+    """Relative volume difference, predicted less true over true: (FP - FN) / (TP + FN).
+
+    Args:
+      mask: `(B, *spatial)` predicted classes, integer.
+      labels: `(B, *spatial)` true classes, integer.
+      num_classes: C.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B, C)`, at least -1: negative where too little is predicted. NaN for a class that is not
+      there.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(volume_difference(jnp.array([[0, 1, 1, 1]]), jnp.array([[0, 0, 1, 1]]), 2))
+      [[-0.5  0.5]]
+    """
+    return confusion(mask, labels, num_classes, where).volume_difference

@@ -1,0 +1,105 @@
+"""Calibration after training: temperature scaling, fitted to validation images."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from dicepp_jax.losses import inputs
+
+Arrays = jax.Array | Sequence[jax.Array]
+
+_STEEP = 1e30
+"""1 / T at which every softmax is 0 or 1."""
+
+
+def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None) -> float:
+    """Temperature T with the least cross entropy of softmax(logits / T).
+
+    The mean is over all voxels that count, of all images alike. It is convex in 1 / T; T is where
+    its slope, the mean over voxels of sum_c (p_c - y_c) z_c, is 0. Take images that the network
+    was not trained on: it is more often right on those that it was, and T comes out too small.
+
+    The calibrated probabilities are `jax.nn.softmax(logits / T)`. Which class is the most probable
+    does not change. For a network that gives probabilities the logits are
+    `losses.from_probabilities(probs)`.
+
+    Args:
+      logits: `(B, *spatial, C)`, or a sequence of such arrays of any sizes. One array is looked at
+        after another, all of them about 15 times, so that a sequence may read them from disk.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft; a sequence if logits
+        are one.
+      where: `(B, *spatial)` boolean, False for voxels to leave out; a sequence if logits are one.
+
+    Returns:
+      T: above 1 if the network was too sure, below 1 if not sure enough.
+
+    Raises:
+      ValueError: if shapes or lengths do not fit, no voxel counts, a logit is not finite, or no T
+        is best: cross entropy falls with T -> 0 if every voxel is right, and with T -> infinity if
+        the logits are worse than none.
+
+    Example:
+      >>> logits = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
+      >>> labels = jax.random.categorical(jax.random.key(1), logits)
+      >>> print(round(fit_temperature(2 * logits, labels), 1))
+      2.0
+
+    Reference:
+      Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+
+    z, y = _sequence(logits), _sequence(labels)
+    counted = [None] * len(z) if where is None else _sequence(where)
+    if not len(z) == len(y) == len(counted):
+        raise ValueError(
+            "logits, labels and where must be sequences of one length, or arrays, got "
+            f"{len(z)}, {len(y)} and {len(counted)} arrays"
+        )
+
+    def slope(inverse: float) -> float:
+        """Derivative of the mean cross entropy by 1 / T."""
+        total, voxels = 0.0, 0
+        for batch in zip(z, y, counted, strict=True):
+            part, count = _slope(inverse, *batch)
+            total, voxels = total + float(part), voxels + int(count)
+        if voxels == 0:
+            raise ValueError("no voxel to fit a temperature to: logits are empty or where is False")
+        if not np.isfinite(total):
+            raise ValueError("logits must be finite where voxels count, found NaN or infinity")
+        return total / voxels
+
+    if slope(0.0) >= 0:
+        raise ValueError(
+            "no temperature is best: the logits are no better than the same for all classes, so "
+            "that cross entropy falls with T -> infinity; are the labels those of these images?"
+        )
+    if slope(_STEEP) <= 0:
+        raise ValueError(
+            "no temperature is best: every voxel is right, so that cross entropy falls with "
+            "T -> 0; give more images, which the network was not trained on"
+        )
+    low = high = 1.0
+    while slope(high) < 0:
+        low, high = high, 2 * high
+    while slope(low) > 0:
+        low, high = low / 2, low
+    return 1 / optimize.brentq(slope, low, high, xtol=1e-6 * low)
+
+
+def _sequence(x: Arrays) -> Sequence[jax.Array]:
+    return x if isinstance(x, Sequence) else [x]
+
+
+@jax.jit
+def _slope(
+    inverse: float, logits: jax.Array, labels: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array | int]:
+    """Sum over voxels of the slope by 1 / T, and their number."""
+    v = inputs.voxels(logits, labels, where)
+    scaled = inputs.log_softmax([inverse * x for x in v.log_p])
+    parts = zip(scaled, v.log_p, v.labels, v.others, strict=True)
+    slopes = inputs.add([(jnp.exp(s) * (y + other) - y) * x for s, x, y, other in parts])
+    return slopes.sum(), slopes.size if where is None else jnp.asarray(where, bool).sum()

@@ -1,0 +1,154 @@
+"""Distances between the surfaces of segmentation and truth, per example and class.
+
+These run on the host, in float64, by scipy; nothing here can be jitted. The surface of a class is
+made of its voxels that have a neighbour of another class along an axis; beyond the image is no
+class, so that an object cut off by the border has surface there. Distances are between the
+centres of surface voxels, in mm, to the nearest one of the other surface.
+
+Of a class that is neither there nor predicted nothing can be said: NaN. One that is only there, or
+only predicted, has infinite distance and surface Dice 0; means of distances should say what they do
+with infinities.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+
+def hausdorff95(
+    mask: np.ndarray, labels: np.ndarray, num_classes: int, spacing: Sequence[float]
+) -> np.ndarray:
+    """Hausdorff distance, its 95% version: max(P95(d(mask, truth)), P95(d(truth, mask))).
+
+    d(a, b) are the distances from all surface voxels of a to the surface of b, P95 their 95%
+    percentile, linear between values. As MONAI's `compute_hausdorff_distance(percentile=95)`.
+
+    Args:
+      mask: `(B, *spatial)` predicted classes, integer.
+      labels: `(B, *spatial)` true classes, integer.
+      num_classes: C.
+      spacing: of the voxels in mm, one for each spatial axis.
+
+    Returns:
+      `(B, C)` in mm; NaN for a class absent from both, inf for one absent from one of them.
+
+    Raises:
+      ValueError: if the shapes differ or the spacing does not fit.
+
+    Example:
+      >>> labels = np.zeros((1, 8, 8), int)
+      >>> labels[0, 2:5, 2:5] = 1
+      >>> print(hausdorff95(np.roll(labels, 2, axis=2), labels, 2, spacing=(1.0, 0.5))[:, 1])
+      [1.]
+
+    Reference:
+      Huttenlocher et al., Comparing images using the Hausdorff distance, 1993.
+    """
+
+    def distance(there: np.ndarray, back: np.ndarray) -> float:
+        if not len(there) or not len(back):
+            return np.inf
+        return max(np.percentile(there, 95), np.percentile(back, 95))
+
+    return _per_class(distance, mask, labels, num_classes, spacing)
+
+
+def surface_dice(
+    mask: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    spacing: Sequence[float],
+    tolerance: float,
+) -> np.ndarray:
+    """Normalised surface Dice: the share of both surfaces' voxels within `tolerance` of the other.
+
+    (|{d(mask, truth) <= t}| + |{d(truth, mask) <= t}|) / (|d(mask, truth)| + |d(truth, mask)|), as
+    MONAI's `compute_surface_dice` with its default of counting voxels.
+
+    Args:
+      mask: `(B, *spatial)` predicted classes, integer.
+      labels: `(B, *spatial)` true classes, integer.
+      num_classes: C.
+      spacing: of the voxels in mm, one for each spatial axis.
+      tolerance: t in mm, the deviation that does not count as an error.
+
+    Returns:
+      `(B, C)` in [0, 1]; NaN for a class absent from both, 0 for one absent from one of them.
+
+    Raises:
+      ValueError: if the shapes differ, or spacing or tolerance do not fit.
+
+    Example:
+      >>> labels = np.zeros((1, 8, 8), int)
+      >>> labels[0, 2:5, 2:5] = 1
+      >>> moved = np.roll(labels, 1, axis=2)
+      >>> print(surface_dice(moved, labels, 2, spacing=(1.0, 0.5), tolerance=0.4)[:, 1])
+      [0.5]
+
+    Reference:
+      Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy,
+      J. Med. Internet Res. 23 (2021).
+    """
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance must be a distance in mm, 0 or more, got {tolerance}")
+    # Three voxels of 0.1 mm are 0.30000000000000004 mm.
+    limit = tolerance * (1 + 1e-9)
+
+    def share(there: np.ndarray, back: np.ndarray) -> float:
+        return float(np.mean(np.concatenate([there, back]) <= limit))
+
+    return _per_class(share, mask, labels, num_classes, spacing)
+
+
+def _per_class(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    mask: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    spacing: Sequence[float],
+) -> np.ndarray:
+    """`metric(d(mask, truth), d(truth, mask))` of every example and class, `(B, C)`."""
+    mask, labels, scale = np.asarray(mask), np.asarray(labels), np.asarray(spacing, float)
+    if mask.shape != labels.shape:
+        raise ValueError(
+            f"mask and labels must have one shape (B, *spatial), got {mask.shape} and "
+            f"{labels.shape}"
+        )
+    if scale.shape != (labels.ndim - 1,) or not np.all((scale > 0) & (scale < np.inf)):
+        raise ValueError(
+            f"spacing must be {labels.ndim - 1} positive lengths in mm, one for each spatial axis "
+            f"of labels (B, *spatial) {labels.shape}, got {spacing}"
+        )
+    values = np.full((len(labels), num_classes), np.nan)
+    for b, images in enumerate(zip(mask, labels, strict=True)):
+        predicted, true = (_surfaces(image, num_classes, scale) for image in images)
+        for c, (p, t) in enumerate(zip(predicted, true, strict=True)):
+            if len(p) or len(t):
+                values[b, c] = metric(_distances(p, t), _distances(t, p))
+    return values
+
+
+def _surfaces(image: np.ndarray, num_classes: int, spacing: np.ndarray) -> list[np.ndarray]:
+    """Positions in mm of every class's surface voxels, `(voxels, axes)` each."""
+    surfaces = []
+    # Numbered from 1, since find_objects takes 0 for nothing.
+    boxes = ndimage.find_objects(image.astype(np.int32) + 1, num_classes)
+    for c, box in enumerate(boxes):
+        if box is None:
+            surfaces.append(np.empty((0, image.ndim)))
+            continue
+        # Outside its bounding box is none of a class, so that erosion needs no margin.
+        inside = image[box] == c
+        surface = inside & ~ndimage.binary_erosion(inside)
+        corner = [edge.start for edge in box]
+        surfaces.append((np.argwhere(surface) + corner) * spacing)
+    return surfaces
+
+
+def _distances(surface: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """From every voxel of a surface to the other, inf if that is empty."""
+    if not len(other):
+        return np.full(len(surface), np.inf)
+    return KDTree(other).query(surface)[0]

@@ -1,0 +1,291 @@
+"""Scores as tables in long form, one number a row, and what is said of them.
+
+A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
+`Comparison` two methods side by side. `write_csv` and `read_csv` keep any such kind whose fields
+are str, int or float, exactly. Importing this module loads NumPy and scipy alone, so that results
+can be read where jax is not installed.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+import numpy as np
+
+from dicepp_jax import statistics
+
+WHOLE_IMAGE = "image"
+ALL_CLASSES = "all"
+
+# Label, region and metric; and a case before them.
+Place = tuple[str, str, str]
+Key = tuple[str, str, str, str]
+Kind = TypeVar("Kind", bound=NamedTuple)
+
+
+class Row(NamedTuple):
+    """One number: a metric of a class of a case, over the image or a region of it."""
+
+    case: str
+    label: str
+    region: str
+    metric: str
+    value: float
+
+
+class Summary(NamedTuple):
+    """A metric of a class over the cases of a split.
+
+    Attributes:
+      label: the class.
+      region: the image or a region of it.
+      metric: its name.
+      mean: over the cases where it is defined.
+      error: bootstrap standard error of the mean.
+      low: lower end of the mean's bootstrap 95% interval.
+      high: upper end of it.
+      cases: number of cases where it is defined.
+      undefined: number of cases where it is not.
+    """
+
+    label: str
+    region: str
+    metric: str
+    mean: float
+    error: float
+    low: float
+    high: float
+    cases: int
+    undefined: int
+
+
+class Comparison(NamedTuple):
+    """A metric of a class, of two methods on the same cases.
+
+    Attributes:
+      method_a: name of the first method.
+      method_b: name of the second method.
+      label: the class.
+      region: the image or a region of it.
+      metric: its name.
+      cases: number of pairs, the cases where it is defined for both methods.
+      undefined: number of other cases.
+      mean_a: over the pairs.
+      mean_b: over the pairs.
+      difference: mean over the pairs of a - b.
+      low: lower end of the difference's bootstrap 95% interval, over the pairs.
+      high: upper end of it.
+      rank_sum: p-value of the rank-sum test, over the cases where each method is defined.
+      signed_rank: p-value of the signed-rank test, over the pairs.
+      holm: that of the signed-rank test, adjusted by Holm's method for the number of rows in the
+        table that `compare` gave.
+      rank_biserial: matched-pairs rank-biserial correlation, over the pairs; positive where a is
+        larger.
+    """
+
+    method_a: str
+    method_b: str
+    label: str
+    region: str
+    metric: str
+    cases: int
+    undefined: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    rank_sum: float
+    signed_rank: float
+    holm: float
+    rank_biserial: float
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """Mean, bootstrap standard error and 95% interval over cases of every class, region and metric.
+
+    Args:
+      rows: of any number of cases.
+
+    Returns:
+      One `Summary` for each class, region and metric, in the order they first appear.
+
+    Example:
+      >>> place = ("vessel", "image", "dice")
+      >>> summary, = summarise([Row("a", *place, 0.5), Row("b", *place, 0.7)])
+      >>> print(round(summary.mean, 3), summary.cases)
+      0.6 2
+    """
+    groups: dict[Place, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row[1:4], []).append(row.value)
+    return [_summary(place, np.array(group)) for place, group in groups.items()]
+
+
+def _summary(place: Place, values: np.ndarray) -> Summary:
+    undefined = int(np.isnan(values).sum())
+    mean, error, low, high = map(float, statistics.bootstrap(values))
+    return Summary(*place, mean, error, low, high, len(values) - undefined, undefined)
+
+
+def compare(
+    a: Sequence[Row], b: Sequence[Row], names: tuple[str, str] = ("a", "b")
+) -> list[Comparison]:
+    """Two methods, scored on the same cases, in every class, region and metric.
+
+    Cases are matched by name, in any order. The more rows there are, the more Holm's adjustment
+    asks of each: give those that are of interest, such as without the background.
+
+    Args:
+      a: every row of the first method.
+      b: every row of the second method.
+      names: of the methods, for the table and for error messages.
+
+    Returns:
+      One `Comparison` for each class, region and metric, in the order they first appear in a.
+
+    Raises:
+      ValueError: if a number appears twice in a or in b, or in only one of them. Methods that were
+        scored on other cases are not comparable, and a mean over what they share would hide it.
+
+    Example:
+      >>> place = ("vessel", "image", "dice")
+      >>> a = [Row(case, *place, value) for case, value in zip("pqrs", (0.9, 0.8, 0.6, 0.9))]
+      >>> b = [Row(case, *place, value) for case, value in zip("pqrs", (0.7, 0.7, 0.7, 0.5))]
+      >>> row, = compare(a, b, ("dscpp", "dsc"))
+      >>> print(round(row.difference, 3), round(row.rank_biserial, 3), row.signed_rank)
+      0.15 0.8 0.25
+    """
+    values_a, values_b = (_by_key(rows, name) for rows, name in zip((a, b), names, strict=True))
+    _check_same(values_a.keys(), values_b.keys(), names)
+    places: dict[Place, list[Key]] = {}
+    for key in values_a:
+        places.setdefault(key[1:], []).append(key)
+    table = []
+    for place, keys in places.items():
+        pairs = np.array([(values_a[key], values_b[key]) for key in sorted(keys)])
+        table.append(_comparison(names, place, *pairs.T))
+    adjusted = statistics.holm(np.array([row.signed_rank for row in table]))
+    return [row._replace(holm=float(p)) for row, p in zip(table, adjusted, strict=True)]
+
+
+def _by_key(rows: Sequence[Row], name: str) -> dict[Key, float]:
+    several = {key for key, number in Counter(row[:4] for row in rows).items() if number > 1}
+    if several:
+        raise ValueError(
+            f"every (case, label, region, metric) must appear once, but {name} has several rows of "
+            f"{_listed(several)}. Give the rows of one run."
+        )
+    return {row[:4]: row.value for row in rows}
+
+
+def _check_same(a: Collection[Key], b: Collection[Key], names: tuple[str, str]) -> None:
+    for what, end in (("cases", 1), ("rows", 4)):
+        in_a, in_b = ({key[:end] for key in keys} for keys in (a, b))
+        only = [
+            f"only in {name}: {_listed(keys)}"
+            for name, keys in zip(names, (in_a - in_b, in_b - in_a), strict=True)
+            if keys
+        ]
+        if only:
+            raise ValueError(
+                f"{names[0]} and {names[1]} must have the same {what} to be compared, but these "
+                f"are {'; '.join(only)}. Score both methods on one test split, by the same metrics."
+            )
+
+
+def _listed(keys: Collection[tuple[str, ...]], most: int = 5) -> str:
+    shown = ", ".join("/".join(key) for key in sorted(keys)[:most])
+    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown
+
+
+def _comparison(names: tuple[str, str], place: Place, a: np.ndarray, b: np.ndarray) -> Comparison:
+    with np.errstate(invalid="ignore"):
+        differences = a - b
+        paired = ~np.isnan(differences)
+        mean_a, mean_b = (float(x[paired].mean()) if paired.any() else np.nan for x in (a, b))
+    difference, _, low, high = map(float, statistics.bootstrap(differences))
+    return Comparison(
+        *names,
+        *place,
+        cases=int(paired.sum()),
+        undefined=int((~paired).sum()),
+        mean_a=mean_a,
+        mean_b=mean_b,
+        difference=difference,
+        low=low,
+        high=high,
+        rank_sum=statistics.rank_sum(a, b),
+        signed_rank=statistics.signed_rank(a, b),
+        holm=np.nan,
+        rank_biserial=statistics.rank_biserial(a, b),
+    )
+
+
+def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
+    """Write named tuples of one kind as CSV with a header; the file appears whole or not at all.
+
+    Args:
+      path: of the file, which is replaced if there is one.
+      rows: at least one.
+
+    Raises:
+      ValueError: if there are no rows, whose names the header would hold.
+    """
+    if not rows:
+        raise ValueError(f"there are no rows to write to {path}; the first one gives the header")
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0]._fields)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def read_csv(path: Path, kind: type[Kind]) -> list[Kind]:
+    """Read what `write_csv` wrote.
+
+    Args:
+      path: of the file.
+      kind: the named tuple that its rows are: `Row`, `Summary`, `Comparison` or one of your own.
+
+    Returns:
+      The rows, equal to those written.
+
+    Raises:
+      ValueError: if the file is not of this kind, naming the line that is at fault.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_csv(Path(folder) / "cases.csv", [Row("p", "vessel", "image", "dice", 0.9)])
+      ...     read_csv(Path(folder) / "cases.csv", Row)
+      [Row(case='p', label='vessel', region='image', metric='dice', value=0.9)]
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            lines = [(reader.line_num, line) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    types = get_type_hints(kind)
+    if header != list(types):
+        raise ValueError(
+            f"{path}, line 1: found the header {','.join(header)!r}, expected that of a "
+            f"{kind.__name__}, {','.join(types)!r}"
+        )
+    return [kind(*_parsed(line, types, f"{path}, line {number}")) for number, line in lines]
+
+
+def _parsed(line: list[str], types: dict[str, type], place: str) -> Iterator[Any]:
+    if len(line) != len(types):
+        raise ValueError(f"{place}: found {len(line)} values, expected {len(types)}")
+    for text, (name, of) in zip(line, types.items(), strict=True):
+        try:
+            yield of(text)
+        except ValueError:
+            raise ValueError(f"{place}: found {text!r} as {name}, expected {of.__name__}") from None
