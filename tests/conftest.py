@@ -1,4 +1,4 @@
-"""A strict session: arrays are never broadcast by accident, and warnings are errors."""
+"""A strict session of 8 devices: no array is broadcast by accident, and warnings are errors."""
 
 import functools
 import os
@@ -8,6 +8,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
 
 # The same small programs are compiled by many tests and by the processes that they start; workers
 # of the session find the directory in their environment.

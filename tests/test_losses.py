@@ -4,6 +4,7 @@ Everything runs over the table of losses: a new row is tested by being there, on
 states its formula.
 """
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.sharding import PartitionSpec as P
 
 from dicepp_jax import losses
 from dicepp_jax.losses import LOSSES
@@ -459,6 +461,78 @@ def test_counts_of_two_halves_add_up(logits, labels, where, gamma):
         assert_close(first + second, np.asarray(total))
 
 
+@pytest.mark.parametrize("over", ["batch", "volume"])
+def test_losses_sharded_over_4_devices_are_those_of_the_whole(over):
+    logits, labels, where = example(23, shape=(4, 4, 3))
+    spec, axis_name = (P("x"), None) if over == "batch" else (P(None, "x"), "x")
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec, spec))
+    # An original is its ++ loss at exponent 1, so the ++ losses stand for both.
+    names = [name for name in LOSSES if f"{name}pp" not in LOSSES]
+
+    def stacked(logits, labels, where, axis_name=axis_name):
+        return jnp.stack(
+            [LOSSES[n].function(logits, labels, where=where, axis_name=axis_name) for n in names],
+            axis=-1,
+        )
+
+    def gradient(loss, logits, labels, where):
+        return jax.jacrev(lambda z: loss(z, labels, where).sum(0))(logits)
+
+    sharded = shard(stacked, out_specs=P("x") if over == "batch" else P())
+    gradient_of_part = shard(functools.partial(gradient, stacked), out_specs=P(None, *spec))
+
+    @jax.jit
+    def everything(*batch):
+        whole = gradient(functools.partial(stacked, axis_name=None), *batch)
+        return sharded(*batch), whole, gradient(sharded, *batch), gradient_of_part(*batch)
+
+    found, whole, outside, inside = everything(logits, labels, where)
+    expected = expected_values(logits, labels, where)
+    assert_close(found, np.stack([expected[name] for name in names], axis=-1))
+    assert_close(outside, np.asarray(whole), rtol=1e-4)
+    assert_close(inside, np.asarray(whole), rtol=1e-4)
+
+
+def test_under_pmap_the_mean_of_the_gradients_is_that_of_the_whole():
+    logits, labels, _ = example(24, shape=(1, 8, 3))
+
+    def loss(scale, logits, labels, axis_name=None):
+        return losses.unified_focalpp(scale * logits, labels, axis_name=axis_name).sum()
+
+    expected = jax.grad(loss)(2.0, logits, labels)
+    quarters = (x.reshape(1, 4, 2, *x.shape[2:]).swapaxes(0, 1) for x in (logits, labels))
+
+    def mean_gradient(logits, labels):
+        return jax.lax.pmean(jax.grad(loss)(2.0, logits, labels, "x"), "x")
+
+    found = jax.pmap(mean_gradient, axis_name="x", devices=jax.devices()[:4])(*quarters)
+    assert_close(found, np.full(4, expected))
+
+
+def test_sums_over_a_whole_volume_keep_their_digits():
+    logits, labels, where = example(25, shape=(1, 80, 160, 160), sharpness=3.0)
+    found = jax.jit(LOSSES["unified_focalpp"].function)(logits, labels, where=where)
+    assert_close(found, oracles.loss("unified_focalpp", logits, labels, where), atol=0)
+
+
+def test_a_class_ruled_out_has_no_gradient():
+    logits, labels, where = example(26)
+    out = np.where(oracles.one_hot(labels, CLASSES) == 1, logits, -np.inf).astype(np.float32)
+    logits[..., 2] = -np.inf
+    for z, y in ((logits, np.minimum(labels, 1)), (out, labels)):
+        assert_finite(jitted_gradients(z, y, where, DEFAULTS))
+        finite = np.maximum(z, -1e5)
+        assert_close(jitted(z, y, where, DEFAULTS), expected_values(finite, y, where))
+
+
+def test_nan_shows():
+    logits, labels, _ = example(27)
+    logits[0, 0, 0, 1] = np.nan
+    for name, found in jitted(logits, labels, ALL, DEFAULTS).items():
+        assert np.isnan(found).tolist() == [True, False], name
+
+
 def test_counts_are_those_of_the_formula():
     logits, _, where = example(14)
     labels = soft_labels(14)
@@ -532,6 +606,11 @@ def test_overlapping_channels_are_two_class_problems_each(dtype):
         z = np.stack([np.zeros((1, 6, 5)), logits[..., channel]], axis=-1)
         expected = expected_values(z, labels[..., channel].astype(int))
         assert_close({name: v[:, channel] for name, v in found.items()}, expected)
+
+
+def test_channels_and_labels_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"one shape.*got \(2, 4, 3\) and \(2, 4\)"):
+        losses.binary_problems(np.zeros((2, 4, 3)), np.zeros((2, 4)))
 
 
 def test_get_loss_sets_hyper_parameters():

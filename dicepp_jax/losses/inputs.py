@@ -125,8 +125,8 @@ def _add_logs(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def power(x: jax.Array, exponent: Scalar) -> jax.Array:
     """x**exponent for x >= 0, with value and gradients 0 at x = 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.exp(exponent * jnp.log(jnp.where(positive, x, 1))), 0)
+    zero = x <= 0
+    return jnp.where(zero, 0, jnp.exp(exponent * jnp.log(jnp.where(zero, 1, x))))
 
 
 def sum_voxels(x: jax.Array, axis_name: AxisName | None = None) -> jax.Array:
