@@ -24,7 +24,7 @@ from dicepp_jax.evaluate import Result
 from dicepp_jax.inference import make_predict
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics import Reliability
-from dicepp_jax.rows import WHOLE_IMAGE, Comparison, Row, compare, summarise, write_csv
+from dicepp_jax.rows import Comparison, Row, compare, summarise, write_csv
 from experiments import cli, record, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
@@ -165,23 +165,13 @@ def report(
     title: str,
     classes: tuple[str, ...],
 ) -> str:
-    """The summary that is printed: every metric, and tests when there are two methods."""
+    """The summary that is printed: every metric, with tests when there are two methods."""
     summaries = {name: summarise(s.rows) for name, s in scored.items()}
     cases = len({row.case for s in scored.values() for row in s.rows})
     lines = [
         f"Test split of {title}, {cases} cases, mean ± bootstrap standard error",
-        table.summary_table(summaries, background=classes[0]),
+        table.summary_table(summaries, classes[0], compared if len(scored) == 2 else ()),
     ]
-    if len(scored) == 2:
-        tests = {row[2:5]: row for row in compared}
-        for metric in ("nll", "brier", "dice", "jaccard"):
-            for label in classes[1:]:
-                test = tests[label, WHOLE_IMAGE, metric]
-                lines.append(
-                    f"{label} {metric}: {test.method_a} against {test.method_b}, "
-                    f"rank-sum p = {test.rank_sum:.2g}, "
-                    f"signed-rank p = {test.signed_rank:.2g} ({test.holm:.2g} by Holm)"
-                )
     return "\n".join(lines)
 
 

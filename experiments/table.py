@@ -1,33 +1,42 @@
-"""Summaries as text: one line a method, class and region, one column a metric."""
+"""Summaries as text: one line a class, region and metric, one column a method."""
 
 from collections.abc import Mapping, Sequence
 
-from dicepp_jax.rows import ALL_CLASSES, Summary
+from dicepp_jax.rows import Comparison, Summary
+
+P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
+"""The paper's test, the paired one, and the paired one adjusted for the number of lines."""
 
 
-def summary_table(summaries: Mapping[str, Sequence[Summary]], background: str) -> str:
+def summary_table(
+    summaries: Mapping[str, Sequence[Summary]],
+    background: str,
+    compared: Sequence[Comparison] = (),
+) -> str:
     """Mean and bootstrap standard error of every metric, the background left out.
 
     Args:
       summaries: by method.
       background: the class to leave out.
+      compared: two of the methods compared, whose p-values are to stand beside their means.
 
     Returns:
       A table in plain text.
     """
-    every = [summary for group in summaries.values() for summary in group]
-    names = list(dict.fromkeys(s.metric for s in every if s.label != ALL_CLASSES))
-    whole = list(dict.fromkeys(s.metric for s in every if s.label == ALL_CLASSES))
-    places = dict.fromkeys((s.label, s.region) for s in every)
-    rows = [["class", "region", "loss", *names, *whole]]
-    for label, region in places:
-        if label in (background, ALL_CLASSES):
-            continue
-        for method, group in summaries.items():
-            cells = {(s.label, s.region, s.metric): s for s in group}
-            values = [cells[label, region, name] for name in names]
-            values += [cells[ALL_CLASSES, region, name] for name in whole]
-            rows.append([label, region, method, *map(_cell, values)])
+    cells = {
+        method: {(s.label, s.region, s.metric): s for s in group}
+        for method, group in summaries.items()
+    }
+    tests = {(c.label, c.region, c.metric): c for c in compared}
+    places = dict.fromkeys(place for group in cells.values() for place in group)
+    rows = [["class", "region", "metric", *cells, *(P_VALUES if tests else ())]]
+    for place in places:
+        if place[0] != background:
+            row = [*place, *(_cell(group[place]) for group in cells.values())]
+            if tests:
+                test = tests[place]
+                row += [f"{p:.2g}" for p in (test.rank_sum, test.signed_rank, test.holm)]
+            rows.append(row)
     return layout(rows)
 
 

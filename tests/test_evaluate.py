@@ -16,7 +16,7 @@ from dicepp_jax.data.preprocess import network_image
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
 from dicepp_jax.evaluate import Result, evaluate
 from dicepp_jax.inference import make_predict
-from dicepp_jax.rows import Summary, summarise
+from dicepp_jax.rows import Row, compare, summarise
 from experiments.table import layout, summary_table
 
 NAN = float("nan")
@@ -384,43 +384,43 @@ def test_a_picture_is_replaced_whole(tmp_path):
     assert pictures.width > 300
 
 
-def test_table_has_a_line_for_each_method_class_and_region_but_none_for_background():
-    def summaries(offset):
-        places = [(c, r) for r in REGIONS for c in ("background", "kidney", "tumour")]
-        means = {place: offset + 0.1 * index for index, place in enumerate(places)}
-        rows = []
-        for (label, region), mean in means.items():
-            undefined = 2 * (label == "tumour")
-            rows.append(Summary(label, region, "nll", mean, 0.01, NAN, NAN, 8, 0))
-            rows.append(Summary(label, region, "dice", mean + 1, 0.02, NAN, NAN, 6, undefined))
-        for region in REGIONS:
-            mean = offset + len(region)
-            rows.append(Summary("all", region, "nll_full", mean, 0.03, NAN, NAN, 8, 0))
-        return rows
+def test_table_has_a_line_for_each_metric_and_a_column_for_each_method():
+    def rows(offset):
+        return [
+            Row(case, label, region, metric, offset + value + index / 8)
+            for index, case in enumerate("abcdef")
+            for region in REGIONS
+            for label, metric, value in (
+                ("background", "dice", 9),
+                ("tumour", "dice", NAN if case < "c" else 1),
+                ("all", "nll_full", 2),
+            )
+        ]
 
-    table = summary_table({"dsc": summaries(0), "dscpp": summaries(2)}, "background")
-    header, rule, *lines = table.splitlines()
-    assert header.split() == ["class", "region", "loss", "nll", "dice", "nll_full"]
-    assert rule == "-" * len(header)
-    assert "background" not in table
-    cells = [[cell.strip() for cell in line.split("  ") if cell] for line in lines]
-    assert cells == [
-        [
-            label,
-            region,
-            method,
-            f"{nll + offset:.4f} ± 0.0100",
-            f"{nll + offset + 1:.4f} ± 0.0200{undefined}",
-            f"{offset + len(region):.4f} ± 0.0300",
-        ]
-        for label, region, nll, undefined in [
-            ("kidney", "image", 0.1, ""),
-            ("tumour", "image", 0.2, " (2 undefined)"),
-            ("kidney", "field of view", 0.4, ""),
-            ("tumour", "field of view", 0.5, " (2 undefined)"),
-        ]
-        for method, offset in [("dsc", 0), ("dscpp", 2)]
-    ]
+    methods = {"dsc": rows(0), "dscpp": rows(0.5)}
+    summaries = {name: summarise(group) for name, group in methods.items()}
+    a, b = ([r for r in group if r.label != "background"] for group in methods.values())
+    for compared in ((), compare(a, b, ("dsc", "dscpp"))):
+        table = summary_table(summaries, "background", compared)
+        header, rule, *lines = table.splitlines()
+        names = ["class", "region", "metric", "dsc", "dscpp"]
+        names += ["p rank-sum", "p signed-rank", "p by Holm"] if compared else []
+        cells = [[c.strip() for c in line.split("  ") if c] for line in (header, *lines)]
+        assert cells[0] == names
+        assert rule == "-" * len(header)
+        expected = []
+        for region in REGIONS:
+            for place in (("tumour", region, "dice"), ("all", region, "nll_full")):
+                row = list(place)
+                for group in summaries.values():
+                    s = find(group, place[2], place[0], region)
+                    undefined = " (2 undefined)" if place[0] == "tumour" else ""
+                    row.append(f"{s.mean:.4f} ± {s.error:.4f}{undefined}")
+                for c in compared:
+                    if (c.label, c.region, c.metric) == place:
+                        row += [f"{c.rank_sum:.2g}", f"{c.signed_rank:.2g}", f"{c.holm:.2g}"]
+                expected.append(row)
+        assert cells[1:] == expected
 
 
 def test_columns_are_aligned():
