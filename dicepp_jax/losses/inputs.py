@@ -98,12 +98,26 @@ def _split(x: jax.Array) -> list[jax.Array]:
     return [jnp.squeeze(part, last) for part in jax.lax.split(x, [1] * x.shape[-1], axis=last)]
 
 
+@jax.custom_jvp
 def log_softmax(z: list[jax.Array]) -> list[jax.Array]:
-    """Logits less the log of the sum of their exponentials."""
-    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, z))
+    """Logits less the log of the sum of their exponentials; its derivative takes p from the result.
+
+    The losses take p from there too, so that of all exponentials a gradient keeps these alone.
+    """
+    largest = functools.reduce(jnp.maximum, z)
     z = [jnp.where(x == -jnp.inf, _FLOOR, x - largest) for x in z]
     log_total = jnp.log(add([jnp.exp(x) for x in z]))
     return [x - log_total for x in z]
+
+
+@log_softmax.defjvp
+def _log_softmax_jvp(
+    primals: tuple[list[jax.Array]], tangents: tuple[list[jax.Array]]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    log_p = log_softmax(*primals)
+    (z_dot,) = tangents
+    mean = add([jnp.exp(x) * dot for x, dot in zip(log_p, z_dot, strict=True)])
+    return log_p, [dot - mean for dot in z_dot]
 
 
 def log_not_p(v: Voxels) -> list[jax.Array]:
@@ -111,16 +125,10 @@ def log_not_p(v: Voxels) -> list[jax.Array]:
 
     Nothing is subtracted from 1, so it is exact however small 1 - p is.
     """
-    before = list(itertools.accumulate(v.log_p, _add_logs))
-    after = list(itertools.accumulate(v.log_p[::-1], _add_logs))[::-1]
-    between = map(_add_logs, before[:-2], after[2:])
+    before = list(itertools.accumulate(v.log_p, jnp.logaddexp))
+    after = list(itertools.accumulate(v.log_p[::-1], jnp.logaddexp))[::-1]
+    between = map(jnp.logaddexp, before[:-2], after[2:])
     return [after[1], *between, before[-2]]
-
-
-def _add_logs(a: jax.Array, b: jax.Array) -> jax.Array:
-    """log(exp(a) + exp(b))."""
-    largest = jax.lax.stop_gradient(jnp.maximum(a, b))
-    return largest + jnp.log(jnp.exp(a - largest) + jnp.exp(b - largest))
 
 
 def power(x: jax.Array, exponent: Scalar) -> jax.Array:
