@@ -225,7 +225,7 @@ def _comparison(names: tuple[str, str], place: Place, a: np.ndarray, b: np.ndarr
     )
 
 
-def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
+def write_csv(path: str | Path, rows: Sequence[NamedTuple]) -> None:
     """Write named tuples of one kind as CSV with a header; the file appears whole or not at all.
 
     Args:
@@ -237,6 +237,7 @@ def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
     """
     if not rows:
         raise ValueError(f"there are no rows to write to {path}; the first one gives the header")
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -245,7 +246,7 @@ def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
     os.replace(temporary, path)
 
 
-def read_csv(path: Path, kind: type[Kind]) -> list[Kind]:
+def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
     """Read what `write_csv` wrote.
 
     Args:
@@ -266,10 +267,11 @@ def read_csv(path: Path, kind: type[Kind]) -> list[Kind]:
       [Row(case='p', label='vessel', region='image', metric='dice', value=0.9)]
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # A spreadsheet that kept the file may have put a byte order mark before it.
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            lines = [(reader.line_num, line) for line in reader]
+            lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
     types = get_type_hints(kind)

@@ -400,3 +400,12 @@ def test_shapes_that_do_not_fit_are_refused(function):
         function(probs, np.ones((2, 4, 3), int))
     with pytest.raises(ValueError, match=r"got \(2, 4\) and \(4,\)"):
         function(probs, labels, np.ones(4, bool))
+
+
+def test_a_band_leaves_out_what_does_not_count():
+    labels = np.array([[0, 255, 255, 0, 0, 0, 1, 0, 0]])
+    band = metrics.foreground_band(labels, 1, where=labels != 255)
+    assert band.astype(int).tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 0]]
+    assert metrics.foreground_band(np.array([[1, 0]]), 1, where=np.array([[1, 0]])).tolist() == [
+        [True, False]
+    ]

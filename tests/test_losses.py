@@ -624,6 +624,9 @@ def test_get_loss_sets_hyper_parameters():
 def test_get_loss_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="unknown loss 'dicepp', did you mean 'dscpp'.*tversky"):
         losses.get_loss("dicepp")
+    for spelt, meant in (("dice", "dsc"), ("DSC++", "dscpp"), ("focal-tversky", "focal_tversky")):
+        with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+            losses.get_loss(spelt)
     with pytest.raises(ValueError, match="unknown loss 'hinge'[.] Known: asymmetric_focal, "):
         losses.get_loss("hinge")
     with pytest.raises(ValueError, match="'dscpp' has no alpha, delta; it takes gamma"):

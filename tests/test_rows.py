@@ -275,3 +275,11 @@ def test_rows_that_appear_twice_are_refused():
         compare(a, [*b, b[3]._replace(value=0.1), b[3]], ("dsc", "dscpp"))
     with pytest.raises(ValueError, match="but a has several rows .* and 27 more"):
         compare(a + a, b)
+
+
+def test_a_file_that_a_spreadsheet_kept(tmp_path):
+    path = tmp_path / "cases.csv"
+    rows = [Row("a", *DICE, 0.25)]
+    write_csv(str(path), rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n")
+    assert read_csv(str(path), Row) == rows

@@ -186,3 +186,19 @@ def test_what_does_not_fit_is_refused():
     for tolerance in (-1, np.inf, np.nan):
         with pytest.raises(ValueError, match="tolerance must be a distance in mm, 0 or more"):
             surface_dice(image, image, 2, (1, 1), tolerance)
+
+
+def test_voxels_left_out_belong_to_no_class():
+    labels = np.zeros((1, 12, 10), int)
+    labels[0, 2:6, 2:6] = 1
+    mask = np.roll(labels, 1, axis=1)
+    expected = hausdorff95(mask, labels, 2, (1.0, 1.0))[:, 1]
+    ignored, noisy = labels.copy(), mask.copy()
+    ignored[0, 9:], noisy[0, 10, 3] = 255, 1
+    found = hausdorff95(noisy, ignored, 2, (1.0, 1.0), where=ignored != 255)
+    np.testing.assert_array_equal(found[:, 1], expected)
+    assert hausdorff95(noisy, ignored, 2, (1.0, 1.0))[0, 1] > expected[0]
+    share = surface_dice(noisy, ignored, 2, (1.0, 1.0), 1.0, where=ignored != 255)
+    assert share[0, 1] == 1
+    with pytest.raises(ValueError, match=r"where must have shape \(1, 12, 10\), got \(12, 10\)"):
+        hausdorff95(mask, labels, 2, (1.0, 1.0), where=labels[0] == 0)

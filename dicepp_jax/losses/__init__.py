@@ -157,7 +157,10 @@ def get_loss(name: str, **hyper: Scalar) -> Callable[..., jax.Array]:
       ValueError: unknown loss 'dicepp', did you mean 'dscpp'? Known: asymmetric_focal, ...
     """
     if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1, cutoff=0.5)
+        spelt = name.lower()
+        for other, ours in (("++", "pp"), ("dice", "dsc"), ("cross_entropy", "ce"), ("-", "_")):
+            spelt = spelt.replace(other, ours)
+        close = difflib.get_close_matches(spelt, LOSSES, n=1, cutoff=0.5)
         guess = f", did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"unknown loss {name!r}{guess} Known: {', '.join(sorted(LOSSES))}")
     loss = LOSSES[name]

@@ -415,16 +415,20 @@ def mce(
     return reliability(probs, labels, where, bins=bins).mce
 
 
-def foreground_band(labels: jax.Array, width: int | Sequence[int]) -> jax.Array:
+def foreground_band(
+    labels: jax.Array, width: int | Sequence[int], where: jax.Array | None = None
+) -> jax.Array:
     """Voxels of the foreground or near it, to be given as `where`.
 
-    Near is within a box of `width` voxels to either side; the foreground is every label above 0.
+    Near is within a box of `width` voxels to either side; the foreground is every label above 0,
+    so an ignore index needs `where=labels != 255`.
     An image without foreground has an empty band, and NaN for its metrics.
 
     Args:
       labels: `(B, *spatial)` true classes, integer.
       width: in voxels, one for all spatial axes or one for each. Of a margin in mm and the spacing
         of the voxels it is `[round(margin / s) for s in spacing]`.
+      where: `(B, *spatial)` boolean, False for voxels that are neither foreground nor in the band.
 
     Returns:
       `(B, *spatial)` boolean.
@@ -437,7 +441,8 @@ def foreground_band(labels: jax.Array, width: int | Sequence[int]) -> jax.Array:
       >>> foreground_band(jnp.array([[0, 0, 0, 2, 0, 0]]), 1).astype(int).tolist()
       [[0, 0, 1, 1, 1, 0]]
     """
-    band = jnp.asarray(labels) > 0
+    counted = jnp.ones(jnp.shape(labels), bool) if where is None else jnp.asarray(where, bool)
+    band = (jnp.asarray(labels) > 0) & counted
     widths = [width] * (band.ndim - 1) if isinstance(width, int) else list(width)
     if len(widths) != band.ndim - 1 or any(w < 0 for w in widths):
         raise ValueError(
@@ -448,4 +453,4 @@ def foreground_band(labels: jax.Array, width: int | Sequence[int]) -> jax.Array:
         window, strides = [1] * band.ndim, [1] * band.ndim
         window[axis] = 2 * w + 1
         band = jax.lax.reduce_window(band, False, jax.lax.bitwise_or, window, strides, "SAME")
-    return band
+    return band & counted

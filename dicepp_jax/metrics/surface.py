@@ -18,7 +18,11 @@ from scipy.spatial import KDTree
 
 
 def hausdorff95(
-    mask: np.ndarray, labels: np.ndarray, num_classes: int, spacing: Sequence[float]
+    mask: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    spacing: Sequence[float],
+    where: np.ndarray | None = None,
 ) -> np.ndarray:
     """Hausdorff distance, its 95% version: max(P95(d(mask, truth)), P95(d(truth, mask))).
 
@@ -30,6 +34,7 @@ def hausdorff95(
       labels: `(B, *spatial)` true classes, integer.
       num_classes: C.
       spacing: of the voxels in mm, one for each spatial axis.
+      where: `(B, *spatial)` boolean, False for voxels that belong to no class on either side.
 
     Returns:
       `(B, C)` in mm; NaN for a class absent from both, inf for one absent from one of them.
@@ -52,7 +57,7 @@ def hausdorff95(
             return np.inf
         return max(np.percentile(there, 95), np.percentile(back, 95))
 
-    return _per_class(distance, mask, labels, num_classes, spacing)
+    return _per_class(distance, mask, labels, num_classes, spacing, where)
 
 
 def surface_dice(
@@ -61,6 +66,7 @@ def surface_dice(
     num_classes: int,
     spacing: Sequence[float],
     tolerance: float,
+    where: np.ndarray | None = None,
 ) -> np.ndarray:
     """Normalised surface Dice: the share of both surfaces' voxels within `tolerance` of the other.
 
@@ -73,6 +79,7 @@ def surface_dice(
       num_classes: C.
       spacing: of the voxels in mm, one for each spatial axis.
       tolerance: t in mm, the deviation that does not count as an error.
+      where: `(B, *spatial)` boolean, False for voxels that belong to no class on either side.
 
     Returns:
       `(B, C)` in [0, 1]; NaN for a class absent from both, 0 for one absent from one of them.
@@ -99,7 +106,7 @@ def surface_dice(
     def share(there: np.ndarray, back: np.ndarray) -> float:
         return float(np.mean(np.concatenate([there, back]) <= limit))
 
-    return _per_class(share, mask, labels, num_classes, spacing)
+    return _per_class(share, mask, labels, num_classes, spacing, where)
 
 
 def _per_class(
@@ -108,6 +115,7 @@ def _per_class(
     labels: np.ndarray,
     num_classes: int,
     spacing: Sequence[float],
+    where: np.ndarray | None,
 ) -> np.ndarray:
     """`metric(d(mask, truth), d(truth, mask))` of every example and class, `(B, C)`."""
     mask, labels, scale = np.asarray(mask), np.asarray(labels), np.asarray(spacing, float)
@@ -121,6 +129,10 @@ def _per_class(
             f"spacing must be {labels.ndim - 1} positive lengths in mm, one for each spatial axis "
             f"of labels (B, *spatial) {labels.shape}, got {spacing}"
         )
+    if where is not None:
+        if np.shape(where) != labels.shape:
+            raise ValueError(f"where must have shape {labels.shape}, got {np.shape(where)}")
+        mask, labels = (np.where(where, x, -1) for x in (mask, labels))
     values = np.full((len(labels), num_classes), np.nan)
     for b, images in enumerate(zip(mask, labels, strict=True)):
         predicted, true = (_surfaces(image, num_classes, scale) for image in images)
