@@ -145,7 +145,7 @@ def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):
 
 
 def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path):
-    flags = ("--config.train.epochs=25",)
+    flags = ("--config.train.epochs=25", "--config.train.stop_patience=50")
     whole = call(command(data_dir, tmp_path / "whole", *flags))
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
