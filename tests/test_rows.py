@@ -144,7 +144,6 @@ HEADER = b"case,label,region,metric,value\n"
         (b"label,case,region,metric,value\n", "line 1: found the header 'label,case,"),
         (HEADER + b"a,b,c,d,1\na,b,c,2\n", "line 3: found 4 values, expected 5"),
         (HEADER + b"a,b,c,d,1,2\n", "line 2: found 6 values, expected 5"),
-        (HEADER + b"a,b,c,d,1\n\n", "line 3: found 0 values, expected 5"),
         (HEADER + b'"a\n\na",b,c,d,1\na,b,c,d,x\n', "line 5: found 'x' as value, expected float"),
         (HEADER + b"a,b,c,d,\n", "line 2: found '' as value, expected float"),
         (HEADER + b"caf\xe9,b,c,d,1\n", " is not a CSV file in UTF-8: 'utf-8' codec can't"),
