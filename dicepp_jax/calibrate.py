@@ -37,9 +37,9 @@ def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None)
       T: above 1 if the network was too sure, below 1 if not sure enough.
 
     Raises:
-      ValueError: if shapes or lengths do not fit, no voxel counts, a logit is not finite, or no T
-        is best: cross entropy falls with T -> 0 if every voxel is right, and with T -> infinity if
-        the logits are worse than none.
+      ValueError: if shapes or lengths do not fit, no voxel counts, a logit is NaN or infinity, or
+        no T is best: cross entropy falls with T -> 0 if every voxel is right, with T -> infinity
+        if the logits are worse than none.
 
     Example:
       >>> logits = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))

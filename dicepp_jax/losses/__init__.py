@@ -2,12 +2,13 @@
 
 The contract, for every function of `LOSSES`:
 
-    loss(logits, labels, *, <hyper-parameters>, where=None) -> (B,)
+    loss(logits, labels, *, <hyper-parameters>, where=None, axis_name=None) -> (B,)
 
 logits `(B, *spatial, C)` are unnormalised log-probabilities with any number of spatial axes, of
 any float dtype, reduced in float32. Labels are integers `(B, *spatial)`, or one-hot or soft
 `(B, *spatial, C)`. `where` `(B, *spatial)` leaves voxels out: `where=labels != 255` is an ignore
-index. Averaging over the batch is the caller's last act. Hyper-parameters may be traced, so
+index. `axis_name` is for an example whose voxels are spread over devices. Averaging over the batch
+is the caller's last act. Hyper-parameters may be traced, so
 `jax.vmap` and `jax.grad` over them work. Class 0 is the background where a loss has one.
 
 Values of arrays cannot be checked under jit, so none are: an integer label outside 0 to C - 1
@@ -92,7 +93,7 @@ class Loss(NamedTuple):
     """A row of `LOSSES`.
 
     Attributes:
-      function: the loss, `function(logits, labels, *, <hyper-parameters>, where=None) -> (B,)`.
+      function: the loss, by the contract of this module.
       plusplus: the name of its ++ exponent, None for a loss without one.
     """
 
@@ -140,7 +141,7 @@ def get_loss(name: str, **hyper: Scalar) -> Callable[..., jax.Array]:
       **hyper: hyper-parameters of that loss; the others keep the paper's values.
 
     Returns:
-      `loss(logits, labels, *, where=None) -> (B,)`.
+      `loss(logits, labels, *, where=None, axis_name=None) -> (B,)`.
 
     Raises:
       ValueError: if there is no loss of that name or it does not take such a hyper-parameter.

@@ -22,22 +22,33 @@ BINS = 20
 _CHUNK = 4096
 
 
-def _rows(
+def flat_voxels(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """p and y as (C, B, N), and the (1, B, N) mask of the voxels that count."""
+    """Probabilities (B, N, C) in float32, labels (B, N) and the (B, N) mask of what counts.
+
+    Raises:
+      ValueError: if shapes do not fit.
+    """
     probs, labels = jnp.asarray(probs, jnp.float32), jnp.asarray(labels)
-    spatial = probs.shape[:-1]
+    spatial, num_classes = probs.shape[:-1], probs.shape[-1]
     if labels.shape != spatial or (where is not None and jnp.shape(where) != spatial):
         raise ValueError(
             f"probs (B, *spatial, C) {probs.shape} need integer labels and where of shape "
             f"{spatial}, got {labels.shape} and {None if where is None else jnp.shape(where)}"
         )
-    batch, num_classes = probs.shape[0], probs.shape[-1]
-    p = jnp.moveaxis(probs.reshape(batch, -1, num_classes), -1, 0)
-    y = labels.reshape(1, batch, -1) == jnp.arange(num_classes)[:, None, None]
     mask = jnp.ones(spatial, bool) if where is None else jnp.asarray(where, bool)
-    return p, y, mask.reshape(1, batch, -1)
+    rows = (spatial[0], -1)
+    return probs.reshape(*rows, num_classes), labels.reshape(rows), mask.reshape(rows)
+
+
+def _rows(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """p and y as (C, B, N), and the (1, B, N) mask of the voxels that count."""
+    probs, labels, mask = flat_voxels(probs, labels, where)
+    classes = jnp.arange(probs.shape[-1])[:, None, None]
+    return jnp.moveaxis(probs, -1, 0), labels[None] == classes, mask[None]
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dicepp_jax.metrics.calibration import flat_voxels
 from dicepp_jax.metrics.overlap import Confusion
 
 THRESHOLDS: np.ndarray = np.arange(5, 96) / 100
@@ -61,25 +62,11 @@ def threshold_counts(
       >>> counts.tp[0, 1].tolist(), counts.fp[0, 1].tolist()
       ([1, 1, 1], [1, 1, 0])
     """
-    probs, labels = jnp.asarray(probs, jnp.float32), jnp.asarray(labels)
     thresholds = jnp.asarray(thresholds, jnp.float32)
-    spatial = probs.shape[:-1]
-    if labels.shape != spatial or (where is not None and jnp.shape(where) != spatial):
-        raise ValueError(
-            f"probs (B, *spatial, C) {probs.shape} need integer labels and where of shape "
-            f"{spatial}, got {labels.shape} and {None if where is None else jnp.shape(where)}"
-        )
     if thresholds.ndim != 1 or not len(thresholds):
         raise ValueError(f"thresholds must be a list (T,) of one or more, got {thresholds.shape}")
-    batch, num_classes = spatial[0], probs.shape[-1]
-    mask = jnp.ones(spatial, bool) if where is None else jnp.asarray(where, bool)
     table = jnp.sort(thresholds)
-    between = _histogram(
-        probs.reshape(batch, -1, num_classes),
-        labels.reshape(batch, -1),
-        mask.reshape(batch, -1),
-        table,
-    )
+    between = _histogram(*flat_voxels(probs, labels, where), table)
     reached = lax.cumsum(between, axis=3, reverse=True)
     total = reached[..., :1]
     predicted = reached[..., jnp.searchsorted(table, thresholds, side="right")]
