@@ -14,12 +14,25 @@ def get_config() -> ConfigDict:
     config.resume = True  # go on from the last checkpoint; False puts an older run aside
 
     config.data = ConfigDict()
-    config.data.name = "phantom"  # a key of dicepp_jax.data.SETS
-    config.data.manual_dir = ""  # where the files of the set are, if it is not drawn
+    config.data.name = "phantom"  # a key of dicepp_jax.data.SETS, or "folder": a set of your own
+    config.data.manual_dir = ""  # the folder or zip with the set's files, if it is not drawn
+    config.data.download = False  # fetch what can be fetched without a form
     config.data.data_dir = ""  # where prepared sets are kept; "" is ~/tensorflow_datasets
     config.data.size = ()  # what images are resized to, e.g. (128, 128); () is the set's own
+    # "random": Table 1's counts in a fixed permutation, where the makers fix no split; "group":
+    # the frames of a video stay together.
+    config.data.split = "random"
+    config.data.split_file = ""  # or a JSON file {"train": [...], "val": [...], "test": [...]}
     config.data.batch_size = 1
     config.data.cache_gib = 4.0  # prepared cases kept in memory
+
+    config.folder = ConfigDict()  # a set of your own; what is empty is found out, and told
+    config.folder.images = ""  # e.g. "images/{case}.png"
+    config.folder.masks = ""  # e.g. "masks/{case}_mask.*", "masks/{class}/{case}.png"
+    config.folder.classes = ""  # e.g. "background,kidney,tumour"
+    config.folder.mask_values = ()  # of the classes in the masks, e.g. (0, 128, 255)
+    config.folder.spacing = ()  # mm that volumes are resampled to, (depth, height, width)
+    config.folder.intensity_range = ()  # clipped to before the z-score, e.g. (-79, 304) for CT
 
     config.loss = ConfigDict()
     # A key of dicepp_jax.losses.LOSSES; several, joined by commas, are trained one after another

@@ -19,8 +19,8 @@ class Result(NamedTuple):
 
     Attributes:
       case: its name.
-      image: `(*native, channels)` as stored.
-      label: `(*native)` true classes.
+      image: `(*stored, channels)`, of a resampled volume on the grid it was resampled to.
+      label: `(*native)` true classes, of a resampled volume those of its own grid.
       probs: `(*native, C)` predicted probabilities.
       rows: its `Row`s.
       reliability: sums behind its reliability diagram, `(C, bins)` each, over the whole image.
@@ -38,7 +38,7 @@ def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> I
     """Predict and score stored cases, one after another.
 
     Args:
-      predict: from a native image to native probabilities.
+      predict: from a stored image to probabilities on the native grid.
       cases: stored cases of a split.
       spec: facts of the set.
 
@@ -46,8 +46,8 @@ def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> I
       A `Result` for each, in the order given.
     """
     for stored in cases:
-        case, label = case_id(stored), stored["label"]
-        probs = predict(stored["image"])
+        case, label = case_id(stored), stored.get("native_label", stored["label"])
+        probs = predict(stored["image"], label.shape)
         regions = {WHOLE_IMAGE: np.ones(label.shape, bool)}
         if spec.region:
             regions[spec.region] = stored["region"] > 0

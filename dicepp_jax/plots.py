@@ -6,7 +6,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -16,13 +16,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from dicepp_jax.data import preprocess
 from dicepp_jax.evaluate import Result
 from dicepp_jax.metrics import Reliability
 
 FALSE_POSITIVE = (255, 0, 255)
 FALSE_NEGATIVE = (0, 200, 0)
 HEAT = "inferno"
+OUTLINES = ("#00e5ff", "#ffd500", "#ff3df2", "#5dff3d", "#ff7a1a", "#ffffff")
+THUMBNAIL = 256
+TITLE = 32
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -39,19 +44,26 @@ def slice_of(result: Result) -> Result:
     if result.label.ndim == 2:
         return result
     index = int((result.label > 0).sum(axis=(1, 2)).argmax())
-    return result._replace(
-        image=result.image[index], label=result.label[index], probs=result.probs[index]
-    )
+    label = result.label[index]
+    # A volume that is stored resampled has other slices.
+    slices = len(result.image)
+    image = result.image[min(slices - 1, int((index + 0.5) * slices / len(result.label)))]
+    if image.shape[:2] != label.shape:
+        image = preprocess.resize(image, label.shape)
+    return result._replace(image=image, label=label, probs=result.probs[index])
 
 
 def display(image: np.ndarray) -> np.ndarray:
-    """An image as RGB in [0, 1]: bytes as they are, anything else between its 1% and 99% points."""
+    """An image as RGB in [0, 1]: bytes as they are, anything else between its 1% and 99% points.
+
+    Of channels that are no colours the first is shown.
+    """
     if image.dtype == np.uint8:
         shown = image / 255
     else:
         low, high = np.percentile(image, [1, 99])
         shown = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
-    return np.repeat(shown, 3, axis=-1) if shown.shape[-1] == 1 else shown[..., :3]
+    return shown if shown.shape[-1] == 3 else np.repeat(shown[..., :1], 3, axis=-1)
 
 
 def errors(image: np.ndarray, label: np.ndarray, mask: np.ndarray, target: int) -> np.ndarray:
@@ -110,6 +122,68 @@ def _panel(axes: Axes, image: np.ndarray, title: str, cmap: str | None = None) -
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     return axes.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+
+
+class Sample(NamedTuple):
+    """A case to show.
+
+    Attributes:
+      title: what is written over it.
+      image: `(*spatial, channels)`.
+      label: `(*spatial)` classes.
+    """
+
+    title: str
+    image: np.ndarray
+    label: np.ndarray
+
+
+def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
+    """Cases side by side, each with the outlines of its classes.
+
+    Args:
+      samples: what to show.
+      classes: class names, the background first.
+
+    Returns:
+      A figure of up to six cases a row, under it which colour is which class.
+    """
+    columns = min(6, len(samples))
+    rows = -(-len(samples) // columns)
+    size = 2.2 * columns, 2.4 * rows + 0.3
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for place in axes.flat:
+        place.set_axis_off()
+    for place, sample in zip(axes.flat, samples, strict=False):
+        image, label = _thumbnail(sample)
+        title = sample.title if len(sample.title) <= TITLE else f"…{sample.title[1 - TITLE :]}"
+        place.set_title(title, fontsize=7)
+        place.imshow(image, vmin=0, vmax=1)
+        for target in range(1, len(classes)):
+            inside = label == target
+            if inside.any() and not inside.all():
+                place.contour(inside, [0.5], colors=[_colour(target)], linewidths=0.8)
+    names = [
+        Line2D([], [], color=_colour(target), label=name)
+        for target, name in enumerate(classes)
+        if target
+    ]
+    figure.legend(handles=names, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _colour(target: int) -> str:
+    return OUTLINES[(target - 1) % len(OUTLINES)]
+
+
+def _thumbnail(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """A 2-D view of a sample, thinned out to what a small picture can show."""
+    image, label = sample.image, sample.label
+    if label.ndim == 3:
+        index = int((label > 0).sum(axis=(1, 2)).argmax())
+        image, label = image[index], label[index]
+    step = max(1, max(label.shape) // THUMBNAIL)
+    return display(image[::step, ::step]), label[::step, ::step]
 
 
 def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str]) -> Figure:

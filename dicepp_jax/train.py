@@ -53,6 +53,8 @@ class Epoch(NamedTuple):
       train_loss: mean over its steps.
       val_loss: mean over the validation cases, without augmentation.
       seconds: how long it took.
+      data_wait: seconds of these that it waited for batches. Batches are awaited while the device
+        computes, so the device stood still for no longer than that.
       state: the state after it.
       schedule: the schedule after it; `schedule.stopped` if it was the last.
     """
@@ -62,6 +64,7 @@ class Epoch(NamedTuple):
     train_loss: float
     val_loss: float
     seconds: float
+    data_wait: float
     state: TrainState
     schedule: schedule.State
 
@@ -198,14 +201,26 @@ def fit(
         if plan.stopped:
             return
         start, rate = time.perf_counter(), plan.learning_rate
+        waits: list[float] = []
         state, losses = _train_epoch(
-            state, key, train_step, train_batches(epoch), epoch, rate, on_step
+            state, key, train_step, _timed(train_batches(epoch), waits), epoch, rate, on_step
         )
-        values = [np.asarray(eval_step(state.params, batch)) for batch in val_batches(epoch)]
+        validation = _timed(val_batches(epoch), waits)
+        values = [np.asarray(eval_step(state.params, batch)) for batch in validation]
         val_loss = float(np.concatenate(values).astype(np.float64).mean())
         plan = schedule.update(settings, plan, val_loss)
         seconds = time.perf_counter() - start
-        yield Epoch(epoch, rate, float(np.mean(losses)), val_loss, seconds, state, plan)
+        train_loss = float(np.mean(losses))
+        yield Epoch(epoch, rate, train_loss, val_loss, seconds, sum(waits), state, plan)
+
+
+def _timed(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
+    """The same batches, noting the seconds that each was waited for."""
+    start = time.perf_counter()
+    for batch in batches:
+        waits.append(time.perf_counter() - start)
+        yield batch
+        start = time.perf_counter()
 
 
 def _train_epoch(

@@ -1,4 +1,4 @@
-"""What the command lines share: a config whose errors are one line, and the running of a main."""
+"""What the command lines share: --config, whose errors are one line, --workdir, running a main."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from dicepp_jax.train import NonFiniteLossError
 
@@ -31,15 +31,23 @@ def _config_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def define_config(default: Path) -> flags.FlagHolder:
-    """Define --config. Its default is read here and now, with what the command line overrides."""
-    with _config_errors():
-        return config_flags.DEFINE_config_file("config", str(default), "The experiment.")
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
+
+# The default is read here and now, with what the command line overrides.
+with _config_errors():
+    _CONFIG = config_flags.DEFINE_config_file("config", str(QUICKSTART), "The experiment.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; by default below runs/.")
 
 
-def config_name() -> str:
-    """The file name of --config, without its ending."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+def config() -> ConfigDict:
+    """The config of the command line."""
+    return _CONFIG.value
+
+
+def workdir(ending: str = "") -> Path:
+    """The --workdir, by default runs/NAME for configs/NAME.py, with an ending."""
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return Path(_WORKDIR.value or f"runs/{name}{ending}").expanduser()
 
 
 def _parse(argv: list[str]) -> list[str]:

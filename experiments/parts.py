@@ -1,8 +1,8 @@
 """From a config to the parts of an experiment; configs do not travel below this file."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -15,28 +15,39 @@ from dicepp_jax.data import pipeline
 from dicepp_jax.models import MODELS
 
 AUGMENTATIONS = ("mirror", "brightness", "elastic", "rotate", "scale")
+PAPER_DEPTH = 4
+
+Splits = Mapping[str, data.Subset]
 
 
 class Parts(NamedTuple):
     """What an experiment is made of.
 
     Attributes:
-      spec: facts of the data set.
+      loaded: the data set.
       size: the network's spatial size.
-      splits: stored cases by split.
       model: the network.
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)`.
       settings: of the schedule.
     """
 
-    spec: data.Spec
+    loaded: data.Loaded
     size: tuple[int, ...]
-    splits: Mapping[str, Sequence[Any]]
     model: nn.Module
     loss: train.LossFn
     augment: train.AugmentFn
     settings: schedule.Settings
+
+    @property
+    def spec(self) -> data.Spec:
+        """Facts of the data set."""
+        return self.loaded.spec
+
+    @property
+    def splits(self) -> Splits:
+        """Stored cases by split."""
+        return self.loaded.splits
 
     @property
     def apply(self) -> train.ApplyFn:
@@ -49,19 +60,32 @@ class Parts(NamedTuple):
         return (*self.size, self.spec.channels)
 
 
-def make(config: ConfigDict) -> Parts:
+def make(config: ConfigDict, loaded: data.Loaded | None = None) -> Parts:
     """The parts of a single run, checked before anything is computed.
+
+    Args:
+      config: of the run.
+      loaded: its data set, None to find and open it.
+
+    Returns:
+      Its parts.
 
     Raises:
       ValueError: if a field's value is none it can have, naming the field.
       FileNotFoundError: if the data set's files are missing.
     """
-    spec = data.find_set(config.data.name).spec
+    if loaded is not None:
+        return _make(config, loaded.spec, lambda: loaded)
+    source = find(config)
+    return _make(config, source.spec, lambda: open_set(config, source))
+
+
+def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) -> Parts:
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
         raise ValueError(f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes")
     _check_minima(config, size)
-    model = make_model(config, spec)
+    model = make_model(config, spec, size)
     loss = losses.get_loss(config.loss.name, **hyper(config))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
     augmentation = functools.partial(augment, **probabilities)
@@ -72,16 +96,41 @@ def make(config: ConfigDict) -> Parts:
     jax.eval_shape(lambda z, y: loss(z, y[None]), logits, label)
     jax.eval_shape(augmentation, jax.random.key(0), image, label)
     settings = {name: config.train[name] for name in schedule.Settings._fields}
-    splits = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    return Parts(
-        spec,
-        size,
-        splits,
-        model,
-        loss,
-        augmentation,
-        schedule.Settings(**settings),
+    return Parts(load(), size, model, loss, augmentation, schedule.Settings(**settings))
+
+
+def find(config: ConfigDict) -> data.Source:
+    """The data set of a config, not yet prepared."""
+    fields = config.folder
+    options = data.Options(
+        images=fields.images,
+        masks=fields.masks,
+        classes=tuple(name.strip() for name in fields.classes.split(",") if name.strip()),
+        mask_values=tuple(fields.mask_values),
+        spacing=tuple(fields.spacing),
+        intensity_range=tuple(fields.intensity_range),
     )
+    unused = [name for name, value in options._asdict().items() if value]
+    if unused and config.data.name != data.FOLDER:
+        raise ValueError(
+            f"folder.{unused[0]} is set, but data.name is {config.data.name}; it is for "
+            "data.name=folder, a set of your own"
+        )
+    source = data.find(
+        config.data.name,
+        config.data.data_dir,
+        config.data.manual_dir,
+        options=options,
+        download=config.data.download,
+    )
+    for line in source.told:
+        print(line)
+    return source
+
+
+def open_set(config: ConfigDict, source: data.Source) -> data.Loaded:
+    """The data set of a config, prepared and split."""
+    return data.open_set(source, split=config.data.split, split_file=config.data.split_file)
 
 
 def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
@@ -92,7 +141,7 @@ def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
         "data.batch_size": (config.data.batch_size, 1),
         "data.cache_gib": (config.data.cache_gib, 0),
         "model.filters": (config.model.filters, 1),
-        "model.depth": (config.model.depth, 0),
+        "model.depth": (config.model.depth or 0, 0),
         "train.epochs": (config.train.epochs, 1),
         "train.learning_rate": (config.train.learning_rate, 0),
         "train.patience": (config.train.patience, 1),
@@ -109,8 +158,8 @@ def hyper(config: ConfigDict) -> dict[str, float]:
     return {k: v for k, v in config.loss.items() if k != "name" and v is not None}
 
 
-def make_model(config: ConfigDict, spec: data.Spec) -> nn.Module:
-    """The network of a config.
+def make_model(config: ConfigDict, spec: data.Spec, size: tuple[int, ...]) -> nn.Module:
+    """The network of a config; one without a depth is as deep as the size allows.
 
     Raises:
       ValueError: if the model or the dtype is unknown.
@@ -123,9 +172,19 @@ def make_model(config: ConfigDict, spec: data.Spec) -> nn.Module:
     return MODELS[fields.name](
         num_classes=len(spec.classes),
         filters=fields.filters,
-        depth=fields.depth,
+        depth=propose_depth(size) if fields.depth is None else fields.depth,
         dtype=jnp.dtype(fields.dtype),
     )
+
+
+def propose_depth(size: tuple[int, ...]) -> int:
+    """The paper's 4 halvings, or as many as leave 2 voxels along the shortest side.
+
+    Example:
+      >>> propose_depth((512, 512)), propose_depth((16, 256, 256))
+      (4, 3)
+    """
+    return min(PAPER_DEPTH, max(min(size).bit_length() - 2, 0))
 
 
 def init_state(parts: Parts, seed: int) -> train.TrainState:

@@ -65,9 +65,11 @@ class TrainingProgress:
             return
         self._last_line = now
         each = (now - self._start) / (done - self._first)
+        waited = epoch.data_wait / max(epoch.seconds, 1e-9)
         print(
             f"{self._name} epoch {done}/{self._epochs} loss {epoch.train_loss:.4f} "
             f"val {epoch.val_loss:.4f} lr {rate:g}, {each:.2f} s an epoch, "
+            f"{waited:.1%} of it awaiting data, "
             + ("done" if last else f"at most {each * (self._epochs - done) / 60:.1f} min left"),
             file=sys.stderr,
             flush=True,

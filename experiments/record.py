@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 
 RUN = "run.json"
 LOG = "log.jsonl"
+SPLIT = "split.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 # Fields that do not change what is computed, only for how long or from where.
 FREE = ("resume", "train.epochs", "evaluation", "data.manual_dir", "data.data_dir",
-        "data.cache_gib")  # fmt: skip
+        "data.download", "data.cache_gib")  # fmt: skip
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,13 +6,13 @@ configs/NAME.py. After an interruption the same command goes on where it was.
 
 import copy
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -28,11 +28,6 @@ from dicepp_jax.rows import Comparison, Row, compare, summarise, write_csv
 from experiments import cli, record, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
-
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
-
-_CONFIG = cli.define_config(QUICKSTART)
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; by default runs/NAME.")
 
 
 class Scored(NamedTuple):
@@ -87,7 +82,13 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
                 checkpoints.save(epoch)
                 values = {
                     name: getattr(epoch, name)
-                    for name in ("train_loss", "val_loss", "learning_rate", "seconds")
+                    for name in (
+                        "train_loss",
+                        "val_loss",
+                        "learning_rate",
+                        "seconds",
+                        "data_wait",
+                    )  # fmt: skip
                 }
                 record.append_log(workdir, {"epoch": epoch.epoch, **values})
                 for tag, value in values.items():
@@ -119,7 +120,7 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
     name = config.loss.name
     print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
     predict = make_predict(parts.apply, best.state.params, parts.spec, parts.size)
-    cases = sorted(parts.splits["test"], key=pipeline.case_id)
+    cases = parts.splits["test"]
     results = evaluate.evaluate(predict, cases, parts.spec)
     rows: list[Row] = []
     sums: list[Reliability] = []
@@ -207,16 +208,23 @@ def run(config: ConfigDict, workdir: Path) -> str:
     """
     configs = members(config)
     folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
-    parts = {name: parts_lib.make(member) for name, member in configs.items()}
+    parts: dict[str, parts_lib.Parts] = {}
+    loaded = None
+    for name, member in configs.items():
+        parts[name] = parts_lib.make(member, loaded)
+        loaded = parts[name].loaded
     record.open_workdir(workdir, config)
     for name, member in configs.items():
         if folders[name] != workdir:
             record.open_workdir(folders[name], member)
+    first = parts[next(iter(parts))]
+    split = {part: list(subset.ids) for part, subset in first.splits.items()}
+    record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
     scored = {}
     for name, member in configs.items():
         fit(member, parts[name], folders[name])
         scored[name] = score(member, parts[name], folders[name])
-    spec = parts[next(iter(parts))].spec
+    spec = first.spec
     logs = {name: record.read_log(folder) for name, folder in folders.items()}
     draw(scored, logs, spec.classes, workdir / "figures")
     compared = comparisons(scored, spec.classes[0])
@@ -229,8 +237,8 @@ def run(config: ConfigDict, workdir: Path) -> str:
 
 def main() -> None:
     """Run the config of the flags."""
-    workdir = Path(_WORKDIR.value or f"runs/{cli.config_name()}").expanduser()
-    text = run(_CONFIG.value, workdir)
+    workdir = cli.workdir()
+    text = run(cli.config(), workdir)
     print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")
 
 

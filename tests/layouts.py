@@ -1,8 +1,11 @@
 """The official layouts of data sets in miniature, written to disk for tests to prepare."""
 
+import hashlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 
@@ -11,7 +14,7 @@ class Written(NamedTuple):
 
     image: np.ndarray
     label: np.ndarray
-    region: np.ndarray
+    region: np.ndarray | None = None
 
 
 def _palette(mask):
@@ -34,6 +37,8 @@ ENCODINGS = {
     "noisy": _noisy,
     "boolean": lambda mask: Image.fromarray(mask.astype(bool)),
     "rgb": lambda mask: Image.fromarray(np.stack([255 * mask] * 3, -1)),
+    "rgba": lambda mask: Image.fromarray(np.stack([*[255 * mask] * 3, 99 + mask], -1)),
+    "uint16": lambda mask: Image.fromarray(mask * np.uint16(65535)),
 }
 """Ways in which a mask of 0 and 1, uint8, is kept in a file."""
 
@@ -49,6 +54,22 @@ def write_rgb(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}
     Image.fromarray(image).save(path, **options)
+
+
+def write_odd_tiff(path, image):
+    """Write colours as three samples said to be grey (PhotometricInterpretation 1)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(path, image, **options)
+
+
+def zipped(folder, path, top=""):
+    """Pack what a folder holds into a new zip archive, whose names begin with `top`."""
+    members = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in members:
+            archive.write(file, f"{top}{file.relative_to(folder).as_posix()}")
 
 
 def truncate(path, keep=0.5):
@@ -95,3 +116,133 @@ def _fundus(number, size):
         label=(region & (rng.random(size) < 0.2)).astype(np.uint8),
         region=region.astype(np.uint8),
     )
+
+
+def bus2017(folder, *, numbers=(1, 2, 4, 10, 11, 25, 96, 100, 310)):
+    """Write BUS2017: numbers with gaps, sizes that vary, images grey, colour or palette.
+
+    Args:
+      folder: where `original/` and `GT/` go.
+      numbers: of the images.
+
+    Returns:
+      `Written` by the case's name, such as "000001".
+    """
+    written = {}
+    for place, number in enumerate(numbers):
+        case = _blob(number, (20 + number % 7, 24 + number % 5), grey=place % 3 > 0)
+        name = f"{number:06d}"
+        picture = Image.fromarray(case.image if place % 3 == 0 else case.image[..., 0])
+        path = folder / "original" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (picture.convert("P") if place % 3 == 2 else picture).save(path)
+        write_mask(folder / "GT" / f"{name}.png", case.label)
+        written[name] = case
+    return written
+
+
+SIZES_2018DSB = (
+    *((16, 16), (16, 20), (33, 43), (22, 22), (32, 32)),
+    *((32, 40), (16, 22), (38, 79), (65, 87)),
+)
+"""The nine sizes of 2018DSB, a sixteenth of them."""
+
+
+def dsb2018(folder, *, top="stage1_train", sizes=SIZES_2018DSB):
+    """Write 2018DSB: RGBA images, a PNG for each nucleus, and a test image without masks.
+
+    Args:
+      folder: where `top` and `stage1_test` go.
+      top: folder of the cases; empty for none, as in the archive of another distributor.
+      sizes: height and width of each image.
+
+    Returns:
+      `Written` by the case's name, such as "00071198d059...".
+    """
+    written = {}
+    for index, size in enumerate(sizes):
+        name = dsb2018_id(index)
+        case = _blob(index, size)
+        _write_rgba(folder / top / name / "images" / f"{name}.png", case.image)
+        # Cut into four, whose nuclei touch each other.
+        for half, rows in enumerate(np.array_split(np.arange(size[0]), 2)):
+            for side, columns in enumerate(np.array_split(np.arange(size[1]), 2)):
+                nucleus = np.zeros_like(case.label)
+                nucleus[np.ix_(rows, columns)] = case.label[np.ix_(rows, columns)]
+                mask = hashlib.sha256(bytes([index, half, side])).hexdigest()
+                write_mask(folder / top / name / "masks" / f"{mask}.png", nucleus)
+        written[name] = case
+    name = hashlib.sha256(b"test").hexdigest()
+    _write_rgba(folder / "stage1_test" / name / "images" / f"{name}.png", case.image)
+    return written
+
+
+def dsb2018_id(index):
+    """Name of a case of `dsb2018`."""
+    return hashlib.sha256(bytes([index])).hexdigest()
+
+
+def isic2018(folder, *, numbers=(0, 1, 3, 4, 6, 10, 11, 12, 13, 16072)):
+    """Write ISIC2018: JPEGs whose sizes vary, masks, superpixels and texts beside.
+
+    Args:
+      folder: where the folders of images and of masks go.
+      numbers: of the images.
+
+    Returns:
+      `Written` by the case's name, such as "ISIC_0000000".
+    """
+    written = {}
+    images = folder / "ISIC2018_Task1-2_Training_Input"
+    masks = folder / "ISIC2018_Task1_Training_GroundTruth"
+    for number in numbers:
+        name = f"ISIC_{number:07d}"
+        case = _blob(number, (32 + 8 * (number % 3), 48))
+        # JPEG keeps grey that is constant on its blocks of 8 x 8 pixels.
+        grey = case.image[::8, ::8, :1].repeat(8, 0).repeat(8, 1).repeat(3, 2)
+        images.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey).save(images / f"{name}.jpg", quality=100)
+        write_rgb(images / f"{name}_superpixels.png", case.image)
+        write_mask(masks / f"{name}_segmentation.png", case.label)
+        written[name] = Written(grey, case.label)
+    for part in images, masks:
+        (part / "LICENSE.txt").write_text("As the makers say.")
+    return written
+
+
+def cvc_clinicdb(folder, *, numbers=(1, 2, 9, 10, 25, 26, 50, 51, 100, 612), suffix="tif"):
+    """Write CVC-ClinicDB: TIFFs that Pillow refuses, the masks noisy.
+
+    Args:
+      folder: where `Original/` and `Ground Truth/` go.
+      numbers: of the frames.
+      suffix: "tif", or "png" as in copies of the set.
+
+    Returns:
+      `Written` by the case's name, such as "1".
+    """
+    written = {}
+    write = write_odd_tiff if suffix == "tif" else write_rgb
+    for number in numbers:
+        case = _blob(number, (18, 24))
+        noisy = np.asarray(_noisy(case.label))[..., None].repeat(3, -1)
+        write(folder / "Original" / f"{number}.{suffix}", case.image)
+        write(folder / "Ground Truth" / f"{number}.{suffix}", noisy)
+        written[str(number)] = case
+    return written
+
+
+def _write_rgba(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([image, opaque], -1)).save(path)
+
+
+def _blob(number, size, grey=False):
+    """Noise, and a disc for a label."""
+    rng = np.random.default_rng([6, number])
+    row, column = np.indices(size)
+    centre = rng.uniform(0.4, 0.6, 2) * size
+    disc = np.hypot(row - centre[0], column - centre[1]) < 0.3 * min(size)
+    image = rng.integers(0, 256, (*size, 1 if grey else 3), np.uint8)
+    return Written(image.repeat(3, -1) if grey else image, disc.astype(np.uint8))

@@ -1,21 +1,37 @@
-"""Sets prepared from files in the official layout, from drawings, and from what is broken."""
+"""Sets from files in the official layout, from drawings, from a folder, and from what is broken."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 
 import layouts
+import layouts_3d
 import numpy as np
 import pytest
-from PIL import Image
 
 from dicepp_jax import data
-from dicepp_jax.data import SETS, find_set, phantom, readers
+from dicepp_jax.data import SETS, phantom
 from dicepp_jax.data.builder import Example, check_example
-from dicepp_jax.data.specs import DRIVE, PHANTOM_3D
+from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, Download
 
 NUMBERS = {"train": range(21, 37), "validation": range(37, 41), "test": range(1, 21)}
+WRITERS = {
+    "drive": layouts.drive,
+    "bus2017": layouts.bus2017,
+    "dsb2018": layouts.dsb2018,
+    "isic2018": layouts.isic2018,
+    "cvc_clinicdb": layouts.cvc_clinicdb,
+}
+
+
+def test_every_set_has_a_layout():
+    assert {*WRITERS, "kits19", "phantom", "phantom_3d"} == set(SETS)
+
+
+def load(tmp_path, name, **options):
+    return data.load(name, str(tmp_path / "prepared"), str(tmp_path / "files"), **options)
 
 
 def by_id(split):
@@ -47,19 +63,130 @@ def assert_is_drive(splits, written):
             assert_case(case, *written[case_id])
 
 
-@pytest.mark.parametrize("encoding", ["grey", "palette"])
-def test_drive_is_read_pixel_by_pixel_into_its_splits(tmp_path, encoding):
-    written = layouts.drive(tmp_path / "files", encoding=encoding)
-    splits = data.load("drive", str(tmp_path / "prepared"), str(tmp_path / "files"))
-    assert tuple(len(splits[name]) for name in NUMBERS) == DRIVE.counts == (16, 4, 20)
-    assert_is_drive(splits, written)
+@pytest.mark.parametrize("name", WRITERS)
+def test_each_set_is_stored_pixel_by_pixel_and_split(tmp_path, name):
+    written = WRITERS[name](tmp_path / "files")
+    loaded = load(tmp_path, name)
+    assert loaded.spec is SETS[name].spec
+    assert [case.id for case in loaded.facts] == [
+        case.id for case in data.find(name, manual_dir=str(tmp_path / "files")).list_cases()
+    ]
+    stored = [by_id(part) for part in loaded.splits.values()]
+    assert all(stored) and sum(map(len, stored)) == len(written)
+    for part, ids in zip(stored, (s.ids for s in loaded.splits.values()), strict=True):
+        assert list(part) == list(ids)
+        for case_id, case in part.items():
+            assert_case(case, *written[case_id])
+    if name == "drive":
+        assert_is_drive(loaded.splits, written)
 
 
-def test_what_is_prepared_is_not_read_again(tmp_path):
+def test_kits19_is_stored_resampled_with_its_native_labels(tmp_path):
+    written = layouts_3d.kits19(tmp_path / "files")
+    loaded = load(tmp_path, "kits19")
+    stored = {}
+    for part in loaded.splits.values():
+        stored |= by_id(part)
+    assert set(stored) == set(written)
+    for facts in loaded.facts:
+        case, scan = stored[facts.id], written[facts.id]
+        assert set(case) == {"id", "image", "label", "native_label"}
+        np.testing.assert_array_equal(case["native_label"], scan.label)
+        assert facts.shape == scan.label.shape
+        assert facts.spacing == pytest.approx(scan.spacing, rel=1e-5)
+        size = np.floor(np.multiply(scan.label.shape, scan.spacing) / (3.22, 1.62, 1.62) + 1e-4)
+        assert case["image"].shape == (*size, 1) and case["image"].dtype == np.int16
+        assert case["label"].shape == tuple(size) and case["label"].dtype == np.uint8
+
+
+def test_masks_that_are_palettes(tmp_path):
+    written = layouts.drive(tmp_path / "files", encoding="palette")
+    assert_is_drive(load(tmp_path, "drive").splits, written)
+
+
+def test_what_is_prepared_needs_its_files_no_more(tmp_path):
     written = layouts.drive(tmp_path / "files")
-    data.load("drive", str(tmp_path / "prepared"), str(tmp_path / "files"))
+    load(tmp_path, "drive")
     shutil.rmtree(tmp_path / "files")
-    assert_is_drive(data.load("drive", str(tmp_path / "prepared")), written)
+    assert_is_drive(data.load("drive", str(tmp_path / "prepared")).splits, written)
+    assert_is_drive(load(tmp_path, "drive").splits, written)
+
+
+def test_a_list_of_splits_decides(tmp_path):
+    written = layouts.drive(tmp_path / "files")
+    path = tmp_path / "split.json"
+    # Positions from 0: training in sorted order, then test in sorted order.
+    lists = {"train": range(20, 40), "val": range(5), "test": range(5, 20)}
+    path.write_text(json.dumps({k: [f"img{i:05d}" for i in v] for k, v in lists.items()}))
+    loaded = load(tmp_path, "drive", split_file=str(path))
+    expected = {
+        "train": [f"{number:02d}_test" for number in range(1, 21)],
+        "validation": [f"{number:02d}_training" for number in range(21, 26)],
+        "test": [f"{number:02d}_training" for number in range(26, 41)],
+    }
+    assert {part: list(subset.ids) for part, subset in loaded.splits.items()} == expected
+    for case_id, case in by_id(loaded.splits["test"]).items():
+        assert_case(case, *written[case_id])
+
+
+def test_a_wrong_split_is_told_before_anything_is_prepared(tmp_path):
+    layouts.drive(tmp_path / "files")
+    with pytest.raises(FileNotFoundError, match="there is no split file"):
+        load(tmp_path, "drive", split_file=str(tmp_path / "no.json"))
+    with pytest.raises(ValueError, match="data.split is 'video'; it may be random or group"):
+        load(tmp_path, "drive", split="video")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_the_frames_of_a_video_stay_together(tmp_path):
+    layouts.cvc_clinicdb(tmp_path / "files", numbers=[*range(20, 33), *range(48, 55), 77, 79])
+    loaded = load(tmp_path, "cvc_clinicdb", split="group")
+    group = {case.id: case.group for case in loaded.facts}
+    parts = [{group[case] for case in subset.ids} for subset in loaded.splits.values()]
+    assert len(set(group.values())) == 5 == sum(map(len, parts))
+    assert loaded.spec is CVC_CLINICDB
+
+
+def test_a_subset_is_a_sequence():
+    subset = data.Subset("abcdef", [4, 0, 2], ["e", "a", "c"])
+    assert list(subset) == ["e", "a", "c"] and len(subset) == 3 and subset[-1] == "c"
+    assert list(subset[1:]) == ["a", "c"] and subset[1:].ids == ("a", "c")
+
+
+def test_a_set_of_one_s_own(tmp_path):
+    masks = {}
+    for number in range(6):
+        rng = np.random.default_rng([7, number])
+        image, masks[f"{number}"] = rng.integers(0, 256, (20, 30, 3), np.uint8), None
+        mask = (rng.random((20, 30)) < 0.4).astype(np.uint8)
+        masks[f"{number}"] = image, mask
+        layouts.write_rgb(tmp_path / "files" / "images" / f"{number}.png", image)
+        layouts.write_mask(tmp_path / "files" / "masks" / f"{number}.png", mask)
+    loaded = load(tmp_path, "folder")
+    assert {part: len(subset) for part, subset in loaded.splits.items()} == {
+        "train": 4, "validation": 1, "test": 1,
+    }  # fmt: skip
+    for subset in loaded.splits.values():
+        for case_id, case in by_id(subset).items():
+            assert_case(case, *masks[case_id])
+    with pytest.raises(ValueError, match="give --config.data.manual_dir=FOLDER"):
+        data.find("folder")
+
+
+def test_what_can_be_downloaded_is(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(downloads, folder):
+        fetched.append((downloads, folder))
+        layouts.dsb2018(folder)
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    loaded = data.load("dsb2018", str(tmp_path / "prepared"), download=True)
+    folder = tmp_path / "prepared" / "manual" / "dsb2018"
+    assert fetched == [(loaded.spec.downloads, folder)] and len(loaded.facts) > 0
+    assert all(isinstance(file, Download) for file in loaded.spec.downloads)
+    with pytest.raises(ValueError, match=r"DRIVE cannot be downloaded by a program\. 1\. Regis"):
+        data.load("drive", str(tmp_path), download=True)
 
 
 def run_python(code, *arguments, path=""):
@@ -79,7 +206,7 @@ def test_tensorflow_is_not_asked_for(tmp_path):
     code = """
 import importlib.util, sys
 from dicepp_jax import data
-splits = data.load("drive", sys.argv[1], sys.argv[2])
+splits = data.load("drive", sys.argv[1], sys.argv[2]).splits
 print(splits["test"][0]["image"].shape)
 assert importlib.util.find_spec("tensorflow") is not None
 assert "tensorflow" not in sys.modules
@@ -92,7 +219,7 @@ assert "tensorflow" not in sys.modules
 @pytest.mark.parametrize("name", ["phantom", "phantom_3d"])
 def test_phantoms_are_stored_as_drawn(data_dir, name):
     spec = SETS[name].spec
-    splits = data.load(name, data_dir)
+    splits = data.load(name, data_dir).splits
     assert tuple(len(splits[split]) for split in NUMBERS) == spec.counts
     start = 0
     for split in NUMBERS:
@@ -111,9 +238,9 @@ def test_phantoms_are_stored_as_drawn(data_dir, name):
 
 
 def test_phantom_is_not_drawn_again(data_dir, monkeypatch):
-    first = by_id(data.load("phantom", data_dir)["validation"])
+    first = by_id(data.load("phantom", data_dir).splits["validation"])
     monkeypatch.delattr(phantom, "vessels")
-    for case_id, case in by_id(data.load("phantom", data_dir)["validation"]).items():
+    for case_id, case in by_id(data.load("phantom", data_dir).splits["validation"]).items():
         assert_case(case, first[case_id]["image"], first[case_id]["label"])
 
 
@@ -138,22 +265,22 @@ BROKEN = {
     "no training folder": (
         lambda folder: shutil.rmtree(folder / "training"),
         FileNotFoundError,
-        ["training/images holds 0 images *_training.tif, expected 20", DRIVE.obtain],
+        ["20 of the 40 images missing: training/images/21_training.tif", DRIVE.obtain],
     ),
     "too few images": (
         lambda folder: (folder / "test/images/05_test.tif").unlink(),
         FileNotFoundError,
-        ["test/images holds 19 images *_test.tif, expected 20", DRIVE.obtain],
+        ["test/1st_manual/05_manual1.gif; missing: images/05_*.tif", DRIVE.obtain],
     ),
     "no manual": (
         lambda folder: (folder / "training/1st_manual/28_manual1.gif").unlink(),
         FileNotFoundError,
-        ["training/1st_manual/28_manual1.gif is missing", DRIVE.obtain],
+        ["28_training.tif; missing: 1st_manual/28_manual1.gif", DRIVE.obtain],
     ),
     "no field of view": (
         lambda folder: (folder / "test/mask/11_test_mask.gif").unlink(),
         FileNotFoundError,
-        ["test/mask/11_test_mask.gif is missing", DRIVE.obtain],
+        ["11_test.tif; missing: mask/11_*_mask.gif", DRIVE.obtain],
     ),
     "truncated image": (
         truncate_image,
@@ -193,7 +320,7 @@ def test_broken_drive_is_refused_by_name_and_prepared_once_mended(
         for message in messages:
             assert message in str(caught.value)
     written = layouts.drive(files)
-    assert_is_drive(data.load("drive", prepared, str(files)), written)
+    assert_is_drive(data.load("drive", prepared, str(files)).splits, written)
 
 
 def test_killed_in_the_middle_and_prepared_the_second_time(tmp_path):
@@ -208,8 +335,7 @@ data.load("drive", sys.argv[1], sys.argv[2])
 """
     done = run_python(code, tmp_path / "prepared", tmp_path / "files")
     assert done.returncode == 9, done.stderr
-    splits = data.load("drive", str(tmp_path / "prepared"), str(tmp_path / "files"))
-    assert_is_drive(splits, written)
+    assert_is_drive(load(tmp_path, "drive").splits, written)
 
 
 @pytest.mark.parametrize("manual_dir", [None, ""])
@@ -221,7 +347,7 @@ def test_drive_without_a_folder_says_how_to_get_it(tmp_path, manual_dir):
 
 def test_drive_in_a_folder_that_is_not_there(tmp_path):
     folder = tmp_path / "nowhere"
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{folder}/training/images holds 0")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"manual_dir; there is no {folder}. 1.")):
         data.load("drive", str(tmp_path), str(folder))
 
 
@@ -230,14 +356,15 @@ def test_drive_in_a_folder_that_is_not_there(tmp_path):
     [("drve", "drive"), ("DRIVE", "drive"), ("phantom3d", "phantom_3d"), ("fantom", "phantom")],
 )
 def test_unknown_set_is_answered_with_the_nearest(name, guess):
-    message = f"unknown data set '{name}', did you mean '{guess}'? Known: {', '.join(SETS)}"
+    known = ", ".join(sorted([*SETS, "folder"]))
+    message = f"unknown data set '{name}', did you mean '{guess}'? Known: {known}"
     with pytest.raises(ValueError, match=re.escape(message)):
         data.load(name)
 
 
 def test_unknown_set_like_no_other_is_answered_with_all():
-    with pytest.raises(ValueError, match=r"unknown data set 'xyz'\. Known: drive, phantom, "):
-        find_set("xyz")
+    with pytest.raises(ValueError, match=r"unknown data set 'xyz'\. Known: bus2017, cvc_"):
+        data.find("xyz")
 
 
 IMAGE = np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1)
@@ -252,85 +379,15 @@ LABEL = np.zeros((2, 3, 4), np.uint8)
         (Example(IMAGE, LABEL[1:]), "label has shape (1, 3, 4) and the image (2, 3, 4)"),
         (Example(IMAGE, LABEL + 3), "label value 3 is none of the 3 classes background, kidney"),
         (Example(0 * IMAGE - 5, LABEL), "the image is -5 everywhere"),
+        (Example(np.where(IMAGE < 4, np.inf, IMAGE), LABEL), "16.7% of the image is NaN or inf"),
+        (Example(np.full(IMAGE.shape, np.nan), LABEL), "100.0% of the image is NaN or infinite"),
+        (Example(IMAGE, LABEL, None, LABEL[:1] + 7), "label value 7 is none of the 3 classes"),
     ],
 )
 def test_cases_that_do_not_fit_are_refused(example, message):
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        check_example(PHANTOM_3D, "c7", example)
-    assert str(caught.value).startswith("Kidney phantom case c7: ")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_example(PHANTOM_3D, example)
 
 
 def test_a_case_that_fits_passes():
-    check_example(PHANTOM_3D, "c7", Example(IMAGE, LABEL + 2))
-
-
-MASK = (np.random.default_rng([3, 0]).random((17, 23)) < 0.3).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    "encoding, suffix",
-    [(encoding, suffix) for encoding in layouts.ENCODINGS for suffix in ("png", "tif")]
-    + [("grey", "gif"), ("ones", "gif"), ("palette", "gif"), ("noisy", "gif"), ("boolean", "gif")],
-)
-def test_masks_of_any_encoding_are_read_alike(tmp_path, encoding, suffix):
-    path = tmp_path / f"mask.{suffix}"
-    layouts.write_mask(path, MASK, encoding)
-    mask = readers.read_mask(path)
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, MASK)
-
-
-def test_the_palette_is_what_it_is_said_to_be(tmp_path):
-    layouts.write_mask(tmp_path / "mask.gif", MASK, "palette")
-    with Image.open(tmp_path / "mask.gif") as image:
-        assert image.mode == "P"
-        assert np.unique(image.convert("L")).tolist() == [3, 253]
-
-
-@pytest.mark.parametrize("value, what", [(0, "background"), (1, "foreground")])
-@pytest.mark.parametrize("encoding", ["grey", "ones", "boolean", "rgb"])
-def test_empty_and_full_masks_are_read_with_a_warning(tmp_path, value, what, encoding):
-    path = tmp_path / "mask.png"
-    layouts.write_mask(path, np.full_like(MASK, value), encoding)
-    with pytest.warns(UserWarning, match=re.escape(f"{path} is all {what}")):
-        mask = readers.read_mask(path)
-    np.testing.assert_array_equal(mask, np.full_like(MASK, value))
-
-
-def test_missing_file_is_named(tmp_path):
-    for read in readers.read_rgb, readers.read_mask:
-        with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'a.png'} is missing")):
-            read(tmp_path / "a.png")
-
-
-# Pillow warns of some truncated files before it gives up on them.
-@pytest.mark.filterwarnings("ignore:(Truncated File Read|Corrupt EXIF):UserWarning")
-@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
-@pytest.mark.parametrize("keep", [0, 0.001, 0.02, 0.3, 0.6, 0.9, 0.98])
-def test_truncated_file_is_named(tmp_path, suffix, keep):
-    path = tmp_path / f"image.{suffix}"
-    layouts.write_rgb(path, np.random.default_rng([4, 0]).integers(0, 256, (29, 31, 3), np.uint8))
-    assert readers.read_rgb(path).shape == (29, 31, 3)
-    layouts.truncate(path, keep)
-    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as an image")):
-        readers.read_rgb(path)
-
-
-@pytest.mark.parametrize("place", [11, 35])  # in the lengths of the first and second chunk
-def test_damaged_chunk_is_named(tmp_path, place):
-    path = tmp_path / "image.png"
-    layouts.write_rgb(path, np.random.default_rng([5, 0]).integers(0, 256, (29, 31, 3), np.uint8))
-    content = bytearray(path.read_bytes())
-    assert content[place] != 0
-    content[place] = 0
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as an image")):
-        readers.read_rgb(path)
-
-
-def test_size_beyond_reason_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "image.png"
-    layouts.write_rgb(path, np.zeros((50, 50, 3), np.uint8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as an image")):
-        readers.read_rgb(path)
+    check_example(PHANTOM_3D, Example(IMAGE, LABEL + 2))

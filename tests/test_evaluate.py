@@ -41,7 +41,8 @@ def stored_case(index, shape, spec, classes=None):
 def predictor(spec):
     """Any function of the pixels will do; some probabilities are exactly 0 and 1."""
 
-    def predict(image):
+    def predict(image, native):
+        assert native == image.shape[:-1]
         logits = np.stack([np.sin(image[..., 0] * (c + 1.0)) for c in range(len(spec.classes))], -1)
         probs = oracles.softmax(3 * logits)
         certain = image[..., 0] % 7 == 0
@@ -92,7 +93,7 @@ def assert_result(result, stored, spec, predict):
     """Every number of a result, in the order documented."""
     np.testing.assert_array_equal(result.image, stored["image"])
     np.testing.assert_array_equal(result.label, stored["label"])
-    np.testing.assert_array_equal(result.probs, predict(stored["image"]))
+    np.testing.assert_array_equal(result.probs, predict(stored["image"], result.label.shape))
     regions = {"image": np.ones(result.label.shape, bool)}
     if spec.region:
         regions[spec.region] = stored["region"] == 1
@@ -160,7 +161,7 @@ def test_every_number_at_any_size(shape, index):
 
 def certain(classes):
     """The prediction that is sure of these classes."""
-    return lambda image: np.eye(3, dtype=np.float32)[classes]
+    return lambda image, native: np.eye(3, dtype=np.float32)[classes]
 
 
 def test_a_class_neither_there_nor_predicted_is_undefined_and_left_out_of_the_mean():
@@ -212,18 +213,49 @@ def test_prediction_is_resized_back_to_the_native_grid(spec, native, size):
         assert images.shape == (1, *size, spec.channels) and images.dtype == jnp.float32
         return params["gain"] * logits(images, jnp.stack)
 
-    probs = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size)(image)
+    predict = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size)
+    probs = predict(image, native)
     assert probs.shape == (*native, len(spec.classes)) and probs.dtype == np.float32
     expected = oracles.softmax(0.5 * logits(network_image(spec, image, size), np.stack))
     np.testing.assert_allclose(probs, oracles.resize(expected, native), atol=1e-5)
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+    # As for a volume that is stored resampled.
+    finer = tuple(n + 3 for n in native)
+    resized = oracles.resize(expected, finer)
+    np.testing.assert_allclose(predict(image, finer), resized, atol=1e-5)
 
 
 def test_prediction_of_native_size_is_the_softmax():
     image = stored_case(6, (16, 16), PHANTOM)["image"]
     predict = make_predict(lambda params, x: params * x[..., :2], 2.0, PHANTOM, (16, 16))
     z = 2 * network_image(PHANTOM, image, (16, 16)).astype(np.float64)
-    np.testing.assert_allclose(predict(image)[..., 1], expit(z[..., 1] - z[..., 0]), atol=1e-5)
+    probs = predict(image, (16, 16))
+    np.testing.assert_allclose(probs[..., 1], expit(z[..., 1] - z[..., 0]), atol=1e-5)
+
+
+def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
+    rng = np.random.default_rng([1, 7])
+    native = rng.integers(0, 3, (9, 11, 13), np.uint8)
+    native[6] = 2
+    stored = stored_case(7, (4, 5, 6), PHANTOM_3D) | {"native_label": native}
+    probs = rng.dirichlet(np.ones(3), native.shape).astype(np.float32)
+
+    def predict(image, size):
+        assert image is stored["image"] and size == native.shape
+        return probs
+
+    (result,) = evaluate(predict, [stored], PHANTOM_3D)
+    assert result.label is native
+    dice = {row.label: row.value for row in result.rows if row.metric == "dice"}
+    mask = probs.argmax(-1)
+    for target, name in enumerate(PHANTOM_3D.classes):
+        overlap = ((mask == target) & (native == target)).sum()
+        expected = 2 * overlap / ((mask == target).sum() + (native == target).sum())
+        assert dice[name] == pytest.approx(expected, rel=1e-5)
+    view = plots.slice_of(result)
+    np.testing.assert_array_equal(view.label, native[6])
+    # The middle of slice 6 of 9 is at 6.5 / 9 of the height, in slice 2 of 4.
+    np.testing.assert_allclose(view.image, oracles.resize(stored["image"][2], (11, 13)), rtol=1e-5)
 
 
 def test_errors_are_magenta_and_green_on_pale_grey():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -121,7 +122,13 @@ def test_loss_falls_in_2d_and_3d(spatial, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
 
 
-def counting_fit(val_losses, train_values=lambda epoch, step: 1.0, **kwargs):
+def slowly(batches, seconds):
+    for batch in batches:
+        time.sleep(seconds)
+        yield batch
+
+
+def counting_fit(val_losses, train_values=lambda epoch, step: 1.0, wait=0.0, **kwargs):
     """`fit` on steps that compute nothing: the state counts, the losses are as told."""
     seen = []
 
@@ -136,8 +143,8 @@ def counting_fit(val_losses, train_values=lambda epoch, step: 1.0, **kwargs):
         jax.random.key(0),
         step,
         lambda params, batch: np.array([val_losses[batch]]),
-        lambda epoch: [(epoch, 0), (epoch, 1)],
-        lambda epoch: [epoch],
+        lambda epoch: slowly([(epoch, 0), (epoch, 1)], wait),
+        lambda epoch: slowly([epoch], wait),
         schedule.Settings(patience=2, stop_patience=4),
         epochs=kwargs.pop("epochs", len(val_losses)),
         **kwargs,
@@ -181,6 +188,12 @@ def test_fit_tells_of_every_step():
     assert means == [0.5, 10.5]
 
 
+def test_an_epoch_tells_how_long_it_waited_for_data():
+    (waiting,), (ready,) = (list(counting_fit([1.0], wait=wait)[0]) for wait in (0.05, 0.0))
+    assert 3 * 0.05 <= waiting.data_wait <= waiting.seconds
+    assert ready.data_wait < 0.05
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(bad):
     epochs, _ = counting_fit([1.0] * 3, lambda e, s: bad if (e, s) == (1, 0) else 1.0)
@@ -213,7 +226,7 @@ def epochs_with(val_losses):
     for number, value in enumerate(val_losses):
         plan = schedule.update(settings, plan, value)
         state = state._replace(step=state.step + 1)
-        yield train.Epoch(number, 0.1, 0.5, value, 1.0, state, plan)
+        yield train.Epoch(number, 0.1, 0.5, value, 1.0, 0.0, state, plan)
 
 
 @pytest.mark.parametrize(

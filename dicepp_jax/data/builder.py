@@ -1,17 +1,35 @@
 """One tfds builder for every set: a `Spec` says what it is, a function lists its cases.
 
-TensorFlow is not needed: features are zlib-compressed tensors, files are array_record, and sets
-are read through `as_data_source`.
+TensorFlow is not needed: features are tensors kept as bytes, files are array_record (which
+compresses them), and sets are read through `as_data_source`. Cases are written in their order and
+shard by shard: tfds's shuffling builder keeps at most 1 GB in memory and asks for TensorFlow
+beyond. All cases are one tfds split; which of them train is decided when they are read, so another
+split needs no other copy.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import collections
+import hashlib
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dicepp_jax.data.files import File, Tree, some
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.progress import track
+
+ALL = "cases"
+"""The one tfds split."""
+
+READERS = 4
+SHARD = {2: 16, 3: 1}
+"""Cases in a file, by the number of spatial axes: as many as may be in memory at once."""
+
+SHOWN = 10
+"""So many of the things that are wrong are told; the others are counted."""
 
 
 class Example(NamedTuple):
@@ -21,31 +39,81 @@ class Example(NamedTuple):
       image: `(*spatial, channels)`.
       label: `(*spatial)` classes, uint8.
       region: `(*spatial)` 0 or 1, uint8, for sets with a `Spec.region`; else None.
+      native_label: for sets with a `Spec.spacing`, whose image and label are resampled: the
+        `(*native)` classes, uint8, on the grid that predictions are scored on; else None.
+      spacing: mm between the voxels of the native grid, None where nothing is known of it.
     """
 
     image: np.ndarray
     label: np.ndarray
     region: np.ndarray | None = None
+    native_label: np.ndarray | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 class Case(NamedTuple):
-    """A case not yet read: its name and the function that reads it."""
+    """A case not yet read.
+
+    Attributes:
+      id: its name.
+      read: reads it.
+      files: what it is read from; none if it is drawn.
+      part: train, validation or test, where the set's makers say so; else None.
+      group: cases of one group, such as the frames of a video, are near-duplicates; None if each
+        is its own.
+      how: what its reading depends on besides the files and the set's `Spec`; None for nothing.
+    """
 
     id: str
     read: Callable[[], Example]
+    files: tuple[File, ...] = ()
+    part: str | None = None
+    group: str | None = None
+    how: Hashable = None
 
 
-ListCases = Callable[[Path | None], dict[str, list[Case]]]
-"""From the manual directory to the cases of each split; sets that are drawn ignore it."""
+ListCases = Callable[[Tree], Sequence[Case]]
+"""From the files there are to the cases, in their order; sets that are drawn ignore the files."""
+
+
+class DataSet(NamedTuple):
+    """The facts of a set and the function that lists its cases."""
+
+    spec: Spec
+    list_cases: ListCases
+
+
+class Facts(NamedTuple):
+    """What is remembered of a stored case.
+
+    Attributes:
+      id: its name.
+      part: as in `Case`.
+      group: as in `Case`.
+      shape: native spatial size.
+      spacing: mm between native voxels, or None.
+      voxels: native voxels of each class.
+      digest: of the stored image, equal for equal images.
+      notes: what is odd about it, though it can be used.
+    """
+
+    id: str
+    part: str | None
+    group: str | None
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None
+    voxels: tuple[int, ...]
+    digest: str
+    notes: tuple[str, ...]
 
 
 class SegmentationBuilder(  # type: ignore[call-arg]
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
+    tfds.core.ShardBasedBuilder, skip_registration=True
 ):
     """What the builders share; `make_builder` fills in the rest."""
 
     spec: Spec
-    list_cases: Callable[[], dict[str, list[Case]]]
+    list_cases: Callable[[], Sequence[Case]]
 
     def _info(self) -> tfds.core.DatasetInfo:
         spec = self.spec
@@ -57,69 +125,154 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         }
         if spec.region:
             features["region"] = _tensor(spatial, "uint8")
-        return self.dataset_info_from_configs(
+        if spec.spacing:
+            features["native_label"] = _tensor(spatial, "uint8")
+        return tfds.core.DatasetInfo(
+            builder=self,
             description=f"{spec.title}: {', '.join(spec.classes)}.",
             features=tfds.features.FeaturesDict(features),
             homepage=spec.homepage,
             license=spec.licence,
             citation=spec.citation,
+            metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager  # Nothing is downloaded, and the manual directory is ours to explain.
-        return {split: self._generate_examples(cases) for split, cases in self.list_cases().items()}
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Any:
+        del dl_manager  # The manual directory is ours to explain.
+        cases = self.list_cases()
+        facts: list[Facts] = []
+        examples = self._examples(cases, facts)
+        size = SHARD[self.spec.ndim]
+        # tfds goes through the shards one after another, so each takes on where the last one left;
+        # the last goes to the end, where errors are told.
+        shards = [lambda: itertools.islice(examples, size)] * ((len(cases) - 1) // size)
+        return {ALL: [*shards, lambda: examples]}
 
-    def _generate_examples(self, cases: list[Case]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples(
+        self, cases: Sequence[Case], facts: list[Facts]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every case; if some cannot be used, one error names them all."""
+        wrong: list[str] = []
+        title = f"preparing {self.spec.title}"
+        for case, future in track(_read_ahead(self.spec, cases), title, len(cases), "case"):
+            try:
+                example, known = future.result()
+            except (ValueError, FileNotFoundError, PermissionError) as error:
+                wrong.append(f"case {case.id}: {error}")
+                continue
+            if not wrong:
+                facts.append(known)
+                stored = example._replace(spacing=None)._asdict()
+                # A set without a region has no such feature, and its examples hold None for it.
+                arrays = {k: v for k, v in stored.items() if v is not None}
+                yield case.id, {"id": case.id, **arrays}
+        if wrong:
+            raise ValueError(bad_cases(self.spec.title, wrong, len(cases)))
+        self.info.metadata["cases"] = [known._asdict() for known in facts]
+
+
+def bad_cases(title: str, wrong: Sequence[str], total: int) -> str:
+    """The message that some cases of a set cannot be used."""
+    if len(wrong) == 1:
+        return f"{title} {wrong[0]}"
+    told = some(wrong, SHOWN, "\n  ")
+    return f"{len(wrong)} of the {total} cases of {title} cannot be used:\n  {told}"
+
+
+def _read_ahead(spec: Spec, cases: Sequence[Case]) -> Iterator[tuple[Case, Future]]:
+    """Cases in order, the next ones being read and checked meanwhile."""
+    window = 2 * READERS if spec.ndim == 2 else 2
+    pending: collections.deque[tuple[Case, Future]] = collections.deque()
+    pool = ThreadPoolExecutor(min(READERS, window))
+    try:
         for case in cases:
-            example = case.read()
-            check_example(self.spec, case.id, example)
-            # A set without a region has no such feature, and its examples hold None for it.
-            arrays = {k: v for k, v in example._asdict().items() if v is not None}
-            yield case.id, {"id": case.id, **arrays}
+            pending.append((case, pool.submit(_examine, spec, case)))
+            if len(pending) == window:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _examine(spec: Spec, case: Case) -> tuple[Example, Facts]:
+    example = case.read()
+    check_example(spec, example)
+    native = example.label if example.native_label is None else example.native_label
+    voxels = np.bincount(native.ravel(), minlength=len(spec.classes))
+    digest = hashlib.blake2b(np.ascontiguousarray(example.image).data, digest_size=16)
+    return example, Facts(
+        id=case.id,
+        part=case.part,
+        group=case.group,
+        shape=native.shape,
+        spacing=example.spacing,
+        voxels=tuple(map(int, voxels)),
+        digest=digest.hexdigest(),
+        notes=tuple(_notes(spec, native.shape, voxels)),
+    )
+
+
+def _notes(spec: Spec, shape: tuple[int, ...], voxels: np.ndarray) -> Iterator[str]:
+    """What is odd about a case, though it can be used."""
+    if not voxels[1:].any():
+        yield "the mask has no foreground"
+    if not voxels[0]:
+        yield "the mask is all foreground"
+    if spec.native_size and shape != spec.native_size:
+        expected = " x ".join(map(str, spec.native_size))
+        yield f"it is {' x '.join(map(str, shape))}, where the set's images are {expected}"
 
 
 def _tensor(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype), encoding="zlib")
+    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype), encoding="bytes")
 
 
-def check_example(spec: Spec, case: str, example: Example) -> None:
+def check_example(spec: Spec, example: Example) -> None:
     """Refuse a case whose arrays do not fit together or cannot be trained on.
 
     Raises:
-      ValueError: naming the case, what was found and what was expected.
+      ValueError: with what was found and what was expected.
     """
-    image, label, region = example
-    where = f"{spec.title} case {case}"
+    image, label, region, native_label, _ = example
     if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
         raise ValueError(
-            f"{where}: image has shape {image.shape}, expected {spec.ndim} spatial axes and "
+            f"image has shape {image.shape}, expected {spec.ndim} spatial axes and "
             f"{spec.channels} channels"
         )
     for name, array in (("label", label), ("region", region)):
         if array is not None and array.shape != image.shape[:-1]:
             raise ValueError(
-                f"{where}: {name} has shape {array.shape} and the image {image.shape[:-1]}; "
+                f"{name} has shape {array.shape} and the image {image.shape[:-1]}; "
                 "they must be of one size"
             )
-    if label.max() >= len(spec.classes):
+    highest = (label if native_label is None else native_label).max()
+    if highest >= len(spec.classes):
         raise ValueError(
-            f"{where}: label value {label.max()} is none of the {len(spec.classes)} classes "
+            f"label value {highest} is none of the {len(spec.classes)} classes "
             f"{', '.join(spec.classes)}"
         )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        share = 1 - np.isfinite(image).mean()
+        raise ValueError(
+            f"{share:.1%} of the image is NaN or infinite; put a finite number there, such as the "
+            "background's"
+        )
     if image.min() == image.max():
-        raise ValueError(f"{where}: the image is {image.min()} everywhere, so it shows nothing")
+        raise ValueError(
+            f"the image is {image.min()} everywhere, so it shows nothing and has no z-score"
+        )
 
 
 def make_builder(
-    spec: Spec, list_cases: ListCases, data_dir: str | None, manual_dir: Path | None
+    spec: Spec, list_cases: Callable[[], Sequence[Case]], data_dir: str | None
 ) -> SegmentationBuilder:
     """The tfds builder of a set.
 
     Args:
       spec: its facts.
-      list_cases: lists its cases.
+      list_cases: lists its cases; called only if they are to be prepared.
       data_dir: where tfds keeps prepared sets, None for its default.
-      manual_dir: where the user put the set's files, None if there are none.
 
     Returns:
       A builder; `download_and_prepare` has not been called.
@@ -129,7 +282,7 @@ def make_builder(
         "name": spec.name,
         "VERSION": tfds.core.Version(spec.version),
         "spec": spec,
-        "list_cases": lambda self: list_cases(manual_dir),
+        "list_cases": lambda self: list_cases(),
         "__module__": __name__,
     }
     builder = type(name, (SegmentationBuilder,), attributes, skip_registration=True)

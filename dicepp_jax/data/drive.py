@@ -1,57 +1,72 @@
-"""DRIVE: 40 retinal photographs with the vessels drawn by hand, in the official layout."""
+"""DRIVE: 40 retinal photographs with the vessels drawn by hand.
+
+`training/images/21_training.tif` to `40_training.tif` and `test/images/01_test.tif` to
+`20_test.tif`, with the first observer's vessels and the field of view beside. All 40 have a part:
+the test folder is test, the last four of the training folder are validation.
+"""
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
-from dicepp_jax.data import readers
+from dicepp_jax.data import pairs, readers
 from dicepp_jax.data.builder import Case, Example
+from dicepp_jax.data.files import File, Tree, match
 from dicepp_jax.data.specs import DRIVE
 
-VALIDATION = 4
-"""The last so many of the training folder, in sorted order, are validation."""
+FOLDERS = (("training", range(21, 41)), ("test", range(1, 21)))
+VALIDATION = range(37, 41)
 
 
-def cases(manual_dir: Path | None) -> dict[str, list[Case]]:
-    """The cases of each split.
+def list_cases(files: Tree) -> list[Case]:
+    """The cases, those of the training folder first.
 
     Args:
-      manual_dir: the folder that holds `training/` and `test/`.
+      files: what the set's folder or archive holds.
 
     Returns:
-      Cases by split: train, validation, test.
+      Cases by number, the training folder's before the test folder's.
 
     Raises:
-      FileNotFoundError: if a folder or file is missing, with how to obtain the set.
+      FileNotFoundError: if one of the 40 or a file of it is missing, with how to obtain the set.
+      ValueError: if there are two copies.
     """
-    if manual_dir is None:
-        raise FileNotFoundError(f"DRIVE needs --config.data.manual_dir. {DRIVE.obtain}")
-    training = list(_folder(manual_dir / "training", "training", 20))
-    test = list(_folder(manual_dir / "test", "test", 20))
-    return {"train": training[:-VALIDATION], "validation": training[-VALIDATION:], "test": test}
-
-
-def _folder(folder: Path, suffix: str, expected: int) -> Iterator[Case]:
-    images = sorted((folder / "images").glob(f"*_{suffix}.tif"))
-    if len(images) != expected:
+    kinds = [
+        pairs.Kind("image", "images/{}_*.tif", match(files, r"images/(?P<case>\d\d)_\w+\.tif")),
+        pairs.Kind(
+            "manual segmentation",
+            "1st_manual/{}_manual1.gif",
+            match(files, r"1st_manual/(?P<case>\d\d)_manual1\.gif"),
+        ),
+        pairs.Kind(
+            "field of view",
+            "mask/{}_*_mask.gif",
+            match(files, r"mask/(?P<case>\d\d)_\w+_mask\.gif"),
+        ),
+    ]
+    pairs.check(DRIVE, files, *kinds)
+    missing = [
+        f"{folder}/images/{number:02d}_{folder}.tif"
+        for folder, numbers in FOLDERS
+        for number in numbers
+        if f"{number:02d}" not in kinds[0].found
+    ]
+    if missing:
         raise FileNotFoundError(
-            f"{folder / 'images'} holds {len(images)} images *_{suffix}.tif, expected {expected}. "
-            f"{DRIVE.obtain}"
+            f"DRIVE: {len(missing)} of the 40 images missing: {pairs.some(missing)}. {DRIVE.obtain}"
         )
-    for path in images:
-        number = path.name.split("_")[0]
-        files = (
-            path,
-            folder / "1st_manual" / f"{number}_manual1.gif",
-            folder / "mask" / f"{path.stem}_mask.gif",
-        )
-        for file in files:
-            if not file.exists():
-                raise FileNotFoundError(f"{file} is missing. {DRIVE.obtain}")
-        yield Case(path.stem, functools.partial(_read, *files))
+    return list(_cases(kinds))
 
 
-def _read(image: Path, manual: Path, field_of_view: Path) -> Example:
+def _cases(kinds: list[pairs.Kind]) -> Iterator[Case]:
+    for folder, numbers in FOLDERS:
+        for number in numbers:
+            members = [kind.found[f"{number:02d}"] for kind in kinds]
+            part = "validation" if number in VALIDATION else folder.replace("training", "train")
+            read = functools.partial(_read, *members)
+            yield Case(f"{number:02d}_{folder}", read, tuple(members), part)
+
+
+def _read(image: File, manual: File, field_of_view: File) -> Example:
     return Example(
         readers.read_rgb(image), readers.read_mask(manual), readers.read_mask(field_of_view)
     )

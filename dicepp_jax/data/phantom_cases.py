@@ -2,43 +2,39 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
+
+import numpy as np
 
 from dicepp_jax.data import phantom
 from dicepp_jax.data.builder import Case, Example
+from dicepp_jax.data.files import Tree
 from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D, Spec
 
 SEED = 0
 
 
-def vessels(manual_dir: Path | None = None) -> dict[str, list[Case]]:
-    """The cases of the 2-D vessel phantom."""
-    del manual_dir  # Nothing is read.
+def vessels(files: Tree) -> list[Case]:
+    """The cases of the 2-D vessel phantom: train, then validation, then test."""
+    del files  # Nothing is read.
     height, width = PHANTOM.size
-    return _splits(PHANTOM, lambda i: Example(*phantom.vessels(SEED, i, (height, width))))
+    return _cases(PHANTOM, lambda i: Example(*phantom.vessels(SEED, i, (height, width))))
 
 
-def kidney(manual_dir: Path | None = None) -> dict[str, list[Case]]:
-    """The cases of the 3-D kidney phantom."""
-    del manual_dir  # Nothing is read.
-
+def kidney(files: Tree) -> list[Case]:
+    """The cases of the 3-D kidney phantom: train, then validation, then test."""
+    del files  # Nothing is read.
     depth, height, width = PHANTOM_3D.size
 
     def draw(index: int) -> Example:
         image, label = phantom.kidney(SEED, index, (depth, height, width))
         return Example(image[..., None], label)
 
-    return _splits(PHANTOM_3D, draw)
+    return _cases(PHANTOM_3D, draw)
 
 
-def _splits(spec: Spec, draw: Callable[[int], Example]) -> dict[str, list[Case]]:
-    cases = [
-        Case(f"{spec.name}_{index:03d}", functools.partial(draw, index))
-        for index in range(sum(spec.counts))
+def _cases(spec: Spec, draw: Callable[[int], Example]) -> list[Case]:
+    parts = np.repeat(("train", "validation", "test"), spec.counts)
+    return [
+        Case(f"{spec.name}_{index:03d}", functools.partial(draw, index), part=str(part))
+        for index, part in enumerate(parts)
     ]
-    train, validation, _ = spec.counts
-    return {
-        "train": cases[:train],
-        "validation": cases[train : train + validation],
-        "test": cases[train + validation :],
-    }

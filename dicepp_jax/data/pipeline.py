@@ -4,6 +4,7 @@ Training and validation see cases at the network's size; they are prepared once 
 memory while they fit. Evaluation reads the stored cases themselves, at their native size.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
 
-PREFETCH = 4
+PREFETCH = 8
+READERS = 4
 
 Batch = dict[str, Any]
 """image `(B, *size, channels)` float32, label `(B, *size)` int32, id `(B,)` strings."""
@@ -33,6 +35,7 @@ class Prepared:
         self._source, self._spec, self._size = source, spec, tuple(size)
         self._free = cache_bytes
         self._kept: dict[int, Batch] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -47,9 +50,10 @@ class Prepared:
         for array in (image, case["label"]):
             array.flags.writeable = False  # A batch of one is a view of what is kept.
         size = image.nbytes + case["label"].nbytes
-        if size <= self._free:
-            self._free -= size
-            self._kept[index] = case
+        with self._lock:
+            if size <= self._free and index not in self._kept:
+                self._free -= size
+                self._kept[index] = case
         return case
 
 
@@ -77,5 +81,5 @@ def batches(
         dataset = dataset.seed(shuffle_seed).shuffle().repeat()
         dataset = dataset[epoch * len(cases) : (epoch + 1) * len(cases)]
     dataset = dataset.batch(batch_size)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
+    options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=PREFETCH)
     return iter(dataset.to_iter_dataset(options))

@@ -1,10 +1,13 @@
 """From a stored case to what the network sees, and back.
 
 Images are resized linearly without anti-aliasing, sample positions at pixel centres; training
-labels are resized per class and the winning class taken; the z-score is over all pixels and
-channels of one image. Evaluation uses native labels untouched, so probabilities are brought to
-the native grid instead (`resize` again).
+labels are resized per class and the winning class taken; the z-score is over all pixels of one
+image, all channels together or each by itself. Volumes are first resampled to one spacing.
+Evaluation uses native labels untouched, so probabilities are brought to the native grid instead
+(`resize` again).
 """
+
+import math
 
 import numpy as np
 from scipy import ndimage
@@ -33,12 +36,17 @@ def resize(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if spatial == tuple(size):
         return array.astype(np.float32)
     factors = [new / old for new, old in zip(size, spatial, strict=True)]
-    channels = np.moveaxis(array.astype(np.float32), -1, 0)
-    resized = [
-        ndimage.zoom(channel, factors, order=1, mode="nearest", grid_mode=True)
-        for channel in channels
-    ]
-    return np.stack(resized, axis=-1)
+    resized = np.empty((*size, array.shape[-1]), np.float32)
+    for channel in range(array.shape[-1]):
+        ndimage.zoom(
+            array[..., channel].astype(np.float32),
+            factors,
+            output=resized[..., channel],
+            order=1,
+            mode="nearest",
+            grid_mode=True,
+        )
+    return resized
 
 
 def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> np.ndarray:
@@ -58,34 +66,122 @@ def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> 
     """
     if label.shape == tuple(size):
         return label
-    one_hot = label[..., None] == np.arange(num_classes)
-    return resize(one_hot, size).argmax(-1).astype(label.dtype)
+    # One class after another: all shares of a large volume together would fill the memory.
+    highest = np.full(size, -np.inf, np.float32)
+    winner = np.zeros(size, label.dtype)
+    for index in range(num_classes):
+        share = resize((label == index)[..., None], size)[..., 0]
+        np.copyto(winner, index, where=share > highest)
+        np.maximum(highest, share, out=highest)
+    return winner
 
 
-def normalise(image: np.ndarray, intensity_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Clip, then subtract the mean and divide by the standard deviation of all pixels and channels.
+def resampled_shape(
+    shape: tuple[int, ...], spacing: tuple[float, ...], target: tuple[float, ...]
+) -> tuple[int, ...]:
+    """The size of a volume at another spacing: floor(size * spacing / target), at least 1.
+
+    Args:
+      shape: spatial size in voxels.
+      spacing: mm between voxels, axis by axis.
+      target: mm between voxels wanted.
+
+    Returns:
+      Spatial size in voxels.
+
+    Example:
+      >>> resampled_shape((100, 512, 512), (3.0, 0.78, 0.78), (3.22, 1.62, 1.62))
+      (93, 246, 246)
+    """
+    # Headers hold float32, in which a spacing may lie that little below what it was meant to be.
+    rounding = 1 + 1e-6
+    axes = zip(shape, spacing, target, strict=True)
+    return tuple(max(1, math.floor(n * old / new * rounding)) for n, old, new in axes)
+
+
+def resample(
+    array: np.ndarray, spacing: tuple[float, ...], target: tuple[float, ...]
+) -> np.ndarray:
+    """Bring an image to another spacing, linearly as `resize` does.
+
+    Args:
+      array: `(*spatial)` or `(*spatial, channels)`.
+      spacing: mm between voxels, axis by axis.
+      target: mm between voxels wanted.
+
+    Returns:
+      float32 of size `resampled_shape`, or the array itself where that is the size it has.
+
+    Example:
+      >>> resample(np.array([0, 4], np.int16), (2.0,), (1.0,)).tolist()
+      [0.0, 1.0, 3.0, 4.0]
+    """
+    spatial = array.shape[: len(spacing)]
+    size = resampled_shape(spatial, spacing, target)
+    if size == spatial:
+        return array
+    if array.ndim == len(spacing):
+        return resize(array[..., None], size)[..., 0]
+    return resize(array, size)
+
+
+def resample_label(
+    label: np.ndarray, spacing: tuple[float, ...], target: tuple[float, ...], num_classes: int
+) -> np.ndarray:
+    """Bring a label map to another spacing, as `resize_label` does.
+
+    Args:
+      label: `(*spatial)` classes.
+      spacing: mm between voxels, axis by axis.
+      target: mm between voxels wanted.
+      num_classes: C.
+
+    Returns:
+      Classes of the same dtype, of size `resampled_shape`.
+
+    Example:
+      >>> resample_label(np.array([0, 2], np.uint8), (2.0,), (1.0,), 3).tolist()
+      [0, 0, 2, 2]
+    """
+    return resize_label(label, resampled_shape(label.shape, spacing, target), num_classes)
+
+
+def normalise(
+    image: np.ndarray,
+    intensity_range: tuple[float, float] | None = None,
+    per_channel: bool = False,
+) -> np.ndarray:
+    """Clip, then subtract the mean and divide by the standard deviation.
 
     Args:
       image: `(*spatial, channels)`.
       intensity_range: what to clip to first, None for no clipping.
+      per_channel: whether each channel has a mean and a deviation of its own, or all have one.
 
     Returns:
       float32 of the same shape, mean 0 and standard deviation 1.
 
     Raises:
-      ValueError: if all pixels have one value.
+      ValueError: if all pixels, or all of a channel that has its own mean, have one value.
 
     Example:
       >>> normalise(np.array([[1.0], [3.0]])).ravel().tolist()
       [-1.0, 1.0]
+      >>> normalise(np.array([[1.0, 30.0], [3.0, 10.0]]), per_channel=True).tolist()
+      [[-1.0, 1.0], [1.0, -1.0]]
     """
     image = np.asarray(image, np.float32)
     if intensity_range is not None:
         image = np.clip(image, *intensity_range)
-    mean, deviation = image.mean(dtype=np.float64), image.std(dtype=np.float64)
-    if not deviation > 0:
+    axes = tuple(range(image.ndim - 1)) if per_channel else None
+    mean = image.mean(axes, dtype=np.float64)
+    deviation = image.std(axes, dtype=np.float64)
+    constant = np.flatnonzero(~(deviation > 0))
+    if constant.size:
+        what = f"channel {constant[0]} (the first is 0) of an image" if per_channel else "an image"
+        value = image[..., constant[0]].flat[0]
         raise ValueError(
-            f"the z-score of an image that is {image.flat[0]} everywhere"
+            f"the z-score of {what} that is {value} everywhere"
             f"{f' after clipping to {intensity_range}' if intensity_range else ''} is undefined"
         )
     return ((image - mean) / deviation).astype(np.float32)
@@ -93,4 +189,4 @@ def normalise(image: np.ndarray, intensity_range: tuple[float, float] | None = N
 
 def network_image(spec: Spec, image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """The image as the network sees it: resized, then normalised; `(*size, channels)` float32."""
-    return normalise(resize(image, size), spec.intensity_range)
+    return normalise(resize(image, size), spec.intensity_range, spec.per_channel)

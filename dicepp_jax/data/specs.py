@@ -1,6 +1,21 @@
 """What is known of each data set before a file is read: one frozen record a set."""
 
 import dataclasses
+from typing import NamedTuple
+
+
+class Download(NamedTuple):
+    """A file that a set is made of.
+
+    Attributes:
+      url: where it is.
+      path: where it goes, below the manual directory.
+      sha256: of its content, None where its makers give none.
+    """
+
+    url: str
+    path: str
+    sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,13 +29,22 @@ class Spec:
       channels: image channels.
       dtype: what pixels are stored as.
       size: spatial size the network is given, (H, W) or (D, H, W).
-      counts: cases in train, validation and test.
+      counts: cases in train, validation and test by the paper's Table 1, or as drawn; empty for
+        a set of the user's own.
       homepage: where the set lives.
       licence: its terms.
       citation: whom to cite.
       obtain: how to get the files and where to put them, step by step; empty if nothing is needed.
+      downloads: what can be had without a form.
+      native_size: the one size all images have on disk, None where it varies.
+      spacing: mm that volumes are resampled to, along the axes of `size`; None to keep the grid.
       intensity_range: intensities are clipped to it before the z-score, None for no clipping.
+      per_channel: whether each channel has a z-score of its own, as for several MR sequences.
       region: name of a part of the image that is scored beside the whole, None if there is none.
+      excluded: cases that are left out, as the paper did.
+      index: what a number means in a list of splits such as the authors': "position from 0",
+        "position from 1" (in the sorted list of cases), "name" (the number in the case's name);
+        None where cases are listed by name.
       version: of the stored set; a change of what is stored needs a new one.
     """
 
@@ -30,14 +54,20 @@ class Spec:
     channels: int
     dtype: str
     size: tuple[int, ...]
-    counts: tuple[int, int, int]
+    counts: tuple[int, ...]
     homepage: str
     licence: str
     citation: str
     obtain: str = ""
+    downloads: tuple[Download, ...] = ()
+    native_size: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
     intensity_range: tuple[float, float] | None = None
+    per_channel: bool = False
     region: str | None = None
-    version: str = "1.0.0"
+    excluded: tuple[str, ...] = ()
+    index: str | None = None
+    version: str = "2.0.0"
 
     @property
     def ndim(self) -> int:
@@ -53,7 +83,9 @@ DRIVE = Spec(
     dtype="uint8",
     size=(512, 512),
     counts=(16, 4, 20),
+    native_size=(584, 565),
     region="field of view",
+    index="position from 0",
     homepage="https://drive.grand-challenge.org",
     licence="Free for research after registration; no redistribution.",
     citation=(
@@ -62,11 +94,168 @@ DRIVE = Spec(
     ),
     obtain=(
         "1. Register at https://drive.grand-challenge.org and download the archives. "
-        "2. Unpack them into one folder so that it holds training/images/21_training.tif, "
+        "2. Put the zip, or what is in it, into a folder: training/images/21_training.tif, "
         "training/1st_manual/21_manual1.gif, training/mask/21_training_mask.gif and the same for "
         "test/ (01_test.tif, ...). Some archives leave out test/1st_manual, against which the test "
         "images are scored. "
-        "3. Pass that folder as --config.data.manual_dir=FOLDER."
+        "3. Pass that folder as --config.data.manual_dir=FOLDER"
+    ),
+)
+
+BUS2017 = Spec(
+    name="bus2017",
+    title="BUS2017",
+    classes=("background", "lesion"),
+    channels=3,
+    dtype="uint8",
+    size=(128, 128),
+    counts=(104, 26, 33),
+    index="position from 0",
+    homepage="https://helward.mmu.ac.uk/STAFF/m.yap/dataset.php",
+    licence="For research, against a signed licence agreement; no redistribution.",
+    citation=(
+        "M. H. Yap, G. Pons, J. Marti, S. Ganau, M. Sentis, R. Zwiggelaar, A. K. Davison, "
+        "R. Marti: Automated breast ultrasound lesions detection using convolutional neural "
+        "networks. IEEE JBHI 22(4), 2018."
+    ),
+    obtain=(
+        "1. Ask for dataset B with the form at https://helward.mmu.ac.uk/STAFF/m.yap/dataset.php "
+        "(the older address, www2.docm.mmu.ac.uk, is gone). "
+        "2. Put the zip, or what is in it, into a folder: original/000001.png, GT/000001.png, ... "
+        "3. Pass that folder as --config.data.manual_dir=FOLDER"
+    ),
+)
+
+DSB2018 = Spec(
+    name="dsb2018",
+    title="2018DSB",
+    classes=("background", "nucleus"),
+    channels=3,
+    dtype="uint8",
+    size=(256, 256),
+    counts=(428, 108, 134),
+    index="position from 0",
+    homepage="https://bbbc.broadinstitute.org/BBBC038",
+    licence="CC0 1.0",
+    citation=(
+        "J. C. Caicedo et al.: Nucleus segmentation across imaging experiments: the 2018 Data "
+        "Science Bowl. Nature Methods 16, 2019."
+    ),
+    obtain=(
+        "1. Download https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip. "
+        "2. Put it, or what is in it, into a folder: ID/images/ID.png and ID/masks/*.png for each "
+        "image. "
+        "3. Pass that folder as --config.data.manual_dir=FOLDER; steps 1 and 2 are done for you by "
+        "--config.data.download=True"
+    ),
+    downloads=(
+        Download(
+            "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip", "stage1_train.zip"
+        ),
+    ),
+)
+
+ISIC2018 = Spec(
+    name="isic2018",
+    title="ISIC2018",
+    classes=("background", "lesion"),
+    channels=3,
+    dtype="uint8",
+    size=(512, 512),
+    counts=(1661, 415, 518),
+    index="position from 1",
+    homepage="https://challenge.isic-archive.com/data/#2018",
+    licence="The challenge's terms, see https://challenge.isic-archive.com/data/#2018.",
+    citation=(
+        "N. Codella et al.: Skin lesion analysis toward melanoma detection 2018. arXiv:1902.03368. "
+        "P. Tschandl, C. Rosendahl, H. Kittler: The HAM10000 dataset. Scientific Data 5, 2018."
+    ),
+    obtain=(
+        "1. Download ISIC2018_Task1-2_Training_Input.zip (10 GB) and "
+        "ISIC2018_Task1_Training_GroundTruth.zip from "
+        "https://challenge.isic-archive.com/data/#2018. "
+        "2. Put both, or the folders that are in them, into a folder: "
+        "ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg, "
+        "ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png, ... "
+        "3. Pass that folder as --config.data.manual_dir=FOLDER; steps 1 and 2 are done for you by "
+        "--config.data.download=True"
+    ),
+    downloads=(
+        Download(
+            "https://isic-challenge-data.s3.amazonaws.com/2018/ISIC2018_Task1-2_Training_Input.zip",
+            "ISIC2018_Task1-2_Training_Input.zip",
+            "80f98572347a2d7a376227fa9eb2e4f7459d317cb619865b8b9910c81446675f",
+        ),
+        Download(
+            "https://isic-challenge-data.s3.amazonaws.com/2018/"
+            "ISIC2018_Task1_Training_GroundTruth.zip",
+            "ISIC2018_Task1_Training_GroundTruth.zip",
+            "99f8b2bb3c4d6af483362010715f7e7d5d122d9f6c02cac0e0d15bef77c7604c",
+        ),
+    ),
+)
+
+CVC_CLINICDB = Spec(
+    name="cvc_clinicdb",
+    title="CVC-ClinicDB",
+    classes=("background", "polyp"),
+    channels=3,
+    dtype="uint8",
+    size=(288, 384),
+    counts=(392, 98, 122),
+    native_size=(288, 384),
+    index="name",
+    homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
+    licence="For research and education; see https://polyp.grand-challenge.org/CVCClinicDB/.",
+    citation=(
+        "J. Bernal, F. J. Sanchez, G. Fernandez-Esparrach, D. Gil, C. Rodriguez, F. Vilarino: "
+        "WM-DOVA maps for accurate polyp highlighting in colonoscopy. CMIG 43, 2015."
+    ),
+    obtain=(
+        "1. Download CVC-ClinicDB.rar from https://polyp.grand-challenge.org/CVCClinicDB/. "
+        "2. Unpack it with `unar` or 7-Zip into a folder: Original/1.tif, Ground Truth/1.tif, ... "
+        "3. Pass that folder as --config.data.manual_dir=FOLDER"
+    ),
+)
+
+KITS19_EXCLUDED = (15, 23, 37, 68, 125, 133)
+"""Left out by the paper."""
+
+KITS19 = Spec(
+    name="kits19",
+    title="KiTS19",
+    classes=("background", "kidney", "tumour"),
+    channels=1,
+    dtype="int16",
+    size=(80, 160, 160),
+    counts=(130, 33, 41),
+    spacing=(3.22, 1.62, 1.62),
+    intensity_range=(-79.0, 304.0),
+    excluded=tuple(f"case_{number:05d}" for number in KITS19_EXCLUDED),
+    homepage="https://kits19.grand-challenge.org",
+    licence="CC BY-NC-SA 4.0: not for commercial use, changed copies under the same terms.",
+    citation=(
+        "N. Heller et al.: The state of the art in kidney and kidney tumor segmentation in "
+        "contrast-enhanced CT imaging: results of the KiTS19 challenge. Medical Image Analysis 67, "
+        "2021."
+    ),
+    obtain=(
+        "1. Clone https://github.com/neheller/kits19 or download its zip: it holds the masks, "
+        "data/case_00000/segmentation.nii.gz, ... "
+        "2. Put the clone or the zip into a folder. "
+        "3. Get the imaging (tens of GB), case_00000/imaging.nii.gz, ... into the same folder: "
+        "the clone's own script puts it beside the masks. "
+        "4. Pass that folder as --config.data.manual_dir=FOLDER; step 3 is done for you by "
+        "--config.data.download=True"
+    ),
+    downloads=tuple(
+        Download(
+            "https://huggingface.co/datasets/neheller/KiTS-Challenge-Imaging/resolve/main/images/"
+            f"case_{number:05d}.nii.gz",
+            f"case_{number:05d}/imaging.nii.gz",
+        )
+        for number in range(210)
+        if number not in KITS19_EXCLUDED
     ),
 )
 

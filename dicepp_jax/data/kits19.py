@@ -1,0 +1,93 @@
+"""KiTS19: abdominal CT with the kidneys and their tumours, 210 labelled cases.
+
+`case_00000/imaging.nii.gz` and `case_00000/segmentation.nii.gz`, in one folder or in two, since
+masks and imaging are had from different places; the imaging may also be called
+`images/case_00000.nii.gz`, as on its makers' host. Volumes are stored at one spacing, and the
+native labels beside.
+"""
+
+import functools
+
+import numpy as np
+
+from dicepp_jax.data import nifti, pairs
+from dicepp_jax.data.builder import Case, Example
+from dicepp_jax.data.files import File, Tree, match
+from dicepp_jax.data.preprocess import resample, resample_label
+from dicepp_jax.data.specs import KITS19
+
+IMAGING = r"(images/)?case_(?P<case>\d{5})(?(1)|/imaging)\.nii(\.gz)?"
+SEGMENTATION = r"case_(?P<case>\d{5})/segmentation\.nii(\.gz)?"
+
+LABELLED = 210
+"""The masks of the cases from here on were kept for the challenge's ranking."""
+
+
+def list_cases(files: Tree) -> list[Case]:
+    """The labelled cases by number, less `KITS19.excluded`.
+
+    Args:
+      files: what the set's folder or archives hold.
+
+    Returns:
+      A case for each mask.
+
+    Raises:
+      FileNotFoundError: if nothing is found or imaging or a mask is missing.
+      ValueError: if there are two copies.
+    """
+    excluded = {name.removeprefix("case_") for name in KITS19.excluded}
+    imaging, masks = (
+        {case: file for case, file in match(files, pattern).items() if case not in excluded}
+        for pattern in (IMAGING, SEGMENTATION)
+    )
+    imaging = {n: file for n, file in imaging.items() if int(n) < LABELLED or n in masks}
+    numbers = pairs.check(
+        KITS19,
+        files,
+        pairs.Kind("imaging", "case_{}/imaging.nii.gz", imaging),
+        pairs.Kind("mask", "case_{}/segmentation.nii.gz", masks),
+    )
+    return [_case(f"case_{number}", imaging[number], masks[number]) for number in numbers]
+
+
+def _case(name: str, imaging: File, mask: File) -> Case:
+    return Case(name, functools.partial(_read, name, imaging, mask), (imaging, mask))
+
+
+def _read(name: str, imaging: File, mask: File) -> Example:
+    assert KITS19.spacing is not None
+    grid = nifti.read_grid(imaging)
+    nifti.check_same_grid(imaging, grid, mask, nifti.read_grid(mask))
+    label = nifti.read_label(mask).array
+    _check_classes(name, mask, label)
+    return Example(
+        image=_resample_image(imaging, KITS19.spacing),
+        label=resample_label(label, grid.spacing, KITS19.spacing, len(KITS19.classes)),
+        native_label=label,
+        spacing=grid.spacing,
+    )
+
+
+def _check_classes(name: str, mask: File, label: np.ndarray) -> None:
+    unknown = np.unique(label[label >= len(KITS19.classes)])
+    if unknown.size:
+        known = ", ".join(f"{n} {title}" for n, title in enumerate(KITS19.classes))
+        raise ValueError(
+            f"{mask} of {name} holds {', '.join(map(str, unknown))}, expected {known}; it is "
+            "damaged or of a later challenge, so download KiTS19's own again"
+        )
+
+
+def _resample_image(imaging: File, spacing: tuple[float, ...]) -> np.ndarray:
+    """Hounsfield units, `(D, H, W, 1)` int16."""
+    image, grid = nifti.read(imaging)
+    unusable = image.size - np.count_nonzero(np.isfinite(image))
+    if unusable:
+        raise ValueError(
+            f"{unusable / image.size:.1%} of {imaging} is NaN or infinite, expected Hounsfield "
+            "units; download it again, or put there what the air around the body has, -1024"
+        )
+    image = resample(image, grid.spacing, spacing)
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(image), limits.min, limits.max).astype(np.int16)[..., None]

@@ -1,0 +1,429 @@
+"""NIfTI volumes in one canonical order, and back on the grid they came from.
+
+Canonical is "IPL": axis 0 runs from superior to inferior, axis 1 from anterior to posterior, axis 2
+from right to left, so slices come first. A file may hold its axes in any order and direction; of
+an oblique one the nearest axes are taken and nothing is interpolated, so the way back is exact.
+
+Files are read a few slices at a time and decompressed on the way: what is in memory is the array
+that is returned and little more, whatever type the file has.
+"""
+
+import contextlib
+import gzip
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.orientations import (
+    aff2axcodes,
+    apply_orientation,
+    axcodes2ornt,
+    io_orientation,
+    ornt_transform,
+)
+
+from dicepp_jax.data.files import File
+
+CANONICAL = axcodes2ornt("IPL")
+
+TOLERANCE = 0.1
+"""So many voxels may the corners of two grids lie apart."""
+
+SLAB = 1 << 26
+"""So many bytes of a volume are in memory beside the array that it is read into."""
+
+INTEGRAL = 1e-3
+"""So far from a whole number may a label be that was scaled to be stored."""
+
+GEOMETRY = (
+    *("xyzt_units", "pixdim", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+"""The fields of a header that say where voxels are."""
+
+Shape = tuple[int, int, int]
+
+
+class Grid(NamedTuple):
+    """Where the voxels of a file are: its native grid.
+
+    Attributes:
+      shape: voxels along the axes of the file.
+      affine: `(4, 4)` float64, from indices along those axes to mm right, anterior and superior.
+    """
+
+    shape: Shape
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """The mm between voxels along the canonical axes."""
+        sizes = voxel_sizes(self.affine)
+        first, second, third = (float(sizes[axis]) for axis in self._axes)
+        return first, second, third
+
+    @property
+    def canonical_shape(self) -> Shape:
+        """Voxels along the canonical axes."""
+        first, second, third = (self.shape[axis] for axis in self._axes)
+        return first, second, third
+
+    @property
+    def _axes(self) -> np.ndarray:
+        """Which axis of the file each canonical one is."""
+        return np.argsort(ornt_transform(io_orientation(self.affine), CANONICAL)[:, 0])
+
+
+class Volume(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      array: `(D, H, W)` in canonical order.
+      grid: of the file.
+    """
+
+    array: np.ndarray
+    grid: Grid
+
+
+def to_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """An array of a file in canonical order.
+
+    Args:
+      array: `(X, Y, Z)` or `(X, Y, Z, channels)` along the axes of the file.
+      affine: `(4, 4)`, of the file.
+
+    Returns:
+      A view `(D, H, W)` or `(D, H, W, channels)`.
+
+    Example:
+      >>> to_canonical(np.arange(3).reshape(1, 1, 3), np.eye(4)).ravel().tolist()
+      [2, 1, 0]
+    """
+    return apply_orientation(array, ornt_transform(io_orientation(affine), CANONICAL))
+
+
+def to_native(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """The way back from `to_canonical`.
+
+    Args:
+      array: `(D, H, W)` or `(D, H, W, channels)` in canonical order.
+      grid: of the file.
+
+    Returns:
+      A view along the axes of the file.
+
+    Raises:
+      ValueError: if the grid is of another size.
+
+    Example:
+      >>> to_native(np.zeros((5, 4, 3)), Grid((3, 4, 5), np.eye(4))).shape
+      (3, 4, 5)
+    """
+    if array.shape[:3] != grid.canonical_shape:
+        raise ValueError(
+            f"the array has shape {array.shape} and the grid {grid.canonical_shape} in canonical "
+            "order; resize the array to the grid first"
+        )
+    return apply_orientation(array, ornt_transform(CANONICAL, io_orientation(grid.affine)))
+
+
+def read(file: File) -> Volume:
+    """Read an image.
+
+    Args:
+      file: .nii or .nii.gz of one 3-D volume; axes of length 1 may follow.
+
+    Returns:
+      The volume: of the integer type it is stored in, float32 if it is stored as floating point or
+      is scaled by the header.
+
+    Raises:
+      ValueError: if it is truncated, not NIfTI, not one real 3-D volume, or its affine is unusable.
+      FileNotFoundError: if it is gone.
+      PermissionError: if it may not be read.
+    """
+    return _load(file, _image_type, lambda slab: slab)
+
+
+def read_label(file: File) -> Volume:
+    """Read a label map.
+
+    Args:
+      file: as for `read`; floating point is accepted if it holds whole numbers.
+
+    Returns:
+      The volume, uint8.
+
+    Raises:
+      ValueError: as `read`, and if values are not whole, negative or above 255.
+      FileNotFoundError: if it is gone.
+      PermissionError: if it may not be read.
+    """
+    return _load(file, lambda _: np.dtype(np.uint8), lambda slab: _whole(file, slab))
+
+
+def read_header(file: File) -> nib.Nifti1Header:
+    """Read the header alone.
+
+    Args:
+      file: as for `read`.
+
+    Returns:
+      The header, as `write` takes it.
+
+    Raises:
+      ValueError: if it is truncated or not NIfTI.
+      FileNotFoundError: if it is gone.
+      PermissionError: if it may not be read.
+    """
+    with contextlib.ExitStack() as opened:
+        return _open(file, opened)[1]
+
+
+def read_grid(file: File) -> Grid:
+    """Read the grid alone, from the header.
+
+    Args:
+      file: as for `read`.
+
+    Returns:
+      The grid.
+
+    Raises:
+      ValueError: as `read`, but for what only the voxels show.
+      FileNotFoundError: if it is gone.
+      PermissionError: if it may not be read.
+    """
+    return _grid(file, read_header(file))
+
+
+def write(
+    path: Path, array: np.ndarray, grid: Grid, header: nib.Nifti1Header | None = None
+) -> None:
+    """Write labels or probabilities on the grid of a file, under a temporary name and then renamed.
+
+    Args:
+      path: where to, ending in .nii or .nii.gz.
+      array: `(D, H, W)` in canonical order: labels up to 255, stored as uint8, or floating point,
+        stored as float32.
+      grid: of the file that they belong to.
+      header: of that file, whose units and qform and sform are then taken over; None for mm and an
+        sform.
+
+    Raises:
+      ValueError: if the name ends otherwise, the grid is of another size or a label is beyond 255.
+
+    Example:
+      >>> import tempfile
+      >>> from dicepp_jax.data.files import from_path
+      >>> grid = Grid((4, 3, 2), np.diag([0.5, 0.5, 3, 1]))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "mask.nii.gz"
+      ...     write(path, np.ones((2, 3, 4), np.uint8), grid)
+      ...     label = read_label(from_path(path))
+      >>> label.array.shape, label.grid.spacing
+      ((2, 3, 4), (3.0, 0.5, 0.5))
+    """
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path} names no NIfTI file; end it in .nii.gz, or in .nii")
+    native = to_native(array, grid)
+    if native.dtype.kind == "f":
+        native = native.astype(np.float32)
+    elif native.min() < 0 or native.max() > 255:
+        raise ValueError(
+            f"labels go from {native.min()} to {native.max()}, expected 0 to 255; an image is "
+            "written as floating point"
+        )
+    else:
+        native = native.astype(np.uint8)
+    image = nib.Nifti1Image(native, grid.affine)
+    image.header.set_xyzt_units("mm")
+    if header is not None:
+        for field in GEOMETRY:
+            image.header[field] = header[field]
+    temporary = path.with_name(f".part.{path.name}")
+    nib.save(image, temporary)
+    os.replace(temporary, path)
+
+
+def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
+    """Refuse two files whose voxels are not at the same places.
+
+    Args:
+      a: a file, such as an image.
+      grid_a: its grid.
+      b: another, such as its label map.
+      grid_b: its grid.
+
+    Raises:
+      ValueError: if shapes differ, or corners lie more than `TOLERANCE` voxels apart.
+    """
+    if grid_a.shape == grid_b.shape:
+        apart = max(_apart(grid_a, grid_b), _apart(grid_b, grid_a))
+        if apart <= TOLERANCE:
+            return
+        found = [f"corners lie {apart:.3g} voxels apart"]
+    else:
+        found = [f"shape {grid_a.shape} against {grid_b.shape}"]
+    for name, of in (("orientation", _orientation), ("spacing", _spacing), ("origin", _origin)):
+        if of(grid_a) != of(grid_b):
+            found.append(f"{name} {of(grid_a)} against {of(grid_b)}")
+    raise ValueError(
+        f"{a} and {b} are on different grids: {', '.join(found)}. Resample one onto the other's "
+        "grid, such as with nibabel.processing.resample_from_to (order=0 for labels); if only a "
+        "header is wrong, save its array again with the other's affine"
+    )
+
+
+def _apart(one: Grid, other: Grid) -> float:
+    """How far apart the corners of one are, in voxels of the other."""
+    corners = np.array(list(itertools.product(*((-0.5, size - 0.5) for size in one.shape))))
+    moved = apply_affine(np.linalg.inv(other.affine) @ one.affine, corners)
+    return float(np.abs(moved - corners).max())
+
+
+def _orientation(grid: Grid) -> str:
+    return "".join(map(str, aff2axcodes(grid.affine)))
+
+
+def _spacing(grid: Grid) -> str:
+    return " x ".join(f"{size:.5g}" for size in voxel_sizes(grid.affine)) + " mm"
+
+
+def _origin(grid: Grid) -> str:
+    return "(" + ", ".join(f"{x:.5g}" for x in grid.affine[:3, 3]) + ") mm"
+
+
+@contextlib.contextmanager
+def _reading(file: File) -> Iterator[None]:
+    """Whatever goes wrong is told with the file and a remedy."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            f"{file} cannot be read ({error.strerror}); give yourself the right to"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} is gone; put it back, or list the files again") from error
+    except Exception as error:  # Damage is met with OSError, EOFError, zlib.error and others.
+        raise ValueError(
+            f"{file} cannot be read as NIfTI ({error}); it looks half downloaded or is of another "
+            "format: get it again, or convert it to .nii.gz"
+        ) from error
+
+
+def _open(file: File, opened: contextlib.ExitStack) -> tuple[IO[bytes], nib.Nifti1Header]:
+    """The decompressed stream and the header."""
+    with _reading(file):
+        stream: IO[bytes] = opened.enter_context(file.open())
+        compressed = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if compressed:
+            stream = cast(IO[bytes], opened.enter_context(gzip.GzipFile(fileobj=stream)))
+        start = stream.read(348)
+        stream.seek(0)
+        if start[344:347] == b"n+1":
+            return stream, nib.Nifti1Header.from_fileobj(stream)
+        if start[4:7] == b"n+2":
+            return stream, nib.Nifti2Header.from_fileobj(stream)
+        raise ValueError("it does not begin as .nii does")
+
+
+def _grid(file: File, header: nib.Nifti1Header) -> Grid:
+    shape = tuple(map(int, header.get_data_shape()))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise ValueError(
+            f"{file} is {len(shape)}-D, of shape {shape}, expected one 3-D volume; give one file "
+            "per channel, as nnU-Net's case_0000.nii.gz and case_0001.nii.gz, or split it, such as "
+            "with nibabel.four_to_three"
+        )
+    if 0 in shape:
+        raise ValueError(f"{file} is of shape {shape} and holds no voxel; get it again")
+    first, second, third = (*shape, 1, 1)[:3]
+    return Grid((first, second, third), _affine(file, header))
+
+
+def _affine(file: File, header: nib.Nifti1Header) -> np.ndarray:
+    remedy = (
+        "save it again with a right one, nibabel.Nifti1Image(array, affine), whose columns are the "
+        "mm from voxel to voxel along each axis; or convert the original images again"
+    )
+    try:
+        affine = header.get_best_affine()
+    except ValueError as error:
+        raise ValueError(f"{file} has a qform that is no rotation ({error}); {remedy}") from error
+    finite = np.isfinite(affine).all()
+    # The volume between unit vectors along the axes; it is 0 where two of them are parallel.
+    steps = affine[:3, :3]
+    if not finite or abs(np.linalg.det(steps)) <= 1e-4 * np.linalg.norm(steps, axis=0).prod():
+        raise ValueError(
+            f"{file} has an affine that is {'singular' if finite else 'not finite'}, "
+            f"{affine.tolist()}; {remedy}"
+        )
+    return affine
+
+
+def _image_type(proxy: ArrayProxy) -> np.dtype:
+    scaled = (proxy.slope, proxy.inter) != (1, 0)
+    real = scaled or proxy.dtype.kind == "f"
+    return np.dtype(np.float32) if real else proxy.dtype.newbyteorder("=")
+
+
+def _load(
+    file: File,
+    dtype: Callable[[ArrayProxy], np.dtype],
+    convert: Callable[[np.ndarray], np.ndarray],
+) -> Volume:
+    with contextlib.ExitStack() as opened:
+        stream, header = _open(file, opened)
+        grid = _grid(file, header)
+        proxy = ArrayProxy(stream, header).reshape(grid.shape)
+        if proxy.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{file} holds {header.get_value_label('datatype')} values, expected one real "
+                "number per voxel; save the magnitude, or one file per channel"
+            )
+        with _reading(file):  # A damaged header may ask for any size.
+            array = np.empty(grid.canonical_shape, dtype(proxy))
+        native = to_native(array, grid)  # A view: what is put into it is in canonical order.
+        *plane, depth = grid.shape
+        step = max(1, SLAB // (int(np.prod(plane)) * proxy.dtype.itemsize))
+        for start in range(0, depth, step):
+            part = np.s_[:, :, start : start + step]
+            with _reading(file):
+                slab = proxy[part]
+            native[part] = convert(slab)
+        with _reading(file):  # To the end, where the checksum is.
+            while stream.read(SLAB):
+                pass
+    return Volume(array, grid)
+
+
+def _whole(file: File, slab: np.ndarray) -> np.ndarray:
+    if slab.dtype.kind == "f":
+        nearest = np.rint(slab)
+        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole either.
+            wrong = slab[~(np.abs(slab - nearest) < INTEGRAL)]
+        if wrong.size:
+            raise ValueError(
+                f"{file} is a label map that holds {wrong[0]}, expected whole numbers; if it was "
+                "resampled, resample it again with nearest-neighbour interpolation"
+            )
+        slab = nearest
+    for value in (slab.min(), slab.max()):
+        if not 0 <= value <= 255:
+            raise ValueError(
+                f"{file} is a label map that holds {value}, expected classes from 0 to 255; number "
+                "the classes from 0, the background, or check that it is no image"
+            )
+    return slab

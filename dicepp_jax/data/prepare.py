@@ -1,0 +1,156 @@
+"""Preparing a set once: one process at a time, whole or not at all, again when its files change."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dicepp_jax.data.builder import Case, Facts, SegmentationBuilder, make_builder
+from dicepp_jax.data.specs import Spec
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def prepare(
+    spec: Spec,
+    list_cases: Callable[[], Sequence[Case]] | None,
+    data_dir: str | None,
+    missing: Path | None = None,
+) -> SegmentationBuilder:
+    """Prepare a set, unless it has been and its files are as they were.
+
+    Args:
+      spec: its facts.
+      list_cases: lists its cases; None if its files are not at hand.
+      data_dir: where prepared sets are kept, None for tfds's default.
+      missing: a folder that was to hold the files and does not exist.
+
+    Returns:
+      The builder of the prepared set.
+
+    Raises:
+      FileNotFoundError: if the set has not been prepared and its files are not at hand.
+      ValueError: if cases cannot be used, naming all of them.
+      OSError: if the disk is full; what was there before is there still.
+    """
+    cases = None if list_cases is None else list_cases()
+    stamp = None if cases is None else fingerprint(spec, cases)
+
+    def open_builder() -> SegmentationBuilder:
+        return make_builder(spec, lambda: cases or (), data_dir)
+
+    builder = open_builder()
+    if _is_current(builder, stamp):
+        return builder
+    if cases is None:
+        found = f"; there is no {missing}" if missing else ""
+        raise FileNotFoundError(
+            f"{spec.title} needs --config.data.manual_dir{found}. {spec.obtain}"
+        )
+    target = Path(builder.data_path)
+    with _sole(builder):
+        if _is_current(builder := open_builder(), stamp):
+            return builder
+        if target.exists():
+            print(f"{spec.title}: its files have changed since they were prepared")
+        with _replacing(target), _space_told(spec.title, target.parent):
+            builder = open_builder()
+            builder.info.metadata["fingerprint"] = stamp
+            # Progress is told by the builder; what tfds says holds for sets that it downloads.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
+    print(f"{spec.title}: {len(cases)} cases prepared in {target}")
+    return builder
+
+
+def facts(builder: SegmentationBuilder) -> list[Facts]:
+    """What is remembered of the stored cases, in their order."""
+    known = [Facts(**case) for case in builder.info.metadata["cases"]]
+    return [
+        case._replace(
+            shape=tuple(case.shape),
+            spacing=case.spacing and tuple(case.spacing),
+            voxels=tuple(case.voxels),
+            notes=tuple(case.notes),
+        )
+        for case in known
+    ]
+
+
+def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
+    """Changes when a case's files do, or what is made of them."""
+    digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
+    for case in cases:
+        digest.update(repr((case.id, case.part, case.group, case.how)).encode())
+        digest.update(repr([(file.name, file.stamp) for file in case.files]).encode())
+    return digest.hexdigest()
+
+
+def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
+    # It is renamed to that name when it is whole.
+    exists = Path(builder.data_path).exists()
+    return exists and stamp in (None, builder.info.metadata.get("fingerprint"))
+
+
+@contextlib.contextmanager
+def _sole(builder: SegmentationBuilder) -> Iterator[None]:
+    """Hold others off who would prepare the same set in the same place."""
+    folder = Path(builder.data_path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{builder.spec.title} is being prepared by another process; waiting for it")
+            lock.acquire()
+    except PermissionError as error:
+        raise PermissionError(
+            f"{folder} cannot be written to ({error.strerror}); give another --config.data.data_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[None]:
+    """Put a prepared set aside until another has taken its place, and back if none has."""
+    old = target.with_name(f"{target.name}.old")
+    # What a killed process left: nobody else is at work here.
+    for left in (old, *target.parent.glob("incomplete.*")):
+        shutil.rmtree(left, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        yield
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            old.rename(target)
+
+
+@contextlib.contextmanager
+def _space_told(title: str, folder: Path) -> Iterator[None]:
+    """Word the error of a full disk, which array_record tells as a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        code = getattr(error, "errno", None)
+        full = [c for c in FULL if c == code or (code is None and os.strerror(c) in str(error))]
+        if not full:
+            raise
+        raise OSError(
+            full[0],
+            f"{os.strerror(full[0])} while preparing {title} in {folder}, "
+            f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free; nothing of it was kept. Make "
+            "room, or give --config.data.data_dir on another disk",
+        ) from error

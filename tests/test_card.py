@@ -1,0 +1,103 @@
+"""The card of a prepared set, and what is odd about it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dicepp_jax import plots
+from dicepp_jax.data.builder import Facts
+from dicepp_jax.data.card import anomalies, card
+from dicepp_jax.data.specs import DRIVE, PHANTOM_3D
+
+
+def known(name, shape=(584, 565), voxels=(900, 100), digest=None, notes=(), spacing=None):
+    return Facts(name, None, None, shape, spacing, voxels, digest or name, notes)
+
+
+def line(lines, name):
+    (found,) = (text for text in lines[1:] if text.split("  ")[1] == name)
+    return found.split("  ", 2)[2].strip()
+
+
+def test_counts_are_held_against_the_table():
+    names = [f"c{number:02d}" for number in range(40)]
+    cases = [known(name) for name in names]
+    whole = {"train": names[:16], "validation": names[16:20], "test": names[20:]}
+    text = line(card(DRIVE, cases, whole, "there"), "cases")
+    assert text == "40: 16 train, 4 validation, 20 test, as it should be"
+    part = {"train": names[:6], "validation": names[6:8], "test": names[8:10]}
+    text = line(card(DRIVE, cases[:10], part, "there"), "cases")
+    assert text == "10: 6 train, 2 validation, 2 test; the whole set has 40: 16, 4, 20"
+    own = dataclasses.replace(DRIVE, counts=())
+    assert line(card(own, cases, part, "there"), "cases") == "10: 6 train, 2 validation, 2 test"
+
+
+@pytest.mark.parametrize(
+    "shapes, text",
+    [
+        ([(584, 565)] * 3, "584 x 565"),
+        ([(4, 5), (4, 5), (6, 7)], "4 x 5 (2), 6 x 7 (1)"),
+        ([(n, 10 * n) for n in range(1, 6)], "1 x 10 to 5 x 50, median 3 x 30, 5 different"),
+    ],
+)
+def test_native_sizes(shapes, text):
+    cases = [known(str(n), shape) for n, shape in enumerate(shapes)]
+    assert line(card(DRIVE, cases, {}, "there"), "native size") == text
+
+
+def test_classes_are_weighed_by_voxels_and_counted_by_cases():
+    cases = [known("a", voxels=(90, 10, 0)), known("b", voxels=(850, 0, 50))]
+    lines = card(PHANTOM_3D, cases, {}, "there")
+    assert line(lines, "classes") == (
+        "background 94.0%, kidney 1.00% (in 1 cases), tumour 5.00% (in 1 cases)"
+    )
+    assert line(lines, "clipped to") == "-79 to 304"
+
+
+def test_voxel_sizes_of_volumes():
+    spacings = {"a": (1.0, 0.5, 0.5), "b": (3.0, 0.5, 0.7)}
+    cases = [known(name, voxels=(9, 1, 1), spacing=mm) for name, mm in spacings.items()]
+    spec = dataclasses.replace(PHANTOM_3D, spacing=(3.22, 1.62, 1.62))
+    lines = card(spec, cases, {}, "there")
+    assert line(lines, "voxels") == "1 x 0.5 x 0.5 to 3 x 0.5 x 0.7, median 2 x 0.5 x 0.6 mm"
+    assert line(lines, "stored at") == "3.22 x 1.62 x 1.62 mm"
+
+
+def test_terms_are_on_the_card():
+    text = "\n".join(card(DRIVE, [known("a")], {}, "there"))
+    for fact in (DRIVE.licence, DRIVE.citation, DRIVE.homepage, "there"):
+        assert fact in text
+
+
+def test_notes_and_copies_are_odd_and_copies_across_the_split_are_called_so():
+    cases = [
+        known("a", digest="1"),
+        known("b", digest="2", notes=("the mask has no foreground",)),
+        known("c", digest="1"),
+        known("d", digest="2"),
+        known("e"),
+    ]
+    split = {"train": ["a", "c", "b"], "validation": ["e"], "test": ["d"]}
+    assert anomalies(cases, split) == [
+        "case b: the mask has no foreground",
+        "the same image: a (train), c (train)",
+        "the same image in different parts of the split: b (train), d (test)",
+    ]
+    assert anomalies(cases[4:], {"train": ["e"]}) == []
+
+
+@pytest.mark.parametrize("shape, channels", [((40, 50), 3), ((300, 700), 1), ((6, 20, 30), 2)])
+def test_contact_sheet_outlines_every_class_that_is_there(tmp_path, shape, channels):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*shape, channels)).astype(np.float32)
+    label = np.zeros(shape, np.uint8)
+    label[..., 5:15, 5:15], label[..., 15:18, 8:20] = 1, 2
+    samples = [plots.Sample("a long name " * 5, image, label), plots.Sample("b", image, 0 * label)]
+    figure = plots.contact_sheet(samples, ("background", "kidney", "tumour"))
+    first, second = figure.axes
+    assert first.get_title().startswith("…") and len(first.get_title()) == plots.TITLE
+    assert [len(axes.collections) for axes in (first, second)] == [2, 0]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["kidney", "tumour"]
+    plots.save(figure, tmp_path / "sheet.png")
