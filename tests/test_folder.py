@@ -538,7 +538,7 @@ REFUSED = {
     "colour-coded mask": (
         put("masks/1.png", np.resize(np.array([255, 0, 0], np.uint8), (*SIZE, 3))),
         {},
-        r"1 of 3 cases of set cannot be used:\n  case 1: .*masks/1\.png is coloured",
+        r"set case 1: .*masks/1\.png is coloured",
     ),
     "float label map": (
         lambda root: (remove("masks/1.png")(root), put("masks/1.npy", label() * 0.5)(root)),
