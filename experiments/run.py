@@ -29,6 +29,9 @@ from experiments import cli, record, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
 
+SLOW = 0.05
+"""The share of the time that may go by waiting for data without a word."""
+
 
 class Scored(NamedTuple):
     """The test split, scored.
@@ -60,6 +63,7 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
             print(f"{name}: {first_epoch} epochs are in {workdir}")
         record.trim_log(workdir, first_epoch)
         steps = -(-len(training) // batch_size)
+        waited = spent = 0.0
         with (
             TrainingProgress(name, config.train.epochs, steps, first_epoch) as progress,
             SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
@@ -94,6 +98,14 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
                 for tag, value in values.items():
                     board.add_scalar(tag, value, epoch.epoch)
                 progress.epoch(epoch)
+                if epoch.epoch > first_epoch:  # In the first, cases are read from disk.
+                    waited, spent = waited + epoch.data_wait, spent + epoch.seconds
+    if waited > SLOW * spent:
+        needed = max(training.nbytes, validation.nbytes) / 2**30
+        print(
+            f"{name}: {waited / spent:.0%} of the training time went by waiting for data; "
+            f"data.cache_gib is {config.data.cache_gib:g}, and {needed:.1f} would keep all cases"
+        )
 
 
 def describe(parts: parts_lib.Parts) -> str:

@@ -4,6 +4,7 @@ Training and validation see cases at the network's size; they are prepared once 
 memory while they fit. Evaluation reads the stored cases themselves, at their native size.
 """
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,6 +40,12 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @property
+    def nbytes(self) -> int:
+        """What all cases would take in memory."""
+        values = self._spec.channels + 1  # The label is as wide as a channel.
+        return len(self) * math.prod(self._size) * values * np.dtype(np.float32).itemsize
 
     def __getitem__(self, index: int) -> Batch:
         if index in self._kept:

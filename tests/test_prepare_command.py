@@ -1,0 +1,90 @@
+"""`python -m experiments.prepare`: the card, the split and the contact sheet of a set."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base, folder
+from experiments import prepare
+
+ROOT = Path(__file__).parent.parent
+
+
+def config_of(name, files, data_dir):
+    config = folder.get_config() if name == "folder" else base.get_config()
+    config.data.name, config.data.manual_dir, config.data.data_dir = name, str(files), data_dir
+    return config
+
+
+def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
+    layouts.bus2017(tmp_path / "files")
+    mask = tmp_path / "files" / "GT" / "000001.png"
+    layouts.write_mask(mask, np.zeros((21, 25), np.uint8))
+    config = config_of("bus2017", tmp_path / "files", str(tmp_path / "prepared"))
+    text = prepare.prepare(config, tmp_path / "work")
+    assert text.startswith("BUS2017\n")
+    assert "9: 6 train, 1 validation, 2 test; the whole set has 163: 104, 26, 33" in text
+    assert "odd: case 000001: the mask has no foreground" in text
+    card = (tmp_path / "work" / "card.txt").read_text()
+    assert text.startswith(card.rstrip("\n"))
+    split = json.loads((tmp_path / "work" / "split.json").read_text())
+    assert {part: len(ids) for part, ids in split.items()} == {
+        "train": 6, "validation": 1, "test": 2,
+    }  # fmt: skip
+    with Image.open(tmp_path / "work" / "contact_sheet.png") as image:
+        assert min(image.size) > 200
+    # What was written is a list of splits.
+    config.data.split_file = str(tmp_path / "work" / "split.json")
+    assert prepare.prepare(config, tmp_path / "again") == text.replace("/work/", "/again/")
+
+
+def test_many_odd_things_are_cut_on_the_screen_and_not_in_the_file(tmp_path):
+    written = layouts.cvc_clinicdb(tmp_path / "files", numbers=range(1, 31))
+    config = config_of("cvc_clinicdb", tmp_path / "files", str(tmp_path / "prepared"))
+    text = prepare.prepare(config, tmp_path / "work")
+    odd = "where the set's images are 288 x 384"
+    assert text.count(odd) == prepare.PRINTED < len(written)
+    assert "  and 10 more, in " in text
+    assert (tmp_path / "work" / "card.txt").read_text().count(odd) == len(written)
+
+
+def test_a_folder_of_one_s_own(tmp_path, capsys):
+    for number in range(5):
+        rng = np.random.default_rng([1, number])
+        image = rng.integers(0, 256, (40, 50, 3), np.uint8)
+        mask = (rng.random((40, 50)) < 0.3).astype(np.uint8)
+        layouts.write_rgb(tmp_path / "files" / f"{number}.png", image)
+        layouts.write_mask(tmp_path / "files" / f"{number}_mask.png", mask)
+    config = config_of("folder", tmp_path / "files", str(tmp_path / "prepared"))
+    text = prepare.prepare(config, tmp_path / "work")
+    told = capsys.readouterr().out
+    assert "layout: " in told and "--config.folder.masks='{case}_mask.*'" in told
+    assert "5: 3 train, 1 validation, 1 test" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--config.data.manual_dir=NO"],
+            "error: DRIVE needs --config.data.manual_dir; there is no",
+        ),
+        (["--config.data.split=video"], "error: data.split is 'video'; it may be random or group"),
+        (["--config.folder.images=x"], "error: folder.images is set, but data.name is drive"),
+        (["--config.data.download=True"], "error: DRIVE cannot be downloaded by a program. 1."),
+    ],
+)
+def test_a_wrong_command_ends_in_one_clear_line(tmp_path, flags, message):
+    command = [
+        *(sys.executable, "-m", "experiments.prepare", "--config=configs/drive_dscpp.py"),
+        *(f"--config.data.data_dir={tmp_path}", f"--workdir={tmp_path / 'work'}", *flags),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "work").exists()
