@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dicepp_jax.data.files import File, Tree, some
+from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import by, listed
 from dicepp_jax.progress import track
 
 ALL = "cases"
@@ -175,7 +176,7 @@ def bad_cases(title: str, wrong: Sequence[str], total: int) -> str:
     """The message that some cases of a set cannot be used."""
     if len(wrong) == 1:
         return f"{title} {wrong[0]}"
-    told = some(wrong, SHOWN, "\n  ")
+    told = listed(wrong, SHOWN, "\n  ")
     return f"{len(wrong)} of the {total} cases of {title} cannot be used:\n  {told}"
 
 
@@ -220,8 +221,7 @@ def _notes(spec: Spec, shape: tuple[int, ...], voxels: np.ndarray) -> Iterator[s
     if not voxels[0]:
         yield "the mask is all foreground"
     if spec.native_size and shape != spec.native_size:
-        expected = " x ".join(map(str, spec.native_size))
-        yield f"it is {' x '.join(map(str, shape))}, where the set's images are {expected}"
+        yield f"it is {by(shape)}, where the set's images are {by(spec.native_size)}"
 
 
 def _tensor(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:

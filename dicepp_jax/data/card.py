@@ -7,6 +7,7 @@ import numpy as np
 
 from dicepp_jax.data.builder import Facts
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import by, span
 
 
 def card(
@@ -30,10 +31,10 @@ def card(
     }
     spacings = [case.spacing for case in cases if case.spacing]
     if spacings:
-        lines["voxels"] = f"{_span(np.array(spacings))} mm"
+        lines["voxels"] = f"{span(spacings)} mm"
     if spec.spacing:
-        lines["stored at"] = f"{_by(spec.spacing)} mm"
-    lines["network input"] = _by(spec.size)
+        lines["stored at"] = f"{by(spec.spacing)} mm"
+    lines["network input"] = by(spec.size)
     if spec.intensity_range:
         lines["clipped to"] = "{:g} to {:g}".format(*spec.intensity_range)
     lines["classes"] = _balance(spec, cases)
@@ -90,18 +91,9 @@ def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
     counted = collections.Counter(shapes).most_common()
     if len(counted) <= 4:
         return ", ".join(
-            _by(shape) + (f" ({count})" if len(counted) > 1 else "") for shape, count in counted
+            by(shape) + (f" ({count})" if len(counted) > 1 else "") for shape, count in counted
         )
-    return f"{_span(np.array(shapes))}, {len(counted)} different"
-
-
-def _span(values: np.ndarray) -> str:
-    low, middle, high = (_by(q) for q in (values.min(0), np.median(values, axis=0), values.max(0)))
-    return low if low == high else f"{low} to {high}, median {middle}"
-
-
-def _by(values: Sequence[float] | np.ndarray) -> str:
-    return " x ".join(f"{value:g}" for value in values)
+    return f"{span(shapes)}, {len(counted)} different"
 
 
 def _balance(spec: Spec, cases: Sequence[Facts]) -> str:

@@ -12,6 +12,7 @@ from dicepp_jax.data import pairs, readers
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import File, Tree, match
 from dicepp_jax.data.specs import DRIVE
+from dicepp_jax.data.wording import listed
 
 FOLDERS = (("training", range(21, 41)), ("test", range(1, 21)))
 VALIDATION = range(37, 41)
@@ -52,7 +53,7 @@ def list_cases(files: Tree) -> list[Case]:
     ]
     if missing:
         raise FileNotFoundError(
-            f"DRIVE: {len(missing)} of the 40 images missing: {pairs.some(missing)}. {DRIVE.obtain}"
+            f"DRIVE: {len(missing)} of the 40 images missing: {listed(missing)}. {DRIVE.obtain}"
         )
     return list(_cases(kinds))
 

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -90,19 +90,6 @@ def natural(text: str) -> list[tuple[int, str]]:
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)
     ]
-
-
-def some(names: Sequence[str], shown: int = 5, separator: str = ", ") -> str:
-    """The first few of many names, and how many more there are.
-
-    Example:
-      >>> some(["a", "b"])
-      'a, b'
-      >>> some("abcdefg")
-      'a, b, c, d, e and 2 more'
-    """
-    left = len(names) - shown
-    return separator.join(names[:shown]) + (f" and {left} more" if left > 0 else "")
 
 
 def _walk(root: Path) -> Iterator[File]:

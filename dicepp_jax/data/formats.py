@@ -4,7 +4,7 @@ A mask may hold the classes by value; or every class may have a mask of its own,
 and 255; or there is one such mask, which lossy compression may have left many grey values in.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from dicepp_jax.data import nifti, preprocess, readers
 from dicepp_jax.data.builder import Example
 from dicepp_jax.data.files import File
 from dicepp_jax.data.nifti import Grid
-from dicepp_jax.data.pairs import some
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import by, listed
 
 ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz")
 """Of files that can be read."""
@@ -259,23 +259,3 @@ def _foreground(file: File, mask: np.ndarray) -> np.ndarray:
         f"{file} holds {listed(counts)}, expected the mask of one class, of 0 and 1 or 0 and 255; "
         "save it so, or name a mask with all classes by --config.folder.masks='masks/{case}.*'"
     )
-
-
-def by(values: Iterable[float]) -> str:
-    """Sizes as people write them.
-
-    Example:
-      >>> by((512, 0.75))
-      '512 x 0.75'
-    """
-    return " x ".join(f"{value:g}" for value in values)
-
-
-def listed(things: Iterable[object]) -> str:
-    """Some of them as text, the others counted.
-
-    Example:
-      >>> listed(range(9))
-      '0, 1, 2, 3, 4 and 4 more'
-    """
-    return some([str(thing) for thing in things])

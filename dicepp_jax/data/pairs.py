@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from dicepp_jax.data import readers
 from dicepp_jax.data.builder import Case, Example
-from dicepp_jax.data.files import File, Tree, some
+from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import listed
 
 PACKED = (".rar", ".7z", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Archives that are not looked into."""
@@ -65,7 +66,7 @@ def _check_each_has(spec: Spec, kind: Kind, other: Kind) -> None:
         raise FileNotFoundError(
             f"{spec.title}: {kind.name} without {other.name}: {len(without)} of "
             f"{len(kind.found)}, such as {kind.found[without[0]]}; missing: "
-            f"{some(list(map(other.path.format, without)))}. The set looks half unpacked: unpack "
+            f"{listed(map(other.path.format, without))}. The set looks half unpacked: unpack "
             f"or download it again. {spec.obtain}"
         )
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from dicepp_jax.data.builder import Facts
-from dicepp_jax.data.files import some
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import listed
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 64, "validation": 16, "test": 20}
@@ -231,7 +231,7 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
     if numbered and len(cases) != sum(spec.counts):
         raise ValueError(
             f"{path} numbers the {sum(spec.counts)} cases of the complete {spec.title} "
-            f"({some(numbered)}), but here are {len(cases)}, where a number may mean another "
+            f"({listed(numbered)}), but here are {len(cases)}, where a number may mean another "
             "case; complete the set, list its cases by name, or take the random split"
         )
     twice = [f"{case} ({', '.join(parts)})" for case, parts in parts_of.items() if len(parts) > 1]
@@ -241,7 +241,7 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
         "in no part": [case for case in ids if case not in parts_of],
     }
     if any(wrong.values()):
-        told = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
+        told = "; ".join(f"{what}: {listed(names)}" for what, names in wrong.items() if names)
         raise ValueError(f"{path} must put every case of {spec.title} in exactly one part; {told}")
     return _arrange(cases, {case: parts[0] for case, parts in parts_of.items()})
 
@@ -271,7 +271,9 @@ def read_lists(path: Path) -> dict[str, list[str]]:
             raise ValueError(f"{path}: {key} is empty; every part needs at least one case")
         odd = [json.dumps(entry) for entry in value if not isinstance(entry, str)]
         if odd:
-            raise ValueError(f"{path}: {key} has entries that are no strings: {some(odd)}; {FORM}")
+            raise ValueError(
+                f"{path}: {key} has entries that are no strings: {listed(odd)}; {FORM}"
+            )
     return lists
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from dicepp_jax.data import formats, nifti, preprocess
 from dicepp_jax.data.builder import READERS, Case, DataSet, bad_cases
 from dicepp_jax.data.files import File, Tree
-from dicepp_jax.data.formats import Labels, Source, by, listed
+from dicepp_jax.data.formats import Labels, Source
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import by, listed, span
 from dicepp_jax.progress import track
 
 LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
@@ -391,10 +392,10 @@ def _told(
     names = f" ({', '.join(listing.channels)})" if listing.channels else ""
     each = ", each with a z-score of its own" if spec.per_channel else ""
     yield f"channels: {spec.channels}{names}, stored as {spec.dtype}{each}"
-    yield f"native sizes: {_span(shapes)}"
+    yield f"native sizes: {span(shapes)}"
     if spec.spacing:
         known = [one.spacing for one in found if one.spacing]
-        native = f"{_span(known)} mm" if known else "not known, taken as 1 x 1 x 1 mm"
+        native = f"{span(known)} mm" if known else "not known, taken as 1 x 1 x 1 mm"
         yield (
             f"spacing: {native}, resampled to {by(spec.spacing)} mm "
             f"(--config.folder.spacing={_tuple(spec.spacing)})"
@@ -417,10 +418,3 @@ def _told(
 def _tuple(values: Sequence[float]) -> str:
     """A tuple as it is given on the command line."""
     return f"'({','.join(f'{value:g}' for value in values)})'"
-
-
-def _span(values: Sequence[tuple[float, ...]]) -> str:
-    low, high = np.min(values, axis=0), np.max(values, axis=0)
-    if (low == high).all():
-        return by(low)
-    return f"{by(low)} to {by(high)}, median {by(np.median(values, axis=0))}"
