@@ -107,7 +107,7 @@ def prediction(results: Mapping[str, Result], classes: Sequence[str]) -> Figure:
         layout="constrained",
     )
     for row, target in zip(axes, foreground, strict=True):
-        _panel(row[0], display(first.image), first.case)
+        _panel(row[0], display(first.image), _short(first.case))
         _panel(row[1], first.label == target, f"{classes[target]}: truth", cmap="gray")
         for position, (name, view) in enumerate(views.items()):
             heat, wrong = row[2 + 2 * position : 4 + 2 * position]
@@ -156,8 +156,7 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
         place.set_axis_off()
     for place, sample in zip(axes.flat, samples, strict=False):
         image, label = _thumbnail(sample)
-        title = sample.title if len(sample.title) <= TITLE else f"…{sample.title[1 - TITLE :]}"
-        place.set_title(title, fontsize=7)
+        place.set_title(_short(sample.title), fontsize=7)
         place.imshow(image, vmin=0, vmax=1)
         for target in range(1, len(classes)):
             inside = label == target
@@ -170,6 +169,10 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
     ]
     figure.legend(handles=names, loc="outside lower center", ncols=6, fontsize=8)
     return figure
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= TITLE else f"…{title[1 - TITLE :]}"
 
 
 def _colour(target: int) -> str:

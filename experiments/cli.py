@@ -51,12 +51,21 @@ def workdir(ending: str = "") -> Path:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    for path in re.findall(r"^--?config=(.*)$", "\n".join(argv), re.MULTILINE):
+        if not Path(path.split(":")[0]).is_file():
+            there = ", ".join(sorted(p.name for p in QUICKSTART.parent.glob("*_*.py")))
+            sys.exit(f"error: there is no config {path}; in configs/ are {there}")
     with _config_errors():
         return app.parse_flags_with_usage(argv)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a main; bad input ends it with one line instead of a traceback."""
+def run(main: Callable[[], None], interrupted: str) -> None:
+    """Run a main; bad input ends it with one line instead of a traceback.
+
+    Args:
+      main: what to run.
+      interrupted: told when it is interrupted: what the same command does then.
+    """
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -70,11 +79,12 @@ def run(main: Callable[[], None]) -> None:
                 raise
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            done = "interrupted; the same command goes on after the last finished epoch, if any"
-            print(done, file=sys.stderr, flush=True)
+            print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
             sys.stdout.flush()
             # Checkpoints are closed. A compilation may be under way in a thread of XLA's, and the
             # interpreter's own end would crash on it.
             os._exit(INTERRUPTED)
 
+    for name in ("config", "workdir", "debug"):  # What --help lists.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(guarded, flags_parser=_parse)

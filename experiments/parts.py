@@ -83,7 +83,10 @@ def make(config: ConfigDict, loaded: data.Loaded | None = None) -> Parts:
 def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) -> Parts:
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
-        raise ValueError(f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes")
+        raise ValueError(
+            f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes, "
+            f"as in --config.data.size='{spec.size}'"
+        )
     _check_minima(config, size)
     model = make_model(config, spec, size)
     loss = losses.get_loss(config.loss.name, **hyper(config))

@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "nothing of a set that was being prepared is kept; the same command begins anew")

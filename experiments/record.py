@@ -1,5 +1,6 @@
 """What a working directory keeps beside checkpoints: the config it was made with, and the log."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 RUN = "run.json"
@@ -30,28 +32,68 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def open_workdir(workdir: Path, config: ConfigDict) -> None:
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keep other processes out of a run's directory.
+
+    Raises:
+      ValueError: if another has it.
+      OSError: if it cannot be made or written to.
+    """
+    # Beside the directory, which `put_aside` may rename.
+    lock = FileLock(workdir.with_name(f".{workdir.name}.lock"))
+    if workdir.is_file():
+        raise ValueError(f"{workdir} is a file; give another --workdir")
+    try:
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is at work in {workdir}; wait for it, or give another --workdir"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{workdir} cannot be written to ({error.strerror}); give another --workdir",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
     """Make a run's directory, or check that the one there holds the same experiment.
 
     The resolved config, the command, versions, hardware, date and git commit go into `run.json`.
 
+    Args:
+      workdir: the directory.
+      config: of the run.
+      data: the digest of its cases and their split.
+
     Raises:
-      ValueError: if the directory holds a run of another config, naming what differs.
+      ValueError: if the directory holds a run of another config or on other data, naming what
+        differs.
     """
     path = workdir / RUN
     resolved = json.loads(config.to_json())
     if path.exists() and not config.resume:
         put_aside(workdir)
     if path.exists():
-        changes = list(_differences(json.loads(path.read_text())["config"], resolved))
+        there = json.loads(path.read_text())
+        changes = list(_differences(there["config"], resolved))
+        if there.get("data") != data:
+            changes.append("its cases, their masks or their split have changed since")
         if changes:
             raise ValueError(
-                f"{workdir} holds a run with another config ({'; '.join(changes)}). Give another "
+                f"{workdir} holds another run ({'; '.join(changes)}). Give another "
                 "--workdir, or --config.resume=False to put that run aside and start anew"
             )
     workdir.mkdir(parents=True, exist_ok=True)
     about = {
         "config": resolved,
+        "data": data,
         "command": [Path(sys.executable).name, *sys.argv],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -100,8 +100,8 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
                 progress.epoch(epoch)
                 if epoch.epoch > first_epoch:  # In the first, cases are read from disk.
                     waited, spent = waited + epoch.data_wait, spent + epoch.seconds
-    if waited > SLOW * spent:
-        needed = max(training.nbytes, validation.nbytes) / 2**30
+    needed = max(training.nbytes, validation.nbytes) / 2**30
+    if waited > SLOW * spent and needed > config.data.cache_gib:
         print(
             f"{name}: {waited / spent:.0%} of the training time went by waiting for data; "
             f"data.cache_gib is {config.data.cache_gib:g}, and {needed:.1f} would keep all cases"
@@ -115,8 +115,8 @@ def describe(parts: parts_lib.Parts) -> str:
     size = " x ".join(map(str, parts.size))
     device = jax.devices()[0]
     return (
-        f"{parts.spec.title}, {cases} cases at {size}, {type(parts.model).__name__} of "
-        f"{parameters:,} parameters, on {device.device_kind}"
+        f"{parts.spec.title}, {cases} cases at {size}, {type(parts.model).__name__} of depth "
+        f"{parts.model.depth} and {parameters:,} parameters, on {device.device_kind}"
     )
 
 
@@ -225,18 +225,29 @@ def run(config: ConfigDict, workdir: Path) -> str:
     for name, member in configs.items():
         parts[name] = parts_lib.make(member, loaded)
         loaded = parts[name].loaded
-    record.open_workdir(workdir, config)
-    for name, member in configs.items():
-        if folders[name] != workdir:
-            record.open_workdir(folders[name], member)
     first = parts[next(iter(parts))]
-    split = {part: list(subset.ids) for part, subset in first.splits.items()}
-    record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
+    with record.held(workdir):
+        digest = first.loaded.digest
+        record.open_workdir(workdir, config, digest)
+        for name, member in configs.items():
+            if folders[name] != workdir:
+                record.open_workdir(folders[name], member, digest)
+        split = {part: list(subset.ids) for part, subset in first.splits.items()}
+        record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
+        return _run(configs, parts, folders, workdir)
+
+
+def _run(
+    configs: Mapping[str, ConfigDict],
+    parts: Mapping[str, parts_lib.Parts],
+    folders: Mapping[str, Path],
+    workdir: Path,
+) -> str:
     scored = {}
     for name, member in configs.items():
         fit(member, parts[name], folders[name])
         scored[name] = score(member, parts[name], folders[name])
-    spec = first.spec
+    spec = parts[next(iter(parts))].spec
     logs = {name: record.read_log(folder) for name, folder in folders.items()}
     draw(scored, logs, spec.classes, workdir / "figures")
     compared = comparisons(scored, spec.classes[0])
@@ -255,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "the same command goes on after the last finished epoch, if any")

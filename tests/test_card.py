@@ -12,7 +12,7 @@ from dicepp_jax.data.specs import DRIVE, PHANTOM_3D
 
 
 def known(name, shape=(584, 565), voxels=(900, 100), digest=None, notes=(), spacing=None):
-    return Facts(name, None, None, shape, spacing, voxels, digest or name, notes)
+    return Facts(name, None, None, shape, spacing, voxels, digest or name, "", notes)
 
 
 def line(lines, name):

@@ -379,8 +379,11 @@ LABEL = np.zeros((2, 3, 4), np.uint8)
         (Example(IMAGE, LABEL[1:]), "label has shape (1, 3, 4) and the image (2, 3, 4)"),
         (Example(IMAGE, LABEL + 3), "label value 3 is none of the 3 classes background, kidney"),
         (Example(0 * IMAGE - 5, LABEL), "the image is -5 everywhere"),
-        (Example(np.where(IMAGE < 4, np.inf, IMAGE), LABEL), "16.7% of the image is NaN or inf"),
-        (Example(np.full(IMAGE.shape, np.nan), LABEL), "100.0% of the image is NaN or infinite"),
+        (
+            Example(np.where(IMAGE < 4, np.inf, IMAGE), LABEL),
+            "4 of the image's 24 values are NaN or inf",
+        ),
+        (Example(np.full(IMAGE.shape, np.nan), LABEL), "24 of the image's 24 values are NaN"),
         (Example(IMAGE, LABEL, None, LABEL[:1] + 7), "label value 7 is none of the 3 classes"),
     ],
 )

@@ -166,6 +166,17 @@ def test_jpeg_images_and_masks(tmp_path):
     np.testing.assert_array_equal(cases["0"].read().label, smooth())
 
 
+def test_noise_in_other_files_is_of_one_class_where_two_are_declared(tmp_path):
+    mask = smooth()
+    noise = np.random.default_rng([6, 0]).integers(0, 20, mask.shape)
+    for number in range(3):
+        save(tmp_path / "set/images" / f"{number}.png", image(number, mask.shape))
+        save(tmp_path / "set/masks" / f"{number}.png", (255 * mask ^ noise).astype(np.uint8))
+    spec, told, cases = describe(tmp_path / "set", classes=("background", "polyp"))
+    assert spec.classes == ("background", "polyp") and "foreground above 127" in told
+    np.testing.assert_array_equal(cases["0"].read().label, mask)
+
+
 CODES = np.array([0, 128, 255], np.uint8)
 
 
@@ -513,6 +524,11 @@ REFUSED = {
         r"--config\.folder\.mask_values='\(0,128,255\)'",
     ),
     "no background": (masks_of(1, 2), {}, "hold the values 1, 2, not 0, 1, 2"),
+    "noise that may number objects": (
+        masks_of(*range(40), *[0] * 800, *[255] * 160),
+        {},
+        "hold the values 0, 1, 2, 3, 4 and 36 more.*lossy compression.*number objects",
+    ),
     "a picture for a mask": (
         masks_of(*range(100)),
         {},
@@ -627,7 +643,7 @@ UNREADABLE = {
             put("images/1.npy", np.full(SIZE, np.nan, np.float32))(root),
         ),
         {},
-        "100.0% of the image is NaN or infinite",
+        "480 of the image's 480 values are NaN or infinite",
     ),
 }
 """What is found only when case 1 is read for good."""

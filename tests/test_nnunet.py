@@ -230,15 +230,15 @@ REFUSED = {
     ),
     "missing channel": (
         fields(channel_names={"0": "T1", "1": "T2"}),
-        r"3 files are missing: imagesTr/case_000_0001\.nii\.gz \(T2\), imagesTr/case_001_0001",
+        r"3 missing: imagesTr/case_000_0001\.nii\.gz \(T2\), imagesTr/case_001_0001",
     ),
     "missing label": (
         remove("labelsTr/case_001.nii.gz"),
-        r"1 files are missing: labelsTr/case_001\.nii\.gz; add them",
+        r"1 missing: labelsTr/case_001\.nii\.gz; add them",
     ),
     "missing image": (
         remove("imagesTr/case_002_0000.nii.gz"),
-        r"1 files are missing: imagesTr/case_002_0000\.nii\.gz; add them",
+        r"1 missing: imagesTr/case_002_0000\.nii\.gz; add them",
     ),
     "no labels at all": (
         lambda root: shutil.rmtree(root / "labelsTr"),

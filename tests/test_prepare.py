@@ -120,7 +120,7 @@ def test_what_has_changed_is_read_anew(place, change, capsys):
     else:
         spec = dataclasses.replace(spec, classes=("background", "thing", "other"))
     assert_holds(prepare_toy(place, spec), written)
-    assert "Toy: its files have changed since they were prepared" in capsys.readouterr().out
+    assert "Toy: its files or options have changed since it was prepared" in capsys.readouterr().out
     assert sorted(p.name for p in (Path(place[1]) / "toy").iterdir()) == [".lock", spec.version]
 
 
@@ -148,7 +148,7 @@ def test_all_bad_cases_are_named_in_one_error(place):
     with pytest.raises(ValueError, match="20 of the 20 cases") as caught:
         prepare_toy(place)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 11 and lines[-1].endswith(" and 10 more")
+    assert len(lines) == 12 and lines[-1] == "  and 10 more"
     with pytest.raises(FileNotFoundError, match=r"Toy needs --config.data.manual_dir\. Draw it\."):
         prepare(toy.SPEC, None, place[1])
 

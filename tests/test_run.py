@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import layouts
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -302,3 +303,55 @@ def test_every_config_can_be_read():
         config = namespace["get_config"]()
         assert set(config) == set(base.get_config())
         assert "Command:" in namespace["__doc__"] or path.stem == "base"
+
+
+def own_set(folder, cases=8):
+    """A folder of images and masks."""
+    for number in range(cases):
+        rng = np.random.default_rng([1, number])
+        image = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        layouts.write_rgb(folder / "images" / f"{number}.png", image)
+        layouts.write_mask(folder / "masks" / f"{number}.png", image[..., 0] // 128)
+
+
+@pytest.mark.parametrize("change", ["removed", "added", "label", "split"])
+def test_a_run_does_not_go_on_with_other_cases_than_it_began_with(tmp_path, change):
+    own_set(tmp_path / "set")
+    config = tiny(
+        str(tmp_path / "prepared"),
+        **{"data.name": "folder", "data.manual_dir": str(tmp_path / "set"), "data.size": (16, 16)},
+    )
+    run.run(config, tmp_path / "run")
+    report = (tmp_path / "run" / "report.txt").read_text()
+    if change == "removed":
+        for part in ("images", "masks"):
+            (tmp_path / "set" / part / "3.png").unlink()
+    elif change == "added":
+        own_set(tmp_path / "set", cases=9)
+    elif change == "label":
+        layouts.write_mask(tmp_path / "set/masks/3.png", np.eye(16, dtype=np.uint8))
+    else:
+        split = json.loads((tmp_path / "run" / "split.json").read_text())
+        split["train"], split["test"] = split["test"], split["train"]
+        (tmp_path / "split.json").write_text(json.dumps(split))
+        config.data.split_file = str(tmp_path / "split.json")
+    with pytest.raises(ValueError, match="its cases, their masks or their split have changed"):
+        run.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "report.txt").read_text() == report
+    run.run(config, tmp_path / "another")
+
+
+def test_two_processes_do_not_share_a_directory(data_dir, tmp_path):
+    with record.held(tmp_path / "run"):
+        second = call(command(data_dir, tmp_path / "run"))
+        assert second.returncode == 1
+        assert f"error: another process is at work in {tmp_path / 'run'}" in second.stderr
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file; give another --workdir"):
+        run.run(tiny(data_dir), tmp_path / "file")
+
+
+def test_help_names_the_flags():
+    shown = call([sys.executable, "-m", "experiments.run", "--help"])
+    for flag in ("--config", "--workdir", "--[no]debug"):
+        assert flag in shown.stdout + shown.stderr

@@ -27,7 +27,7 @@ TABLE_1 = {
 def facts(ids, parts=None, groups=None):
     ids = list(ids)
     rows = zip(ids, parts or [None] * len(ids), groups or [None] * len(ids), strict=True)
-    return [Facts(case, part, group, (), None, (), "", ()) for case, part, group in rows]
+    return [Facts(case, part, group, (), None, (), "", "", ()) for case, part, group in rows]
 
 
 def assert_partition(split, cases):

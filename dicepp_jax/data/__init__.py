@@ -5,6 +5,7 @@ in a file of its own, and one row here. "folder" is a set of the user's own.
 """
 
 import difflib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -118,6 +119,13 @@ class Loaded(NamedTuple):
     splits: Mapping[str, Subset]
     facts: list[Facts]
     path: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the cases and their split: another for other images, labels or parts."""
+        cases = sorted((case.id, case.digest, case.label_digest) for case in self.facts)
+        split = [(part, subset.ids) for part, subset in self.splits.items()]
+        return hashlib.blake2b(repr((cases, split)).encode(), digest_size=16).hexdigest()
 
 
 def find(

@@ -95,6 +95,7 @@ class Facts(NamedTuple):
       spacing: mm between native voxels, or None.
       voxels: native voxels of each class.
       digest: of the stored image, equal for equal images.
+      label_digest: of the native label.
       notes: what is odd about it, though it can be used.
     """
 
@@ -105,6 +106,7 @@ class Facts(NamedTuple):
     spacing: tuple[float, ...] | None
     voxels: tuple[int, ...]
     digest: str
+    label_digest: str
     notes: tuple[str, ...]
 
 
@@ -201,7 +203,6 @@ def _examine(spec: Spec, case: Case) -> tuple[Example, Facts]:
     check_example(spec, example)
     native = example.label if example.native_label is None else example.native_label
     voxels = np.bincount(native.ravel(), minlength=len(spec.classes))
-    digest = hashlib.blake2b(np.ascontiguousarray(example.image).data, digest_size=16)
     return example, Facts(
         id=case.id,
         part=case.part,
@@ -209,9 +210,14 @@ def _examine(spec: Spec, case: Case) -> tuple[Example, Facts]:
         shape=native.shape,
         spacing=example.spacing,
         voxels=tuple(map(int, voxels)),
-        digest=digest.hexdigest(),
+        digest=_digest(example.image),
+        label_digest=_digest(native),
         notes=tuple(_notes(spec, native.shape, voxels)),
     )
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
 
 
 def _notes(spec: Spec, shape: tuple[int, ...], voxels: np.ndarray) -> Iterator[str]:
@@ -253,10 +259,10 @@ def check_example(spec: Spec, example: Example) -> None:
             f"{', '.join(spec.classes)}"
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        share = 1 - np.isfinite(image).mean()
+        unusable = image.size - np.count_nonzero(np.isfinite(image))
         raise ValueError(
-            f"{share:.1%} of the image is NaN or infinite; put a finite number there, such as the "
-            "background's"
+            f"{unusable} of the image's {image.size} values are NaN or infinite; put a finite "
+            "number there, such as the background's"
         )
     if image.min() == image.max():
         raise ValueError(

@@ -44,6 +44,11 @@ LAYOUTS = (
 MOST = 32
 """Classes that are believed without having been declared."""
 
+FEW = 8
+"""More may be numbered objects, which is told."""
+
+JPEG = (".jpg", ".jpeg")
+
 _EXAMPLE = "--config.folder.images='images/{case}.*' --config.folder.masks='masks/{case}_mask.png'"
 
 
@@ -147,8 +152,9 @@ def find_pairs(files: Tree, options: Options) -> Listing:
 def infer(sources: Sequence[Source], found: Sequence[Found], options: Options) -> Labels:
     """What the values in masks mean.
 
-    Masks of 0 and 1 or of 0 and 255 are binary; so are grey ones with many values heaped near 0
-    and 255, as lossy compression leaves them; 0, 1, ..., K are K + 1 classes.
+    Masks of 0 and 1 or of 0 and 255 are binary; 0, 1, ..., K are K + 1 classes. Grey ones with many
+    values heaped near 0 and 255 are binary if they are JPEG or two classes are declared: in other
+    files such values may number objects.
 
     Args:
       sources: the cases.
@@ -168,7 +174,8 @@ def infer(sources: Sequence[Source], found: Sequence[Found], options: Options) -
     if present == [0]:
         raise ValueError("no mask has any foreground: all are 0 everywhere")
     if not values and len(classes) in (0, 2):
-        if formats.is_lossy(counts):
+        jpeg = all(m.name.lower().endswith(JPEG) for source in sources for m in source.masks)
+        if (jpeg or classes) and formats.is_lossy(counts):
             told = f"masks of {len(present)} grey values near 0 and 255, foreground above 127"
             return _labels(classes or _names(2), (), told)
         if present == [0, 255]:
@@ -177,7 +184,7 @@ def infer(sources: Sequence[Source], found: Sequence[Found], options: Options) -
         values = tuple(range(len(classes)))
     if not values:
         if present != list(range(len(present))) or len(present) > MOST:
-            raise ValueError(_undeclared(present))
+            raise ValueError(_undeclared(counts))
         values = tuple(present)
     classes = classes or _names(len(values))
     if len(set(values)) != len(classes):
@@ -189,7 +196,8 @@ def infer(sources: Sequence[Source], found: Sequence[Found], options: Options) -
         strange = [value for value in one.values if value not in values]
         if strange:
             raise ValueError(formats.unexpected(source.masks[0], strange, classes, values))
-    return _labels(classes, values, f"masks of the values {listed(present)}")
+    many = "; if these number objects, make binary masks of them" if len(values) > FEW else ""
+    return _labels(classes, values, f"masks of the values {listed(present)}{many}")
 
 
 def _labels(classes: tuple[str, ...], values: tuple[int, ...], told: str) -> Labels:
@@ -205,17 +213,27 @@ def _names(count: int) -> tuple[str, ...]:
     return ("background", *(f"class_{index}" for index in range(1, count)))
 
 
-def _undeclared(present: Sequence[int]) -> str:
-    values = ",".join(map(str, present[:10]))
-    hint = ""
+def _undeclared(counts: Mapping[int, int]) -> str:
+    present = sorted(counts)
+    found = f"the masks hold the values {listed(present)}, not 0, 1, 2, ... of at most {MOST} "
+    if formats.is_lossy(counts):
+        return (
+            f"{found}classes. If each is the mask of one class that lossy compression has left "
+            "grey, say so by --config.folder.classes=background,NAME; if they number objects, make "
+            "binary masks of them"
+        )
     if len(present) > MOST:
-        hint = "So many are rather those of a picture or of numbered objects than of classes. "
-    elif present[-1] == 255:
+        return (
+            f"{found}classes. So many are rather those of a picture or of numbered objects than of "
+            "classes: make binary masks of them, or point --config.folder.masks at others"
+        )
+    hint = ""
+    if present[-1] == 255:
         hint = "255 often marks what is to be ignored, which here has to be one of the classes. "
     return (
-        f"the masks hold the values {listed(present)}, not 0, 1, 2, ... of at most {MOST} classes. "
-        f"{hint}Say which value each class has, the background's first: "
-        f"--config.folder.mask_values='({values})' --config.folder.classes=background,NAME,..."
+        f"{found}classes. {hint}Say which value each class has, the background's first: "
+        f"--config.folder.mask_values='({','.join(map(str, present))})' "
+        "--config.folder.classes=background,NAME,..."
     )
 
 

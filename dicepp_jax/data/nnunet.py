@@ -188,7 +188,7 @@ def _sources(
     missing += [f"{images}/{case}_0000{ending}" for case in maps if case not in cases]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} files are missing: {listed(missing)}; add them, or take the other "
+            f"{len(missing)} missing: {listed(missing)}; add them, or take the other "
             "files of these cases away"
         )
     return [

@@ -58,7 +58,7 @@ def prepare(
         if _is_current(builder := open_builder(), stamp):
             return builder
         if target.exists():
-            print(f"{spec.title}: its files have changed since they were prepared")
+            print(f"{spec.title}: its files or options have changed since it was prepared")
         with _replacing(target), _space_told(spec.title, target.parent):
             builder = open_builder()
             builder.info.metadata["fingerprint"] = stamp

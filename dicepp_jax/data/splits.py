@@ -93,7 +93,7 @@ def random_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
       ValueError: if there are too few cases, or the makers' parts leave a part empty.
 
     Example:
-      >>> cases = [Facts(str(n), None, None, (), None, (), "", ()) for n in range(6)]
+      >>> cases = [Facts(str(n), None, None, (), None, (), "", "", ()) for n in range(6)]
       >>> random_split(cases, ())
       {'train': ['1', '2', '3', '5'], 'validation': ['0'], 'test': ['4']}
     """
@@ -138,7 +138,7 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
       ValueError: if there are no groups or fewer than parts, or the makers gave cases a part.
 
     Example:
-      >>> cases = [Facts(f"{g}{n}", None, g, (), None, (), "", ()) for g in "abc" for n in "12"]
+      >>> cases = [Facts(f"{g}{n}", None, g, (), None, (), "", "", ()) for g in "abc" for n in "12"]
       >>> group_split(cases, ())
       {'train': ['c1', 'c2'], 'validation': ['b1', 'b2'], 'test': ['a1', 'a2']}
     """
@@ -205,7 +205,7 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
       >>> import dataclasses, tempfile
       >>> from dicepp_jax.data.specs import PHANTOM
       >>> spec = dataclasses.replace(PHANTOM, counts=(1, 1, 1), index="position from 0")
-      >>> cases = [Facts(name, None, None, (), None, (), "", ()) for name in ("a", "b", "c")]
+      >>> cases = [Facts(name, None, None, (), None, (), "", "", ()) for name in ("a", "b", "c")]
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = Path(folder) / "split.json"
       ...     _ = path.write_text('{"train": ["img2"], "val": ["a"], "test": ["img1"]}')

@@ -4,6 +4,7 @@ Files are looked at once: of images size, spacing and type, of masks whose value
 the values too. What was seen is kept in a JSON file for as long as the files stay as they are.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -139,10 +140,11 @@ def _recall(cache: Path, stamp: str) -> list[Found] | None:
 
 
 def _keep(cache: Path, stamp: str, found: Sequence[Found]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
     new = cache.with_name(f"{cache.name}.{os.getpid()}")
-    new.write_text(json.dumps({"fingerprint": stamp, "cases": found}))
-    new.replace(cache)
+    with contextlib.suppress(PermissionError):  # Then it is looked at anew the next time.
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps({"fingerprint": stamp, "cases": found}))
+        new.replace(cache)
 
 
 def _look_at_all(title: str, listing: Listing) -> list[Found]:
@@ -410,8 +412,12 @@ def _told(
             "kidneys (--config.folder.intensity_range='(-79,304)')"
         )
     yield (
-        f"network input: {by(spec.size)}, the median in multiples of {STEP}, up to the paper's "
-        f"largest (--config.data.size={_tuple(spec.size)})"
+        f"proposed network input: {by(spec.size)}, the median in multiples of {STEP}, up to the "
+        f"paper's largest (--config.data.size={_tuple(spec.size)})"
+    )
+    yield (
+        "proposed split: 64, 16 and 20 % in a fixed permutation "
+        "(--config.data.split_file=FILE.json, such as a run's split.json)"
     )
 
 

@@ -17,7 +17,8 @@ def listed(things: Iterable[object], shown: int = 5, separator: str = ", ") -> s
     """
     texts = [str(thing) for thing in things]
     left = len(texts) - shown
-    return separator.join(texts[:shown]) + (f" and {left} more" if left > 0 else "")
+    more = f"{separator if separator.isspace() else ' '}and {left} more" if left > 0 else ""
+    return separator.join(texts[:shown]) + more
 
 
 def by(values: Iterable[float]) -> str:
