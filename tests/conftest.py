@@ -4,11 +4,18 @@ import functools
 import os
 import tempfile
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# How fast cases are drawn says something of the machine, and nothing of what is tested.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 # The same small programs are compiled by many tests and by the processes that they start; workers
 # of the session find the directory in their environment.
