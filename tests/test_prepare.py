@@ -124,6 +124,16 @@ def test_what_has_changed_is_read_anew(place, change, capsys):
     assert sorted(p.name for p in (Path(place[1]) / "toy").iterdir()) == [".lock", spec.version]
 
 
+def test_what_another_version_of_the_package_remembered_is_prepared_anew(place, monkeypatch):
+    written = toy.write(place[0], 3)
+    with monkeypatch.context() as older:
+        older.setattr(sys.modules["dicepp_jax.data.prepare"], "FORMAT", 1)
+        prepare_toy(place)
+    with pytest.raises(FileNotFoundError, match="Toy needs --config.data.manual_dir"):
+        prepare(toy.SPEC, None, place[1])
+    assert_holds(prepare_toy(place), written)
+
+
 def test_files_that_have_become_bad_leave_the_prepared_set_as_it_was(place):
     written = toy.write(place[0], 5)
     prepare_toy(place)

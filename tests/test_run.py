@@ -213,6 +213,8 @@ def test_a_comparison_is_one_experiment(data_dir, tmp_path):
 
 
 def test_interrupted_it_ends_in_one_line(data_dir, tmp_path):
+    # Where the tests run in the background, a signal that is ignored would be so in the child too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command(data_dir, tmp_path, "--config.train.epochs=100000"),
         cwd=ROOT,
@@ -253,7 +255,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_clear_line(data_dir, tmp
     ],
 )
 def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, message):
-    done = call([sys.executable, "-m", "experiments.run", flag, f"--workdir={tmp_path / 'run'}"])
+    place = f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}"
+    done = call([sys.executable, "-m", "experiments.run", flag, *place])
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr

@@ -14,6 +14,9 @@ from filelock import FileLock, Timeout
 from dicepp_jax.data.builder import Case, Facts, SegmentationBuilder, make_builder
 from dicepp_jax.data.specs import Spec
 
+FORMAT = 2
+"""Of what is remembered beside the cases; sets of another are prepared anew."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -61,7 +64,7 @@ def prepare(
             print(f"{spec.title}: its files or options have changed since it was prepared")
         with _replacing(target), _space_told(spec.title, target.parent):
             builder = open_builder()
-            builder.info.metadata["fingerprint"] = stamp
+            builder.info.metadata.update(fingerprint=stamp, format=FORMAT)
             # Progress is told by the builder; what tfds says holds for sets that it downloads.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
@@ -94,8 +97,10 @@ def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
 
 def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
     # It is renamed to that name when it is whole.
-    exists = Path(builder.data_path).exists()
-    return exists and stamp in (None, builder.info.metadata.get("fingerprint"))
+    if not Path(builder.data_path).exists():
+        return False
+    known = builder.info.metadata
+    return known.get("format") == FORMAT and stamp in (None, known.get("fingerprint"))
 
 
 @contextlib.contextmanager
