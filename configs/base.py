@@ -18,13 +18,20 @@ def get_config() -> ConfigDict:
     config.data.manual_dir = ""  # the folder or zip with the set's files, if it is not drawn
     config.data.download = False  # fetch what can be fetched without a form
     config.data.data_dir = ""  # where prepared sets are kept; "" is ~/tensorflow_datasets
-    config.data.size = ()  # what images are resized to, e.g. (128, 128); () is the set's own
+    # What images are resized to, or the patches that volumes are cut to, e.g. (128, 128); () is the
+    # set's own.
+    config.data.size = ()
     # "random": Table 1's counts in a fixed permutation, where the makers fix no split; "group":
     # the frames of a video stay together.
     config.data.split = "random"
     config.data.split_file = ""  # or a JSON file {"train": [...], "val": [...], "test": [...]}
     config.data.batch_size = 1
     config.data.cache_gib = 4.0  # prepared cases kept in memory
+    # The next two are for volumes that are cut to patches.
+    config.data.foreground = 0.0  # share of training patches put around a voxel of some foreground
+    # The loss is of "patch", one random patch a volume, another in each epoch; or "sliding_window",
+    # all windows of prediction.
+    config.data.validation = "patch"
 
     config.folder = ConfigDict()  # a set of your own; what is empty is found out, and told
     config.folder.images = ""  # e.g. "images/{case}.png"
@@ -47,6 +54,7 @@ def get_config() -> ConfigDict:
     config.model.filters = 32
     config.model.depth = 4
     config.model.dtype = "float32"  # or bfloat16, for the convolutions alone
+    config.model.remat = False  # compute activations again for the gradient: less memory, more time
 
     config.augment = ConfigDict()  # probabilities
     config.augment.mirror = 0.5  # of each axis; the authors' code, where the paper prints 0.15
@@ -63,6 +71,12 @@ def get_config() -> ConfigDict:
     config.train.min_delta = 1e-7
     config.train.min_learning_rate = 1e-4
     config.train.stop_patience = 50
+
+    config.inference = ConfigDict()
+    config.inference.overlap = 0.5  # of neighbouring windows, as a share of the patch
+    config.inference.weighting = "uniform"  # where windows overlap, or "gaussian"
+    config.inference.batch_size = 1  # windows at once
+    config.inference.mirror = False  # average over all mirrorings
 
     config.evaluation = ConfigDict()
     config.evaluation.figures = 4  # test cases drawn

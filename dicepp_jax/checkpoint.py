@@ -46,6 +46,8 @@ class Checkpoints:
 
     Args:
       directory: where they are; made if it is not there.
+      read_only: for a look at a run that may be under way, whose unfinished checkpoints would else
+        be taken for those of a run that was killed, and removed.
 
     Example:
       >>> import tempfile
@@ -54,7 +56,7 @@ class Checkpoints:
       True
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, read_only: bool = False):
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(1),
@@ -66,7 +68,10 @@ class Checkpoints:
             # Orbax records metrics only where it is told how to judge by them.
             best_fn=lambda metrics: metrics["val_loss"],
             best_mode="min",
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
         )
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 

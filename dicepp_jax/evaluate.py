@@ -1,4 +1,9 @@
-"""Score predictions case by case: every metric, on the native grid, as rows of a long table."""
+"""Score predictions case by case: every metric, on the native grid, as rows of a long table.
+
+Metrics are sums first and ratios last, so a volume is scored part by part: those of
+`metrics.OVERLAP` are properties of `Confusion`, those of `metrics.CALIBRATION` of `Reliability` or
+else means over voxels.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +17,9 @@ from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.data.specs import Spec
 from dicepp_jax.inference import Predict
 from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, Row
+
+PART = 2**20
+"""Voxels scored at once."""
 
 
 class Result(NamedTuple):
@@ -53,31 +61,77 @@ def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> I
             regions[spec.region] = stored["region"] > 0
         rows: list[Row] = []
         for region, where in regions.items():
-            values, reliability = _score(*_padded(probs, label, where))
-            rows += _rows(case, spec, region, jax.device_get(values))
+            values, reliability = _score(probs, label, where)
+            rows += _rows(case, spec, region, values)
             if region == WHOLE_IMAGE:
-                whole = metrics.Reliability(*(np.asarray(x)[0] for x in reliability))
+                whole = reliability
         yield Result(case, stored["image"], label, probs, rows, whole)
 
 
-def _padded(probs: np.ndarray, label: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Voxels in a row of a power of two, so that images of any size share few compilations."""
-    voxels = label.size
-    extra = (1 << (voxels - 1).bit_length()) - voxels
-    flat = np.pad(probs.reshape(voxels, -1), ((0, extra), (0, 0)))
-    rows = (np.pad(x.reshape(-1), (0, extra)) for x in (label.astype(np.int32), where))
-    return (flat[None], *(row[None] for row in rows))
+class _Sums(NamedTuple):
+    """What adds up over the parts of an image.
+
+    Attributes:
+      voxels: number of those that count.
+      means: by metric, its mean times that number, `(C,)` or `()`.
+      reliability: of `(C, bins)`.
+      confusion: of `(C,)`.
+    """
+
+    voxels: jax.Array
+    means: dict[str, jax.Array]
+    reliability: metrics.Reliability
+    confusion: metrics.Confusion
+
+
+def _score(
+    probs: np.ndarray, label: np.ndarray, where: np.ndarray
+) -> tuple[dict[str, np.ndarray], metrics.Reliability]:
+    """Every metric by its name, and the sums behind the diagram."""
+    parts = [jax.device_get(_sums(*part)) for part in _parts(probs, label, where)]
+    whole = jax.tree.map(_total, *parts)
+    share = 1 / whole.voxels if whole.voxels else np.nan
+    values = {name: value * share for name, value in whole.means.items()}
+    ratios = set(metrics.CALIBRATION) - set(values)
+    values |= {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
+    values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
+    return values, whole.reliability
+
+
+def _parts(
+    probs: np.ndarray, label: np.ndarray, where: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Voxels in rows of `PART`, or of a power of two, so that any sizes share few compilations.
+
+    What a metric computes on the way is several times as large as the probabilities, which of a
+    whole CT scan are a gigabyte.
+    """
+    rows = (probs.reshape(label.size, -1), label.reshape(-1), where.reshape(-1))
+    size = min(PART, 1 << (label.size - 1).bit_length())
+    for first in range(0, label.size, size):
+        p, y, mask = (row[first : first + size] for row in rows)
+        extra = (0, size - len(y))
+        yield np.pad(p, (extra, (0, 0)))[None], np.pad(y, extra)[None], np.pad(mask, extra)[None]
 
 
 @jax.jit
-def _score(
-    probs: jax.Array, label: jax.Array, where: jax.Array
-) -> tuple[dict[str, jax.Array], metrics.Reliability]:
-    num_classes = probs.shape[-1]
+def _sums(probs: jax.Array, label: jax.Array, where: jax.Array) -> _Sums:
+    voxels = where.sum()
+    means = {
+        name: jnp.where(voxels > 0, metric(probs, label, where)[0] * voxels, 0)
+        for name, metric in metrics.CALIBRATION.items()
+        if not hasattr(metrics.Reliability, name)
+    }
+    reliability = metrics.reliability(probs, label, where)
     mask = jnp.argmax(probs, axis=-1)
-    values = {name: f(probs, label, where)[0] for name, f in metrics.CALIBRATION.items()}
-    overlap = {name: f(mask, label, num_classes, where) for name, f in metrics.OVERLAP.items()}
-    return values | {k: v[0] for k, v in overlap.items()}, metrics.reliability(probs, label, where)
+    counts = metrics.confusion(mask, label.astype(jnp.int32), probs.shape[-1], where)
+    return _Sums(voxels, means, *jax.tree.map(lambda x: x[0], (reliability, counts)))
+
+
+def _total(*parts: np.ndarray) -> np.ndarray:
+    """The sum, exact for counts and in float64 for others."""
+    dtype = np.float64 if parts[0].dtype.kind == "f" else np.int64
+    return np.asarray(np.sum(parts, axis=0, dtype=dtype))
 
 
 def _rows(case: str, spec: Spec, region: str, values: dict[str, np.ndarray]) -> Iterator[Row]:

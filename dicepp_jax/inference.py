@@ -1,43 +1,294 @@
-"""From an image to class probabilities on a native grid."""
+"""From an image to class probabilities on a native grid.
 
-from collections.abc import Callable
-from typing import Any
+Images that the network sees whole are resized to its size. Volumes that it sees by patches are
+predicted window by window (`sliding_window`): every window has the network's size, whatever the
+volume's, so one compilation serves all. Either may be averaged over mirrored images.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
-from dicepp_jax.train import ApplyFn
+
+if TYPE_CHECKING:
+    from dicepp_jax.train import ApplyFn
+
+Forward = Callable[[np.ndarray], ArrayLike]
+"""From images `(b, *size, channels)` to probabilities `(b, *size, C)`."""
 
 Predict = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 """From an image `(*spatial, channels)` and a spatial size to probabilities `(*size, C)`."""
 
+SIGMA = 1 / 8
+"""Standard deviation of the Gaussian weights, as a share of the window."""
 
-def make_predict(apply: ApplyFn, params: Any, spec: Spec, size: tuple[int, ...]) -> Predict:
+
+def gaussian(window: int) -> np.ndarray:
+    """Weights exp(-z**2 / 2), z the distance from the middle in units of an eighth of the window.
+
+    The middle of a window counts most, as there the network sees around a voxel on all sides. At
+    the ends z is below 4 and the weight above 3e-4, so that every voxel has one. MONAI raises the
+    products over axes to 1e-3, which makes its mean more uniform near the border of a volume.
+
+    Args:
+      window: its length, in voxels.
+
+    Returns:
+      `(window,)` float64 weights.
+
+    Example:
+      >>> gaussian(8).round(4)
+      array([0.0022, 0.0439, 0.3247, 0.8825, 0.8825, 0.3247, 0.0439, 0.0022])
+
+    Reference:
+      Isensee et al., nnU-Net, Nature Methods 18, 2021.
+    """
+    z = (np.arange(window) - (window - 1) / 2) / (SIGMA * window)
+    return np.exp(-(z**2) / 2)
+
+
+WEIGHTINGS: Mapping[str, Callable[[int], np.ndarray]] = {"uniform": np.ones, "gaussian": gaussian}
+"""From the length of a window to the weights of its voxels along an axis."""
+
+
+def axis_windows(
+    length: int, window: int, overlap: int, weighting: str
+) -> list[tuple[slice, np.ndarray]]:
+    """The windows along an axis, with weights that add up to 1 at every voxel.
+
+    The weight of a voxel in a volume is the product of those along the axes, so these add up to 1
+    as well, and no sum of weights has to be kept of the volume.
+
+    Args:
+      length: of the axis, in voxels, no less than the window.
+      window: in voxels.
+      overlap: of neighbouring windows, in voxels, less than the window.
+      weighting: a key of `WEIGHTINGS`.
+
+    Returns:
+      For each window where it lies and the float32 weights `(window,)`.
+
+    Example:
+      >>> for where, weights in axis_windows(5, 3, 1, "uniform"):
+      ...     print(where, weights)
+      slice(0, 3, None) [1.  1.  0.5]
+      slice(2, 5, None) [0.5 1.  1. ]
+    """
+    weights = WEIGHTINGS[weighting](window)
+    starts = preprocess.window_starts(length, window, overlap)
+    places = [slice(start, start + window) for start in starts]
+    total = np.zeros(length)
+    for place in places:
+        total[place] += weights
+    return [(place, (weights / total[place]).astype(np.float32)) for place in places]
+
+
+def sliding_window(
+    forward: Forward,
+    volume: np.ndarray,
+    window: tuple[int, ...],
+    overlap: tuple[int, ...],
+    num_classes: int,
+    weighting: str = "uniform",
+    batch_size: int = 1,
+) -> np.ndarray:
+    """Probabilities of a volume of any size: the weighted mean of those of its windows.
+
+    Windows begin at 0 and are window - overlap apart, the last shifted inward to end at the border.
+    A volume that is shorter than the window is padded at both ends with its minimum, and the
+    padding cut off again. The last batch is filled up, so all have the same shape. Beside the
+    volume no more is kept than the result and one batch.
+
+    Args:
+      forward: from windows `(batch_size, *window, channels)` to probabilities
+        `(batch_size, *window, C)`.
+      volume: `(*spatial, channels)` float32, normalised.
+      window: its spatial size, in voxels.
+      overlap: of neighbouring windows, in voxels along each axis.
+      num_classes: C.
+      weighting: "uniform", or "gaussian" for windows that count most in their middle.
+      batch_size: windows in a call of `forward`.
+
+    Returns:
+      `(*spatial, C)` float32 probabilities.
+
+    Raises:
+      ValueError: if the overlap is not from 0 to less than the window, or the weighting, a rank or
+        what `forward` returns is none of these.
+
+    Example:
+      >>> volume = np.linspace(0, 1, 30, dtype=np.float32).reshape(6, 5, 1)
+      >>> def forward(windows):
+      ...     return np.concatenate([1 - windows, windows], axis=-1)
+      >>> probs = sliding_window(forward, volume, (4, 4), (2, 2), num_classes=2)
+      >>> probs.shape, float(abs(probs[..., 1:] - volume).max().round(6))
+      ((6, 5, 2), 0.0)
+
+    Reference:
+      The DSC++ paper on KiTS19: windows of 80 x 160 x 160, overlaps of 40 x 80 x 80, uniform.
+    """
+    check_windows(window, overlap, weighting, batch_size)
+    if volume.ndim != len(window) + 1:
+        raise ValueError(
+            f"the volume has shape {volume.shape}, expected {len(window)} spatial axes, as the "
+            f"window {tuple(window)} has, and one of channels; add or move axes"
+        )
+    padded, inside = _padded(volume, window)
+    axes = [
+        axis_windows(*axis, weighting)
+        for axis in zip(padded.shape[:-1], window, overlap, strict=True)
+    ]
+    tiles = [tuple(zip(*tile, strict=True)) for tile in itertools.product(*axes)]
+    probs = np.zeros((*padded.shape[:-1], num_classes), np.float32)
+    expected = (batch_size, *window, num_classes)
+    for first in range(0, len(tiles), batch_size):
+        batch = tiles[first : first + batch_size]
+        windows = [padded[place] for place, _ in batch]
+        windows += windows[-1:] * (batch_size - len(batch))
+        predicted = np.asarray(forward(np.stack(windows)))
+        if predicted.shape != expected:
+            raise ValueError(
+                f"forward gave {predicted.shape} of windows {(batch_size, *windows[0].shape)}, "
+                f"expected {expected}: give one that keeps the size, and its number of classes"
+            )
+        for (place, weights), part in zip(batch, predicted, strict=False):
+            probs[place] += part * functools.reduce(np.multiply.outer, weights)[..., None]
+    return probs[inside]
+
+
+def check_windows(
+    window: tuple[int, ...], overlap: tuple[int, ...], weighting: str, batch_size: int
+) -> None:
+    """Refuse windows that cannot cover a volume.
+
+    Raises:
+      ValueError: if so, saying what may be.
+    """
+    if len(overlap) != len(window) or not all(
+        0 <= shared < extent for shared, extent in zip(overlap, window, strict=True)
+    ):
+        raise ValueError(
+            f"the overlap is {tuple(overlap)} and the window {tuple(window)}; give an overlap in "
+            "voxels for each of its axes, from 0 to less than the window"
+        )
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"the weighting is {weighting!r}; known: {', '.join(WEIGHTINGS)}")
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
+
+
+def _padded(volume: np.ndarray, window: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """The volume at no less than the window's size, and where in it the volume is."""
+    extra = [max(0, n - length) for n, length in zip(window, volume.shape, strict=False)]
+    before = [n // 2 for n in extra]
+    inside = tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=False))
+    if not any(extra):
+        return volume, inside
+    margins = [(b, n - b) for b, n in zip(before, extra, strict=True)]
+    return np.pad(volume, [*margins, (0, 0)], constant_values=volume.min()), inside
+
+
+def mirrored(forward: Forward) -> Forward:
+    """The mean of a forward function over all mirrorings of the spatial axes, each mirrored back.
+
+    Args:
+      forward: from `(b, *size, channels)` to `(b, *size, C)`.
+
+    Returns:
+      A function of the same kind, that calls it 2**axes times with batches of the same shape.
+
+    Example:
+      >>> forward = mirrored(lambda images: np.cumsum(images, axis=1))
+      >>> np.asarray(forward(np.ones((1, 3, 1)))).ravel().tolist()
+      [2.0, 2.0, 2.0]
+    """
+
+    def mean(images: np.ndarray) -> np.ndarray:
+        axes = range(1, images.ndim - 1)
+        flips = [axis for n in range(len(axes) + 1) for axis in itertools.combinations(axes, n)]
+        total = np.asarray(forward(images)).copy()
+        for flip in flips[1:]:
+            total += np.flip(np.asarray(forward(np.flip(images, flip))), flip)
+        total /= len(flips)
+        return total
+
+    return mean
+
+
+def make_predict(
+    apply: "ApplyFn",
+    params: Any,
+    spec: Spec,
+    size: tuple[int, ...],
+    *,
+    overlap: tuple[int, ...] | None = None,
+    weighting: str = "uniform",
+    batch_size: int = 1,
+    mirror: bool = False,
+) -> Predict:
     """The function from a stored image to native probabilities.
 
-    The image is resized and normalised as in training; the softmax is resized linearly to the
-    native grid, where everything is scored and thresholded.
+    The image is normalised as in training, after being resized to the network's size where the set
+    is trained on whole images, and predicted window by window where it is trained on patches. The
+    softmax is resized linearly to the native grid, where everything is scored and thresholded.
 
     Args:
       apply: `(params, images) -> logits`, such as a flax module's.
       params: its parameters.
       spec: facts of the data set.
       size: the network's spatial size.
+      overlap: of neighbouring windows, in voxels along each axis; None for half the window. This
+        and the next two mean nothing for whole images.
+      weighting: of windows, "uniform" or "gaussian".
+      batch_size: windows at a time.
+      mirror: whether to average over all mirrorings of the spatial axes.
 
     Returns:
       `predict(image (*stored, channels), native) -> (*native, C)` float32 probabilities; the two
       sizes differ for volumes that are stored resampled.
+
+    Raises:
+      ValueError: if the overlap, the weighting or the batch size is none that `sliding_window` can
+        have.
+
+    Example:
+      >>> from dicepp_jax.data.specs import PHANTOM
+      >>> predict = make_predict(lambda params, x: params * x, 0.0, PHANTOM, (8, 8))
+      >>> image = np.arange(9 * 7 * 3).reshape(9, 7, 3)
+      >>> probs = predict(image, (9, 7))
+      >>> probs.shape, probs[0, 0].round(4).tolist()
+      ((9, 7, 3), [0.3333, 0.3333, 0.3333])
     """
+    size = tuple(size)
+    overlap = tuple(n // 2 for n in size) if overlap is None else overlap
+    check_windows(size, overlap, weighting, batch_size)
+    params = jax.device_put(params)
 
     @jax.jit
-    def softmax(params: Any, image: jax.Array) -> jax.Array:
-        return jax.nn.softmax(apply(params, image), axis=-1)
+    def softmax(params: Any, images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(apply(params, images), axis=-1)
+
+    forward: Forward = functools.partial(softmax, params)
+    if mirror:
+        forward = mirrored(forward)
 
     def predict(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
-        prepared = preprocess.network_image(spec, image, size)
-        probs = np.asarray(softmax(params, prepared[None])[0])
-        return preprocess.resize(probs, native)
+        if spec.patches:
+            volume = preprocess.normalise(image, spec.intensity_range, spec.per_channel)
+            probs = sliding_window(
+                forward, volume, size, overlap, len(spec.classes), weighting, batch_size
+            )
+        else:
+            prepared = preprocess.network_image(spec, image, size)
+            probs = np.asarray(forward(prepared[None]))[0]
+        # Of a whole scan even a copy is gigabytes.
+        return probs if probs.shape[:-1] == native else preprocess.resize(probs, native)
 
     return predict

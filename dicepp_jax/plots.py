@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -27,6 +28,7 @@ FALSE_NEGATIVE = (0, 200, 0)
 HEAT = "inferno"
 OUTLINES = ("#00e5ff", "#ffd500", "#ff3df2", "#5dff3d", "#ff7a1a", "#ffffff")
 THUMBNAIL = 256
+OVERLAY = 1024
 TITLE = 32
 
 
@@ -159,16 +161,24 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
         place.set_title(_short(sample.title), fontsize=7)
         place.imshow(image, vmin=0, vmax=1)
         for target in range(1, len(classes)):
-            inside = label == target
-            if inside.any() and not inside.all():
-                place.contour(inside, [0.5], colors=[_colour(target)], linewidths=0.8)
+            _outline(place, label, target)
+    _legend(figure, classes)
+    return figure
+
+
+def _outline(place: Axes, label: np.ndarray, target: int) -> None:
+    inside = label == target
+    if inside.any() and not inside.all():
+        place.contour(inside, [0.5], colors=[_colour(target)], linewidths=0.8)
+
+
+def _legend(figure: Figure, classes: Sequence[str]) -> None:
     names = [
         Line2D([], [], color=_colour(target), label=name)
         for target, name in enumerate(classes)
         if target
     ]
     figure.legend(handles=names, loc="outside lower center", ncols=6, fontsize=8)
-    return figure
 
 
 def _short(title: str) -> str:
@@ -187,6 +197,52 @@ def _thumbnail(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         image, label = image[index], label[index]
     step = max(1, max(label.shape) // THUMBNAIL)
     return display(image[::step, ::step]), label[::step, ::step]
+
+
+def overlay(
+    title: str, image: np.ndarray, mask: np.ndarray, probs: np.ndarray, classes: Sequence[str]
+) -> Figure:
+    """A prediction without its truth: the image with outlines of its classes, and heat maps.
+
+    Args:
+      title: what is written over the image.
+      image: `(*spatial, channels)`.
+      mask: `(*spatial)` predicted classes.
+      probs: `(*spatial, C)` predicted probabilities.
+      classes: class names, the background first.
+
+    Returns:
+      A figure of the image and of one heat map for each foreground class. Of a volume it shows the
+      slice, along the first axis, where the foreground is most probable.
+    """
+    if mask.ndim == 3:
+        index = int(probs[..., 1:].sum(axis=(1, 2, 3)).argmax())
+        title = f"{title}, slice {index} of {len(mask)}"
+        image, mask, probs = image[index], mask[index], probs[index]
+    step = max(1, max(mask.shape) // OVERLAY)
+    image, mask, probs = (array[::step, ::step] for array in (display(image), mask, probs))
+    figure, row = plt.subplots(
+        1, len(classes), figsize=(4.2 * len(classes), 4.2), layout="constrained"
+    )
+    _panel(row[0], image, title)
+    for target, name in enumerate(classes):
+        if target:
+            _outline(row[0], mask, target)
+            shown = _panel(row[target], probs[..., target], f"{name}: probability", cmap=HEAT)
+            figure.colorbar(shown, ax=row[target], shrink=0.8)
+    _legend(figure, classes)
+    return figure
+
+
+def palette(num_classes: int) -> list[int]:
+    """Red, green and blue of each class one after another: black, then those of outlines.
+
+    Example:
+      >>> palette(2)
+      [0, 0, 0, 0, 229, 255]
+    """
+    colours = ["#000000", *(_colour(target) for target in range(1, num_classes))]
+    return [round(255 * value) for colour in colours for value in to_rgb(colour)]
 
 
 def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str]) -> Figure:

@@ -4,6 +4,7 @@ Everything random in a step comes from the seed's key by `fold_in` of the step n
 the device, so a run that starts again at an epoch repeats nothing and skips nothing.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,34 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Batch, jax.Array, float], tuple[TrainState, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class JittedStep:
+    """A `TrainStep` whose compiled program can be looked at before it runs.
+
+    Attributes:
+      function: `(state, image, label, key, learning_rate) -> (state, loss)`, of `jax.jit`.
+    """
+
+    function: Any
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: jax.Array, learning_rate: float
+    ) -> tuple[TrainState, jax.Array]:
+        rate = jnp.float32(learning_rate)
+        return self.function(state, batch["image"], batch["label"], key, rate)
+
+    def compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
+        """The program for arguments of these shapes, of which `jax.ShapeDtypeStruct`s are enough.
+
+        JAX remembers it: the first step on such arguments does not compile again.
+        """
+        rate = jnp.float32(0)
+        lowered = self.function.lower(state, batch["image"], batch["label"], key, rate)
+        return lowered.compile()
+
+
 EvalStep = Callable[[Any, Batch], jax.Array]
 
 
@@ -119,7 +148,7 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
     return TrainState(jnp.zeros((), jnp.int32), params, sgd(0.0).init(params))
 
 
-def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> TrainStep:
+def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> JittedStep:
     """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
 
     Args:
@@ -149,9 +178,7 @@ def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> 
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), value
 
-    return lambda state, batch, key, learning_rate: step(
-        state, batch["image"], batch["label"], key, jnp.float32(learning_rate)
-    )
+    return JittedStep(step)
 
 
 def make_eval_step(apply: ApplyFn, loss: LossFn) -> EvalStep:

@@ -1,21 +1,30 @@
-"""Time losses and metrics on this machine: python -m experiments.bench losses
+"""Time losses, metrics and prediction on this machine: python -m experiments.bench losses
 
 Every row is one call on arrays that are in memory: for a loss, its mean over the batch and the
 gradient in the logits, from integer labels, so that libraries which want them one-hot make them so
-within the call. Rows take turns, so that other work on the machine falls on all alike, and a turn
-is a call that does not count, which finds its memory and at first compiles, then one that does.
-Each subcommand is a row of `COMMANDS`.
+within the call; for inference, a volume predicted by a sliding window, from and to the memory of
+the host. Rows take turns, so that other work on the machine falls on all alike, and a turn is a
+call that does not count, which finds its memory and at first compiles, then one that does. Each
+subcommand is a row of `COMMANDS`.
+
+The memory of inference is measured in a process of its own for each row: how far its resident
+memory (VmHWM of Linux) rises in the first call above what libraries, weights and volume took
+before. What the compiler needs is in it, what an accelerator holds is not.
 """
 
 import argparse
+import concurrent.futures
 import datetime
+import functools
+import math
+import multiprocessing
 import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +32,13 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from dicepp_jax.data.preprocess import window_starts
+from dicepp_jax.inference import sliding_window
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics.thresholds import THRESHOLDS, threshold_counts
+from dicepp_jax.models.unet import INSTANCE_NORM_EPSILON, UNet
 from dicepp_jax.rows import write_csv
+from dicepp_jax.train import ApplyFn
 from experiments import table
 
 NOT_INSTALLED = "not installed: pip install -e '.[bench]'"
@@ -44,6 +57,8 @@ class Timing(NamedTuple):
       minimum_ms: of the calls, NaN if there were none.
       ratio: of the median to that of the reference.
       reference: name of the row that ratios refer to.
+      windows_per_s: at the median, NaN for what has no windows.
+      peak_mib: memory of a call, NaN for what has no windows and where it cannot be measured.
       note: what else there is to know.
       hardware: processor and cores, or accelerator.
       jax: version.
@@ -57,6 +72,8 @@ class Timing(NamedTuple):
     minimum_ms: float
     ratio: float
     reference: str
+    windows_per_s: float
+    peak_mib: float
     note: str
     hardware: str
     jax: str
@@ -69,24 +86,50 @@ class Case(NamedTuple):
     Attributes:
       call: returns when the work is done; None where it cannot be timed, which the note explains.
       note: what else there is to know.
+      windows: that a call predicts.
     """
 
     call: Callable[[], object] | None
     note: str = ""
+    windows: int = 0
+
+
+Cases = Callable[[Shape], dict[str, Case]]
+"""What to time at a shape of logits, by name."""
+
+
+class Flag(NamedTuple):
+    """A flag of one subcommand.
+
+    Attributes:
+      parse: from its text.
+      default: its value if it is not given.
+      help: one line.
+    """
+
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
 
 
 class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-      cases: what it times at a shape of logits, by name.
+      cases: what it times at a shape of logits, by name; takes its own flags by keyword.
       reference: name of the one that ratios refer to.
       help: one line.
+      flags: its own, by name.
+      shapes: that are timed if none are given.
+      repeats: likewise.
     """
 
-    cases: Callable[[Shape], dict[str, Case]]
+    cases: Callable[..., dict[str, Case]]
     reference: str
     help: str
+    flags: Mapping[str, Flag] = {}
+    shapes: tuple[Shape, ...] = ((8, 512, 512, 2), (1, 80, 160, 160, 3))
+    repeats: int = 15
 
 
 def _jitted(function: Callable[..., object], *args: jax.Array) -> Case:
@@ -163,9 +206,180 @@ def threshold_cases(shape: Shape) -> dict[str, Case]:
     }
 
 
+def inference_cases(shape: Shape, window: Shape, filters: int, batch_size: int) -> dict[str, Case]:
+    """A volume by windows that overlap by half, with the U-Net of the paper's depth."""
+    batch, *spatial, num_classes = shape
+    if batch != 1 or len(window) != len(spatial):
+        raise ValueError(
+            f"--shapes {_text(shape)}, --window {_text(window)}: expected a batch of 1, and a "
+            f"window of as many sides as the volume, such as {'x'.join(['32'] * len(spatial))}"
+        )
+    halved = 2**UNet.depth
+    # Of a single voxel in the deepest block torch takes no instance norm.
+    if any(n % halved for n in window) or max(window) == halved:
+        raise ValueError(
+            f"--window {_text(window)}: sides must be multiples of {halved}, and one {2 * halved} "
+            "or more"
+        )
+    volume = np.random.default_rng(0).normal(size=(*spatial, 1)).astype(np.float32)
+    overlap = tuple(n // 2 for n in window)
+    windows = math.prod(
+        len(window_starts(*axis)) for axis in zip(spatial, window, overlap, strict=True)
+    )
+    model = UNet(num_classes=num_classes, filters=filters)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *window, 1)))
+    # Drawing them would run the network, whose memory is to be measured later.
+    params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes)
+    apply = cast(ApplyFn, model.apply)
+    softmax = jax.jit(lambda params, images: jax.nn.softmax(apply(params, images)))
+    forward = functools.partial(softmax, params)
+    ours = Case(
+        lambda: sliding_window(
+            forward, volume, window, overlap, num_classes, batch_size=batch_size
+        ),
+        f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters",
+        windows,
+    )
+    theirs = _monai_windows(volume, window, num_classes, filters, batch_size)
+    return {"sliding_window": ours, "monai_sliding_window": theirs._replace(windows=windows)}
+
+
+def _monai_windows(
+    volume: np.ndarray, window: Shape, num_classes: int, filters: int, batch_size: int
+) -> Case:
+    """MONAI's sliding window, whose windows lie as ours; not compiled."""
+    try:
+        import torch
+        from monai.inferers import sliding_window_inference
+    except ImportError:
+        return Case(None, NOT_INSTALLED)
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    network = _torch_unet(volume.ndim - 1, filters, num_classes).to(device).eval()
+    x = torch.from_numpy(np.moveaxis(volume, -1, 0)[None].copy())
+
+    def call() -> None:
+        with torch.inference_mode():
+            sliding_window_inference(
+                x,
+                window,
+                batch_size,
+                lambda images: network(images).softmax(1),
+                overlap=0.5,
+                sw_device=device,
+                device="cpu",
+            )
+
+    parameters = sum(p.numel() for p in network.parameters())
+    return Case(call, f"{parameters:,} parameters, eager, torch {torch.__version__} on {device}")
+
+
+def _torch_unet(ndim: int, filters: int, num_classes: int) -> Any:
+    """The layers of `UNet` in torch, for images of one channel."""
+    import torch
+    from torch import nn
+
+    convolution, transposed, pool, norm = (
+        getattr(nn, f"{kind}{ndim}d")
+        for kind in ("Conv", "ConvTranspose", "MaxPool", "InstanceNorm")
+    )
+
+    def block(before: int, after: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for width in (before, after):
+            layers += [convolution(width, after, 3, padding=1), nn.ReLU()]
+            layers += [norm(after, eps=INSTANCE_NORM_EPSILON, affine=True)]
+        return nn.Sequential(*layers)
+
+    class TorchUNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            *widths, deepest = (filters * 2**level for level in range(UNet.depth + 1))
+            self.down = nn.ModuleList(map(block, (1, *widths[:-1]), widths))
+            self.bottom = block(widths[-1], deepest)
+            self.up = nn.ModuleList(transposed(2 * n, n, 2, stride=2) for n in widths[::-1])
+            self.joined = nn.ModuleList(block(2 * n, n) for n in widths[::-1])
+            self.halve = pool(2)
+            self.logits = convolution(filters, num_classes, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            skips = []
+            for block in self.down:
+                x = block(x)
+                skips.append(x)
+                x = self.halve(x)
+            x = self.bottom(x)
+            for up, block in zip(self.up, self.joined, strict=True):
+                x = block(torch.cat([up(x), skips.pop()], 1))
+            return self.logits(x)
+
+    return TorchUNet()
+
+
+def peak_memory(cases: Cases, shape: Shape, name: str) -> float:
+    """MiB by which the first call of a case raises the memory of a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_peak, cases, shape, name).result()
+
+
+def _peak(cases: Cases, shape: Shape, name: str) -> float:
+    call = cases(shape)[name].call
+    assert call is not None
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """MiB, now (VmRSS) or at most so far (VmHWM).
+
+    Not ru_maxrss of getrusage, in which a process begins with what the one that started it had.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(rf"{field}:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else math.nan
+
+
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _shape(text: str) -> Shape:
+    return _sides(text, 3, "8x512x512x2 (batch, space, classes)")
+
+
+def _window(text: str) -> Shape:
+    return _sides(text, 2, "16x32x32 (space)")
+
+
+def _sides(text: str, least: int, example: str) -> Shape:
+    if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{least - 1},}}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like {example}")
+    return tuple(map(int, text.split("x")))
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
 COMMANDS: dict[str, Command] = {
     "losses": Command(loss_cases, "optax_dice", "value and gradient of every loss"),
     "thresholds": Command(threshold_cases, "thresholds_1", "threshold_counts, 1 and 91 thresholds"),
+    "inference": Command(
+        inference_cases,
+        "sliding_window",
+        "sliding windows over a volume: windows per second and memory",
+        {
+            "window": Flag(_window, (16, 32, 32), "its sides"),
+            "filters": Flag(_count, 8, "of the U-Net at full resolution"),
+            "batch_size": Flag(_count, 1, "windows at a time"),
+        },
+        ((1, 32, 64, 64, 3),),
+        3,
+    ),
 }
 
 
@@ -214,9 +428,12 @@ def bench(
             row = times.get(name, np.array([np.nan]))
             median, ratio = float(np.median(row)), float(np.median(row) / reference)
             count = repeats if name in times else 0
+            speed = 1e3 * case.windows / median if case.windows else math.nan
+            measurable = case.windows and case.call is not None
+            peak = peak_memory(command.cases, shape, name) if measurable else math.nan
             rows.append(
                 Timing(_text(shape), name, count, median, float(row.min()), ratio,
-                       command.reference, case.note, *about)
+                       command.reference, speed, peak, case.note, *about)
             )  # fmt: skip
     return rows
 
@@ -243,48 +460,42 @@ def report(rows: Sequence[Timing]) -> str:
         [r.shape, r.name, number(r.median_ms), number(r.minimum_ms), number(r.ratio), r.note]
         for r in rows
     ]
+    if not all(np.isnan(r.windows_per_s) for r in rows):
+        header[-1:-1] = ["windows/s", "peak MiB"]
+        for cells, r in zip(body, rows, strict=True):
+            cells[-1:-1] = [number(r.windows_per_s), number(r.peak_mib)]
     repeats = max(r.repeats for r in rows)
     return f"{first.hardware}, jax {first.jax}, {first.date}, {repeats} repeats\n" + table.layout(
         [header, *body]
     )
 
 
-def _text(shape: Shape) -> str:
-    return "x".join(map(str, shape))
-
-
-def _shape(text: str) -> Shape:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not like 8x512x512x2 (batch, space, classes)"
-        )
-    return tuple(map(int, text.split("x")))
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the subcommand of the command line."""
-    parser = argparse.ArgumentParser("experiments.bench", description="Time losses and metrics.")
+    parser = argparse.ArgumentParser("experiments.bench", description="Time what the library does.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help)
         sub.add_argument("--shapes", nargs="+", type=_shape, metavar="BxHxWxC",
-                         default=[(8, 512, 512, 2), (1, 80, 160, 160, 3)])  # fmt: skip
+                         default=command.shapes, help="of logits")  # fmt: skip
         sub.add_argument("--only", nargs="+", default=[], metavar="NAME",
                          help=f"rows to time, {command.reference} always among them")  # fmt: skip
-        sub.add_argument("--repeats", type=_count, default=15, help="calls of each row")
+        sub.add_argument(
+            "--repeats", type=_count, default=command.repeats, help="calls of each row"
+        )
         sub.add_argument("--output", type=Path, metavar="FILE.csv")
+        for flag, about in command.flags.items():
+            sub.add_argument(f"--{flag.replace('_', '-')}", type=about.parse,
+                             default=about.default, help=about.help)  # fmt: skip
     args = parser.parse_args(argv)
     # Before minutes of timing rather than after.
     if args.output is not None and not args.output.parent.is_dir():
         parser.error(f"--output: there is no directory {args.output.parent}; make it first")
+    command = COMMANDS[args.command]
+    own = {flag: getattr(args, flag) for flag in command.flags}
+    command = command._replace(cases=functools.partial(command.cases, **own))
     try:
-        rows = bench(COMMANDS[args.command], args.shapes, args.only, args.repeats)
+        rows = bench(command, args.shapes, args.only, args.repeats)
         if args.output is not None:
             write_csv(args.output, rows)
     except (ValueError, OSError) as error:

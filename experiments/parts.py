@@ -1,19 +1,22 @@
 """From a config to the parts of an experiment; configs do not travel below this file."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dicepp_jax import data, losses, schedule, train
+from dicepp_jax import data, inference, losses, schedule, train
 from dicepp_jax.augment import augment
 from dicepp_jax.data import pipeline
 from dicepp_jax.models import MODELS
 
+VALIDATIONS = ("patch", "sliding_window")
 AUGMENTATIONS = ("mirror", "brightness", "elastic", "rotate", "scale")
 PAPER_DEPTH = 4
 
@@ -80,6 +83,12 @@ def make(config: ConfigDict, loaded: data.Loaded | None = None) -> Parts:
     return _make(config, source.spec, lambda: open_set(config, source))
 
 
+def make_without_data(config: ConfigDict) -> Parts:
+    """The parts of a single run as `make` makes them, but that there are no cases."""
+    spec = find(config).spec
+    return _make(config, spec, lambda: data.Loaded(spec, {}, [], Path()))
+
+
 def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) -> Parts:
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
@@ -88,6 +97,7 @@ def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) 
             f"as in --config.data.size='{spec.size}'"
         )
     _check_minima(config, size)
+    _check_patches(config, spec)
     model = make_model(config, spec, size)
     loss = losses.get_loss(config.loss.name, **hyper(config))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
@@ -149,11 +159,36 @@ def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
         "train.learning_rate": (config.train.learning_rate, 0),
         "train.patience": (config.train.patience, 1),
         "train.stop_patience": (config.train.stop_patience, 1),
+        "inference.batch_size": (config.inference.batch_size, 1),
         "evaluation.figures": (config.evaluation.figures, 0),
     }
     for name, (value, least) in minima.items():
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _check_patches(config: ConfigDict, spec: data.Spec) -> None:
+    """Refuse what patches cannot be made by, and for whole images what only patches have."""
+    fields, windows = config.data, config.inference
+    for name, value, known in (
+        ("data.validation", fields.validation, VALIDATIONS),
+        ("inference.weighting", windows.weighting, inference.WEIGHTINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; it may be {' or '.join(known)}")
+    if not 0 <= windows.overlap < 1:
+        raise ValueError(f"inference.overlap is {windows.overlap}; it is a share from 0, below 1")
+    if not 0 <= fields.foreground <= 1:
+        raise ValueError(f"data.foreground is {fields.foreground}; it is a share from 0 to 1")
+    for name, value, neutral in (
+        ("validation", fields.validation, VALIDATIONS[0]),
+        ("foreground", fields.foreground, 0),
+    ):
+        if value != neutral and not spec.patches:
+            raise ValueError(
+                f"data.{name} is {value}, but {spec.title} is trained on whole images; it is for "
+                "volumes that are cut to patches, so leave it out"
+            )
 
 
 def hyper(config: ConfigDict) -> dict[str, float]:
@@ -177,6 +212,7 @@ def make_model(config: ConfigDict, spec: data.Spec, size: tuple[int, ...]) -> nn
         filters=fields.filters,
         depth=propose_depth(size) if fields.depth is None else fields.depth,
         dtype=jnp.dtype(fields.dtype),
+        remat=fields.remat,
     )
 
 
@@ -212,7 +248,48 @@ def step_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
-def prepared(parts: Parts, config: ConfigDict, split: str) -> pipeline.Prepared:
-    """A split at the network's size."""
-    cache_bytes = int(config.data.cache_gib * 2**30)
-    return pipeline.Prepared(parts.splits[split], parts.spec, parts.size, cache_bytes)
+def prepared(parts: Parts, config: ConfigDict, split: str) -> pipeline.Cases:
+    """The examples of "train" or "validation": images at the network's size, or patches."""
+    cases, cache_bytes = parts.splits[split], int(config.data.cache_gib * 2**30)
+    if not parts.spec.patches:
+        return pipeline.Prepared(cases, parts.spec, parts.size, cache_bytes)
+    volumes = pipeline.Volumes(cases, parts.spec, parts.size, cache_bytes)
+    if split == "train":
+        return pipeline.Patches(volumes, config.seed, split, config.data.foreground)
+    if config.data.validation == "patch":
+        return pipeline.Patches(volumes, config.seed, split)
+    return pipeline.Tiles(volumes, overlap(config, parts.size))
+
+
+def overlap(config: ConfigDict, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Of neighbouring windows, in voxels."""
+    return tuple(math.floor(config.inference.overlap * n) for n in size)
+
+
+def predictor(parts: Parts, config: ConfigDict, params: Any) -> inference.Predict:
+    """From a stored image to native probabilities, as the config says."""
+    fields = config.inference
+    return inference.make_predict(
+        parts.apply,
+        params,
+        parts.spec,
+        parts.size,
+        overlap=overlap(config, parts.size),
+        weighting=fields.weighting,
+        batch_size=fields.batch_size,
+        mirror=fields.mirror,
+    )
+
+
+def describe(parts: Parts) -> str:
+    """One line on what is about to be trained."""
+    parameters = sum(x.size for x in jax.tree.leaves(state_shapes(parts).params))
+    splits = ("train", "validation", "test") if parts.splits else ()
+    counts = "/".join(str(len(parts.splits[split])) for split in splits)
+    cases = f", {counts} cases" if counts else ""
+    size = ("patches of " if parts.spec.patches else "") + " x ".join(map(str, parts.size))
+    device = jax.devices()[0].device_kind
+    return (
+        f"{parts.spec.title}{cases} at {size}, {type(parts.model).__name__} of depth "
+        f"{parts.model.depth} and {parameters:,} parameters, on {device}"
+    )

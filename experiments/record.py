@@ -1,6 +1,7 @@
 """What a working directory keeps beside checkpoints: the config it was made with, and the log."""
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -16,12 +17,15 @@ import jax
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from dicepp_jax.data.specs import Download, Spec
+
 RUN = "run.json"
 LOG = "log.jsonl"
 SPLIT = "split.json"
+SPEC = "spec.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
-# Fields that do not change what is computed, only for how long or from where.
-FREE = ("resume", "train.epochs", "evaluation", "data.manual_dir", "data.data_dir",
+# Fields that do not change what is trained, only for how long or from where.
+FREE = ("resume", "train.epochs", "inference", "evaluation", "data.manual_dir", "data.data_dir",
         "data.download", "data.cache_gib")  # fmt: skip
 
 
@@ -103,6 +107,33 @@ def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
         "cpu_cores": os.cpu_count(),
     }
     write_text(path, json.dumps(about, indent=2) + "\n")
+
+
+def write_spec(workdir: Path, spec: Spec) -> None:
+    """Write the facts of the data set, which prediction needs where the set is not."""
+    write_text(workdir / SPEC, json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
+
+
+def read_spec(workdir: Path) -> Spec:
+    """The facts of the data set that a run was made with.
+
+    Raises:
+      FileNotFoundError: if there are none, as in the directory of something else.
+    """
+    path = workdir / SPEC
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; give the directory of a run of experiments.run, or run its "
+            "command again, which writes the file and does not train what is trained"
+        )
+    fields = {name: _tuples(value) for name, value in json.loads(path.read_text()).items()}
+    downloads = tuple(Download(*download) for download in fields["downloads"])
+    return Spec(**{**fields, "downloads": downloads})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def put_aside(workdir: Path) -> None:

@@ -21,11 +21,10 @@ from dicepp_jax import evaluate, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.evaluate import Result
-from dicepp_jax.inference import make_predict
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics import Reliability
 from dicepp_jax.rows import Comparison, Row, compare, summarise, write_csv
-from experiments import cli, record, table
+from experiments import cli, memory, record, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
 
@@ -52,7 +51,7 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
     name, batch_size = config.loss.name, config.data.batch_size
     training = parts_lib.prepared(parts, config, "train")
     validation = parts_lib.prepared(parts, config, "validation")
-    print(f"{name}: {describe(parts)}")
+    print(f"{name}: {parts_lib.describe(parts)}")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.last_epoch is None:
             first_epoch, plan = 0, schedule.init(parts.settings)
@@ -63,6 +62,11 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
             print(f"{name}: {first_epoch} epochs are in {workdir}")
         record.trim_log(workdir, first_epoch)
         steps = -(-len(training) // batch_size)
+        train_step = train.make_train_step(parts.apply, parts.loss, parts.augment)
+        if not plan.stopped and first_epoch < config.train.epochs:
+            cases = min(batch_size, len(training))
+            lines = memory.told(config, parts, train_step, state, cases)
+            print(f"{name}: " + "\n".join(lines))
         waited = spent = 0.0
         with (
             TrainingProgress(name, config.train.epochs, steps, first_epoch) as progress,
@@ -71,12 +75,12 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
             for epoch in train.fit(
                 state,
                 parts_lib.step_key(config.seed),
-                train.make_train_step(parts.apply, parts.loss, parts.augment),
+                train_step,
                 train.make_eval_step(parts.apply, parts.loss),
                 lambda epoch: pipeline.batches(
                     training, batch_size, shuffle_seed=config.seed, epoch=epoch
                 ),
-                lambda epoch: pipeline.batches(validation, batch_size),
+                lambda epoch: pipeline.batches(validation, batch_size, epoch=epoch),
                 parts.settings,
                 epochs=config.train.epochs,
                 first_epoch=first_epoch,
@@ -108,18 +112,6 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
         )
 
 
-def describe(parts: parts_lib.Parts) -> str:
-    """One line on what is about to be trained."""
-    parameters = sum(x.size for x in jax.tree.leaves(parts_lib.state_shapes(parts).params))
-    cases = "/".join(str(len(parts.splits[s])) for s in ("train", "validation", "test"))
-    size = " x ".join(map(str, parts.size))
-    device = jax.devices()[0]
-    return (
-        f"{parts.spec.title}, {cases} cases at {size}, {type(parts.model).__name__} of depth "
-        f"{parts.model.depth} and {parameters:,} parameters, on {device.device_kind}"
-    )
-
-
 def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
     """Evaluate the best checkpoint on the test split, writing rows and summaries."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -131,7 +123,7 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
         best = checkpoints.restore(best_epoch, parts_lib.state_shapes(parts))
     name = config.loss.name
     print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
-    predict = make_predict(parts.apply, best.state.params, parts.spec, parts.size)
+    predict = parts_lib.predictor(parts, config, best.state.params)
     cases = parts.splits["test"]
     results = evaluate.evaluate(predict, cases, parts.spec)
     rows: list[Row] = []
@@ -141,12 +133,18 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
         rows += result.rows
         sums.append(result.reliability)
         if len(shown) < config.evaluation.figures:
-            shown.append(result)
+            shown.append(_shown(result))
     folder = workdir / "test"
     folder.mkdir(exist_ok=True)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summarise(rows))
     return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
+
+
+def _shown(result: Result) -> Result:
+    """What is drawn of a case, without a hold on the rest of it: of a scan that is a gigabyte."""
+    view = plots.slice_of(result)
+    return view._replace(image=view.image.copy(), label=view.label.copy(), probs=view.probs.copy())
 
 
 def draw(
@@ -232,6 +230,8 @@ def run(config: ConfigDict, workdir: Path) -> str:
         for name, member in configs.items():
             if folders[name] != workdir:
                 record.open_workdir(folders[name], member, digest)
+        for folder in {workdir, *folders.values()}:
+            record.write_spec(folder, first.spec)
         split = {part: list(subset.ids) for part, subset in first.splits.items()}
         record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
         return _run(configs, parts, folders, workdir)

@@ -171,3 +171,59 @@ def resize_label(label, size, num_classes):
         np.add.at(weights, (np.arange(new), np.minimum(low + 1, old - 1)), weight)
         shares = np.moveaxis(np.tensordot(weights, shares, (1, axis)), 0, axis)
     return shares.argmax(0)
+
+
+def window_weights(window, weighting):
+    """Weights of the voxels of a window, by their squared distance from its middle."""
+    exponent = np.zeros(window)
+    for voxel in np.ndindex(*window):
+        exponent[voxel] = sum(
+            ((i - (n - 1) / 2) / (n / 8)) ** 2 / 2 for i, n in zip(voxel, window, strict=True)
+        )
+    return {"uniform": np.ones(window), "gaussian": np.exp(-exponent)}[weighting]
+
+
+def window_starts(length, window, overlap):
+    """From 0, step by step, until a window reaches the border; that one ends there."""
+    starts = [0]
+    while starts[-1] + window < length:
+        starts.append(min(starts[-1] + window - overlap, length - window))
+    return starts
+
+
+def sliding_window(forward, volume, window, overlap, weighting):
+    """The weighted mean over windows, by two sums over the volume and a division."""
+    volume = np.asarray(volume, np.float64)
+    inside = []
+    for axis, n in enumerate(window):
+        length = volume.shape[axis]
+        extra = max(0, n - length)
+        margins = [(0, 0)] * volume.ndim
+        margins[axis] = (extra // 2, extra - extra // 2)
+        volume = np.pad(volume, margins, constant_values=volume.min())
+        inside.append(slice(extra // 2, extra // 2 + length))
+    spatial = volume.shape[:-1]
+    weights = window_weights(window, weighting)[..., None]
+    axes = [window_starts(*axis) for axis in zip(spatial, window, overlap, strict=True)]
+    total, norm = 0.0, np.zeros((*spatial, 1))
+    for start in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(window)):
+        place = tuple(slice(s, s + n) for s, n in zip(start, window, strict=True))
+        probs = forward(volume[place][None])[0]
+        if np.ndim(total) == 0:
+            total = np.zeros((*spatial, probs.shape[-1]))
+        total[place] += weights * probs
+        norm[place] += weights
+    return (total / norm)[tuple(inside)]
+
+
+def mirrored(forward, images):
+    """The mean over every choice of axes to mirror, axis by axis."""
+    if images.ndim == 4:
+        flips = [(i, j) for i in (1, -1) for j in (1, -1)]
+    else:
+        flips = [(i, j, k) for i in (1, -1) for j in (1, -1) for k in (1, -1)]
+    outputs = []
+    for steps in flips:
+        back = (slice(None), *(slice(None, None, step) for step in steps))
+        outputs.append(np.asarray(forward(images[back]), np.float64)[back])
+    return np.mean(outputs, axis=0)

@@ -50,6 +50,44 @@ def test_thresholds(tmp_path: Path) -> None:
     assert all(0 < row.minimum_ms < np.inf for row in rows)
 
 
+def test_windows_have_a_speed_and_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def peak_memory(cases: bench.Cases, shape: bench.Shape, name: str) -> float:
+        measured.append((cases(shape)[name].windows, shape, name))
+        return 12.5
+
+    monkeypatch.setattr(bench, "peak_memory", peak_memory)
+    path = tmp_path / "times.csv"
+    flags = ["--shapes", "1x40x70x2", "--window", "16x32", "--filters", "2", "--batch-size", "3"]
+    bench.main(["inference", *flags, "--repeats", "2", "--output", str(path)])
+    ours, monai = read_csv(path, bench.Timing)
+    # At 0, 8, 16, 24 of 40 and 0, 16, 32, 38 of 70.
+    assert measured == [(16, (1, 40, 70, 2), "sliding_window")]
+    assert ours.windows_per_s == pytest.approx(1e3 * 16 / ours.median_ms)
+    assert (ours.name, ours.peak_mib) == ("sliding_window", 12.5)
+    assert (monai.name, monai.note) == ("monai_sliding_window", bench.NOT_INSTALLED)
+    assert np.isnan([monai.windows_per_s, monai.peak_mib]).all()
+    header, line = capsys.readouterr().out.splitlines()[1:4:2]
+    assert "windows/s  peak MiB  note" in header
+    assert f"{ours.windows_per_s:.2f}" in line and "12.50" in line
+
+
+def take_20_mib(shape: bench.Shape) -> dict[str, bench.Case]:
+    """What is there before the call does not count, and what is given back during it does."""
+    kept = np.ones((60, 2**17))
+    return {"call": bench.Case(lambda: [np.ones((20, 2**17)).sum() + kept[0, 0] for _ in range(2)])}
+
+
+def test_memory_is_what_a_call_adds_in_a_process_of_its_own() -> None:
+    kept = np.ones((300, 2**17))
+    peak = bench.peak_memory(take_20_mib, (1,), "call")
+    assert kept.nbytes / 2**20 == 300
+    assert 19.5 < peak < 40
+
+
 def test_header_and_selection(capsys: pytest.CaptureFixture[str]) -> None:
     shapes = ("2x8x8x2", "1x4x4x4x3")
     bench.main(["losses", "--shapes", *shapes, "--repeats", "1", "--only", "dscpp"])
@@ -74,4 +112,23 @@ def test_bad_flags_are_told(
 ) -> None:
     with pytest.raises(SystemExit):
         bench.main(["losses", *SHAPE, *flags])
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--window", "16"], "'16' is not like 16x32x32"),
+        (["--window", "16x24"], "--window 16x24: sides must be multiples of 16, and one 32 or"),
+        (["--window", "16x16"], "--window 16x16: sides must be multiples of 16, and one 32 or"),
+        (["--window", "16x32x32"], "a window of as many sides as the volume, such as 32x32"),
+        (["--shapes", "2x32x32x2", "--window", "16x32"], "expected a batch of 1"),
+        (["--filters", "0"], "'0' is not a number from 1"),
+    ],
+)
+def test_bad_windows_are_told(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["inference", "--shapes", "1x40x70x2", *flags])
     assert told in capsys.readouterr().err

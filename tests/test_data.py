@@ -180,7 +180,7 @@ def test_what_can_be_downloaded_is(tmp_path, monkeypatch):
         fetched.append((downloads, folder))
         layouts.dsb2018(folder)
 
-    monkeypatch.setattr(data, "fetch", fetch)
+    monkeypatch.setattr("dicepp_jax.data.sets.fetch", fetch)
     loaded = data.load("dsb2018", str(tmp_path / "prepared"), download=True)
     folder = tmp_path / "prepared" / "manual" / "dsb2018"
     assert fetched == [(loaded.spec.downloads, folder)] and len(loaded.facts) > 0

@@ -1,6 +1,5 @@
 """Evaluation against scikit-learn and NumPy, its pictures and its tables."""
 
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import oracles
@@ -8,14 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.special import expit
 from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, recall_score
 
 from dicepp_jax import metrics, plots
-from dicepp_jax.data.preprocess import network_image
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
 from dicepp_jax.evaluate import Result, evaluate
-from dicepp_jax.inference import make_predict
 from dicepp_jax.rows import Row, compare, summarise
 from experiments.table import layout, summary_table
 
@@ -159,6 +155,20 @@ def test_every_number_at_any_size(shape, index):
     assert_result(result, stored, PHANTOM, predictor(PHANTOM))
 
 
+@pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: spec.name)
+def test_a_large_image_is_scored_part_by_part(spec, monkeypatch):
+    monkeypatch.setattr("dicepp_jax.evaluate.PART", 64)
+    shape = SHAPES[spec][0]
+    stored = stored_case(4, shape, spec)
+    if spec.region:  # Some parts have none of it.
+        stored["region"][: shape[0] // 2] = 0
+    (result,) = evaluate(predictor(spec), [stored], spec)
+    assert_result(result, stored, spec, predictor(spec))
+    whole = metrics.reliability(result.probs[None], result.label[None])
+    for sums, expected in zip(result.reliability, whole, strict=True):
+        np.testing.assert_allclose(sums, expected[0], rtol=1e-5)
+
+
 def certain(classes):
     """The prediction that is sure of these classes."""
     return lambda image, native: np.eye(3, dtype=np.float32)[classes]
@@ -192,45 +202,6 @@ def test_an_empty_region_is_undefined_throughout():
     values = {region: [r.value for r in result.rows if r.region == region] for region in REGIONS}
     assert not np.isnan(values["image"]).any()
     assert np.isnan(values["field of view"]).all()
-
-
-@pytest.mark.parametrize(
-    "spec, native, size",
-    [
-        (PHANTOM, (30, 21), (16, 16)),
-        (PHANTOM, (9, 11), (16, 24)),
-        (PHANTOM, (16, 24), (16, 24)),
-        (PHANTOM_3D, (7, 10, 9), (8, 8, 4)),
-    ],
-)
-def test_prediction_is_resized_back_to_the_native_grid(spec, native, size):
-    image = stored_case(5, native, spec)["image"]
-
-    def logits(array, stack):
-        return stack([3 * array[..., 0], array[..., -1], -array[..., 0]][: len(spec.classes)], -1)
-
-    def apply(params, images):
-        assert images.shape == (1, *size, spec.channels) and images.dtype == jnp.float32
-        return params["gain"] * logits(images, jnp.stack)
-
-    predict = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size)
-    probs = predict(image, native)
-    assert probs.shape == (*native, len(spec.classes)) and probs.dtype == np.float32
-    expected = oracles.softmax(0.5 * logits(network_image(spec, image, size), np.stack))
-    np.testing.assert_allclose(probs, oracles.resize(expected, native), atol=1e-5)
-    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
-    # As for a volume that is stored resampled.
-    finer = tuple(n + 3 for n in native)
-    resized = oracles.resize(expected, finer)
-    np.testing.assert_allclose(predict(image, finer), resized, atol=1e-5)
-
-
-def test_prediction_of_native_size_is_the_softmax():
-    image = stored_case(6, (16, 16), PHANTOM)["image"]
-    predict = make_predict(lambda params, x: params * x[..., :2], 2.0, PHANTOM, (16, 16))
-    z = 2 * network_image(PHANTOM, image, (16, 16)).astype(np.float64)
-    probs = predict(image, (16, 16))
-    np.testing.assert_allclose(probs[..., 1], expit(z[..., 1] - z[..., 0]), atol=1e-5)
 
 
 def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():

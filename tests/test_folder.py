@@ -351,6 +351,7 @@ def test_arrays_of_three_axes_are_volumes_without_a_spacing(tmp_path):
     spec, told, cases = describe(tmp_path / "set")
     assert (spec.spacing, spec.dtype) == ((1.0, 1.0, 1.0), "int16")
     assert "not known, taken as 1 x 1 x 1 mm" in told
+    assert spec.patches and "network input: patches of 16 x 16 x 32, the median in" in told
     assert_read(cases["1"], image(1, DEEP), label(1, DEEP, 3))
     assert cases["1"].read().spacing is None
 
@@ -414,7 +415,8 @@ def test_the_network_is_given_the_median_size(tmp_path):
         save(tmp_path / f"set/images/{number}.png", image(number, size))
         save(tmp_path / f"set/masks/{number}.png", label(number, size))
     spec, told, _ = describe(tmp_path / "set")
-    assert spec.size == (64, 96)
+    assert spec.size == (64, 96) and not spec.patches
+    assert "network input: 64 x 96, the median in multiples of 16" in told
     assert "native sizes: 40 x 40 to 90 x 300, median 60 x 99" in told
     assert "(--config.data.size='(64,96)')" in told
 

@@ -5,10 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import jit_quickly
-from scipy import signal
+from flax import linen as nn
+from scipy import ndimage, signal
 
 from dicepp_jax.models import MODELS, UNet
-from dicepp_jax.models.unet import INSTANCE_NORM_EPSILON, Block, pad_to_multiple
+from dicepp_jax.models.unet import (
+    INSTANCE_NORM_EPSILON,
+    Block,
+    ConvTransposeCPU,
+    convolve_slices,
+    pad_to_multiple,
+)
 
 PARAMETERS_2D = 7_766_018
 PARAMETERS_3D = 22_581_283
@@ -89,6 +96,76 @@ def test_block_is_convolution_relu_instance_norm():
         x = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + INSTANCE_NORM_EPSILON)
         x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
     np.testing.assert_allclose(block.apply(variables, image)[0], x, rtol=1e-4, atol=1e-4)
+
+
+def gradients(function, *args):
+    """Those of the sum of squares in all arguments."""
+    arguments = tuple(range(len(args)))
+    return jax.jit(jax.grad(lambda *xs: (function(*xs) ** 2).sum(), arguments))(*args)
+
+
+def test_convolution_by_slices_is_the_convolution():
+    keys = jax.random.split(jax.random.key(0))
+    image = jax.random.normal(keys[0], (2, 5, 6, 4, 2))
+    kernel = jax.random.normal(keys[1], (3, 3, 3, 2, 3))
+    y = convolve_slices(image, kernel, "what flax gives", dimension_numbers=None)
+    for b, o in np.ndindex(2, 3):
+        channels = (
+            ndimage.correlate(
+                np.asarray(image[b, ..., i], np.float64), kernel[..., i, o], mode="constant"
+            )
+            for i in range(2)
+        )
+        np.testing.assert_allclose(y[b, ..., o], sum(channels), rtol=1e-4, atol=1e-5)
+
+    def reference(x, k):
+        dimensions = ("NDHWC", "DHWIO", "NDHWC")
+        return jax.lax.conv_general_dilated(x, k, (1, 1, 1), "SAME", dimension_numbers=dimensions)
+
+    for got, expected in zip(
+        gradients(convolve_slices, image, kernel), gradients(reference, image, kernel), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_transposed_convolution_for_a_cpu_is_that_of_flax(dtype):
+    image = jax.random.normal(jax.random.key(0), (2, 3, 4, 2, 5))
+    init = nn.initializers.glorot_uniform()
+    flax = nn.ConvTranspose(3, (2, 2, 2), (2, 2, 2), dtype=dtype, kernel_init=init)
+    ours = ConvTransposeCPU(3, dtype)
+    variables, expected = (jit_quickly(m.init)(jax.random.key(1), image) for m in (ours, flax))
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    variables = jax.tree.map(lambda x: x + 0.25, variables)
+    y, expected = (m.apply(variables, image) for m in (ours, flax))
+    assert y.dtype == expected.dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05
+    np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (y, expected)), atol=tolerance)
+
+
+@pytest.mark.parametrize("spatial", [(12, 12), (4, 8, 8)])
+def test_remat_changes_neither_parameters_nor_numbers(spatial):
+    image = jax.random.normal(jax.random.key(0), (1, *spatial, 1))
+    models = [UNet(2, filters=2, depth=1, remat=remat) for remat in (False, True)]
+    variables, again = (jit_quickly(model.init)(jax.random.key(1), image) for model in models)
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+    plain, remat = (
+        gradients(lambda v, model=model: model.apply(v, image), variables) for model in models
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, remat)
+
+
+def test_remat_keeps_less_for_the_gradient():
+    def kept(remat):
+        model = UNet(2, filters=4, depth=2, remat=remat)
+        image = jnp.zeros((1, 64, 64, 1))
+        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+        backward = jax.eval_shape(
+            lambda v: jax.vjp(lambda v: model.apply(v, image), v)[1], variables
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(True) < 0.5 * kept(False)
 
 
 def test_kernels_start_glorot_uniform_and_biases_zero():

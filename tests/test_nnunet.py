@@ -81,7 +81,7 @@ def test_volumes_of_one_channel(tmp_path, fields, suffix):
     spec, told, cases = describe(root)
     assert spec.classes == ("background", "kidney", "tumour")
     assert (spec.title, spec.channels, spec.dtype) == ("Dataset007_Kidney", 1, "int16")
-    assert spec.spacing == pytest.approx(SPACING) and spec.size == (16, 16, 16)
+    assert spec.spacing == pytest.approx(SPACING) and spec.size == (16, 16, 16) and spec.patches
     assert "channels: 1 (MRI), stored as int16" in told and "intensity_range" not in told
     # imagesTs has no labels here, so it is passed over.
     assert list(cases) == ["case_000", "case_001", "case_002"]
@@ -142,6 +142,7 @@ def test_pictures(tmp_path, together, ending):
     spec, _, cases = describe(root)
     assert (spec.channels, spec.per_channel, spec.dtype) == (3, False, "uint8")
     assert (spec.ndim, spec.spacing, spec.classes) == (2, None, ("background", "road"))
+    assert not spec.patches
     for number in range(2):
         assert_read(cases[f"img-{number}"], colours[number], label(number, FLAT) > 0)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import layouts
+import layouts_3d
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ from PIL import Image
 
 from configs import base
 from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Row, Summary, read_csv
 from experiments import parts, record, run
 
@@ -92,6 +94,8 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
         compared = read_csv(tmp_path / "comparison.csv", Comparison)
         assert [row[:5] for row in compared] == [("dsc", "dscpp", *place) for place in places]
         assert list((folder / "tensorboard").iterdir())
+        assert record.read_spec(folder) == SETS["phantom"].spec
+    assert record.read_spec(tmp_path) == SETS["phantom"].spec
     for name in ("phantom_040.png", "reliability.png", "training.png"):
         with Image.open(tmp_path / "figures" / name) as image:
             assert min(image.size) > 200
@@ -103,7 +107,10 @@ def test_a_finished_run_is_scored_again_and_not_trained(data_dir, tmp_path):
     first = run.run(config, tmp_path)
     log = record.read_log(tmp_path)
     assert run.run(config, tmp_path) == first
+    config.inference.mirror = True
+    run.run(config, tmp_path)
     assert record.read_log(tmp_path) == log
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["inference"]["mirror"]
     assert not (tmp_path / "comparison.csv").exists()
 
 
@@ -185,6 +192,80 @@ def test_three_dimensions(data_dir, tmp_path):
     text = run.run(config, tmp_path)
     assert "kidney" in text and "tumour" in text
     assert (tmp_path / "figures" / "reliability.png").exists()
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """KiTS19 in miniature, prepared; its config."""
+    folder = tmp_path_factory.mktemp("kits19")
+    layouts_3d.kits19(folder / "files")
+    return {
+        "data.name": "kits19",
+        "data.manual_dir": str(folder / "files"),
+        "data.data_dir": str(folder / "prepared"),
+        "data.size": (8, 8, 16),
+    }
+
+
+def test_volumes_are_trained_on_and_predicted_by_patches(volumes, tmp_path, capsys):
+    config = tiny("", **volumes, **{"data.foreground": 0.33, "evaluation.figures": 0})
+    text = run.run(config, tmp_path / "whole")
+    assert "kidney" in text and "tumour" in text
+    said = capsys.readouterr().out
+    assert "cases at patches of 8 x 8 x 16, UNet" in said
+    assert re.search(r"^dscpp: a training step takes [\d.]+ MiB of [\d.]+ GiB \(", said, re.M)
+    rows = read_csv(tmp_path / "whole" / "test" / "cases.csv", Row)
+    assert {row.label for row in rows} == {"background", "kidney", "tumour", "all"}
+    assert record.read_spec(tmp_path / "whole") == SETS["kits19"].spec
+    # Broken off after an epoch, it sees the same patches.
+    for epochs in (1, 2):
+        config.train.epochs = epochs
+        run.run(config, tmp_path / "parts")
+    logs = [record.read_log(tmp_path / name) for name in ("whole", "parts")]
+    losses = [[(e["train_loss"], e["val_loss"]) for e in log] for log in logs]
+    assert losses[0] == losses[1] and losses[0][0] != losses[0][1]
+
+
+def test_the_validation_loss_may_be_of_all_windows(volumes, tmp_path):
+    fields = {"data.validation": "sliding_window", "train.epochs": 1, "evaluation.figures": 0}
+    config = tiny("", **volumes, **fields)
+    made = parts.make(config)
+    run.fit(config, made, tmp_path)
+    state = final_state(tmp_path, config)[1].state
+    losses = [
+        float(made.loss(made.apply(state.params, tile["image"][None]), tile["label"][None])[0])
+        for tile in map(dict, parts.prepared(made, config, "validation"))
+    ]
+    assert record.read_log(tmp_path)[0]["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_patches_of_training_and_validation(volumes):
+    def examples(split, **fields):
+        config = tiny("", **volumes, **fields)
+        made = parts.make(config)
+        return made, parts.prepared(made, config, split)
+
+    made, training = examples("train", **{"data.foreground": 0.25, "seed": 3})
+    assert (training.seed, training.stream, training.foreground) == (3, "train", 0.25)
+    assert len(training) == len(made.splits["train"]) and training.size == (8, 8, 16)
+    _, validation = examples("validation", **{"data.foreground": 0.25, "seed": 3})
+    assert (validation.seed, validation.stream, validation.foreground) == (3, "validation", 0)
+    # The windows of prediction: 10 x 11 x 11 voxels, starts 0, 2 along two axes, 0 along the third.
+    fields = {"data.validation": "sliding_window", "inference.overlap": 0.45}
+    made, tiles = examples("validation", **fields)
+    shape = made.splits["validation"][0]["label"].shape
+    assert shape == (10, 11, 11) and parts.overlap(tiny("", **fields), (8, 8, 16)) == (3, 3, 7)
+    assert len(tiles) == 2 * 2 * len(made.splits["validation"])
+
+
+def test_the_facts_of_a_set_are_kept_for_prediction(tmp_path):
+    for _, (spec, _) in SETS.items():
+        record.write_spec(tmp_path, spec)
+        again = record.read_spec(tmp_path)
+        assert again == spec and again.patches == spec.patches
+        assert all(type(a) is type(b) for a, b in zip(again.downloads, spec.downloads, strict=True))
+    with pytest.raises(FileNotFoundError, match=r"spec\.json does not exist; give the directory"):
+        record.read_spec(tmp_path / "none")
 
 
 def test_another_config_in_the_same_directory_is_refused(data_dir, tmp_path, capsys):
@@ -280,6 +361,17 @@ def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, m
         ("model.dtype", "float16", "model.dtype is 'float16'"),
         ("augment.mirror", 2.0, "p_mirror is 2.0, not a probability"),
         ("train.epochs", 0, "train.epochs is 0"),
+        ("data.validation", "windows", "data.validation is 'windows'; it may be patch or sliding"),
+        ("data.validation", "sliding_window", "but Vessel phantom is trained on whole images"),
+        ("data.foreground", 0.5, "data.foreground is 0.5, but Vessel phantom is trained on whole"),
+        ("data.foreground", 1.5, "data.foreground is 1.5; it is a share from 0 to 1"),
+        ("inference.overlap", 1.0, "inference.overlap is 1.0; it is a share from 0, below 1"),
+        (
+            "inference.weighting",
+            "hann",
+            "inference.weighting is 'hann'; it may be uniform or gauss",
+        ),
+        ("inference.batch_size", 0, "inference.batch_size is 0"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_written(

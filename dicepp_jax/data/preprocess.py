@@ -146,6 +146,74 @@ def resample_label(
     return resize_label(label, resampled_shape(label.shape, spacing, target), num_classes)
 
 
+def z_score(
+    image: np.ndarray,
+    intensity_range: tuple[float, float] | None = None,
+    per_channel: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation that `normalise` subtracts and divides by.
+
+    Args:
+      image: `(*spatial, channels)`.
+      intensity_range: what to clip to first, None for no clipping.
+      per_channel: whether each channel has a mean and a deviation of its own, or all have one.
+
+    Returns:
+      Mean and deviation, float64, `(channels,)` or `()`.
+
+    Raises:
+      ValueError: if all pixels, or all of a channel that has its own mean, have one value.
+
+    Example:
+      >>> [float(x) for x in z_score(np.array([[1.0], [3.0]]))]
+      [2.0, 1.0]
+    """
+    image = _clipped(image, intensity_range)
+    axes = tuple(range(image.ndim - 1)) if per_channel else None
+    mean = image.mean(axes, dtype=np.float64)
+    deviation = image.std(axes, dtype=np.float64)
+    constant = np.flatnonzero(~(deviation > 0))
+    if constant.size:
+        what = f"channel {constant[0]} (the first is 0) of an image" if per_channel else "an image"
+        value = image[..., constant[0]].flat[0]
+        raise ValueError(
+            f"the z-score of {what} that is {value} everywhere"
+            f"{f' after clipping to {intensity_range}' if intensity_range else ''} is undefined"
+        )
+    return mean, deviation
+
+
+def standardise(
+    image: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    intensity_range: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Clip, then subtract a mean and divide by a standard deviation.
+
+    A part of an image so treated, with the `z_score` of the whole, is that part of `normalise`.
+
+    Args:
+      image: `(*spatial, channels)`.
+      mean: what to subtract, `(channels,)` or `()`.
+      deviation: what to divide by, of the same shape.
+      intensity_range: what to clip to first, None for no clipping.
+
+    Returns:
+      float32 of the same shape.
+
+    Example:
+      >>> standardise(np.array([[1.0], [5.0]]), np.float64(2), np.float64(1), (0, 4)).tolist()
+      [[-1.0], [2.0]]
+    """
+    return ((_clipped(image, intensity_range) - mean) / deviation).astype(np.float32)
+
+
+def _clipped(image: np.ndarray, intensity_range: tuple[float, float] | None) -> np.ndarray:
+    image = np.asarray(image, np.float32)
+    return image if intensity_range is None else np.clip(image, *intensity_range)
+
+
 def normalise(
     image: np.ndarray,
     intensity_range: tuple[float, float] | None = None,
@@ -170,21 +238,27 @@ def normalise(
       >>> normalise(np.array([[1.0, 30.0], [3.0, 10.0]]), per_channel=True).tolist()
       [[-1.0, 1.0], [1.0, -1.0]]
     """
-    image = np.asarray(image, np.float32)
-    if intensity_range is not None:
-        image = np.clip(image, *intensity_range)
-    axes = tuple(range(image.ndim - 1)) if per_channel else None
-    mean = image.mean(axes, dtype=np.float64)
-    deviation = image.std(axes, dtype=np.float64)
-    constant = np.flatnonzero(~(deviation > 0))
-    if constant.size:
-        what = f"channel {constant[0]} (the first is 0) of an image" if per_channel else "an image"
-        value = image[..., constant[0]].flat[0]
-        raise ValueError(
-            f"the z-score of {what} that is {value} everywhere"
-            f"{f' after clipping to {intensity_range}' if intensity_range else ''} is undefined"
-        )
-    return ((image - mean) / deviation).astype(np.float32)
+    mean, deviation = z_score(image, intensity_range, per_channel)
+    return standardise(image, mean, deviation, intensity_range)
+
+
+def window_starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
+    """Where windows along an axis begin: at 0, window - overlap apart, the last at the border.
+
+    Args:
+      length: of the axis, in voxels.
+      window: in voxels.
+      overlap: of neighbouring windows, in voxels, less than the window; the last overlaps more.
+
+    Returns:
+      Ascending starts; (0,) if the axis is no longer than the window.
+
+    Example:
+      >>> window_starts(200, 80, 40), window_starts(190, 80, 40), window_starts(70, 80, 40)
+      ((0, 40, 80, 120), (0, 40, 80, 110), (0,))
+    """
+    last = max(0, length - window)
+    return (*range(0, last, window - overlap), last)
 
 
 def network_image(spec: Spec, image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

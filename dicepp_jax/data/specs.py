@@ -28,7 +28,7 @@ class Spec:
       classes: class names, the background first.
       channels: image channels.
       dtype: what pixels are stored as.
-      size: spatial size the network is given, (H, W) or (D, H, W).
+      size: spatial size the network is given, (H, W) or (D, H, W): of whole images or of patches.
       counts: cases in train, validation and test by the paper's Table 1, or as drawn; empty for
         a set of the user's own.
       homepage: where the set lives.
@@ -40,6 +40,8 @@ class Spec:
       spacing: mm that volumes are resampled to, along the axes of `size`; None to keep the grid.
       intensity_range: intensities are clipped to it before the z-score, None for no clipping.
       per_channel: whether each channel has a z-score of its own, as for several MR sequences.
+      patches: whether training and prediction go by patches of `size`, cut from the volume, rather
+        than by whole images resized to it.
       region: name of a part of the image that is scored beside the whole, None if there is none.
       excluded: cases that are left out, as the paper did.
       index: what a number means in a list of splits such as the authors': "position from 0",
@@ -64,6 +66,8 @@ class Spec:
     spacing: tuple[float, ...] | None = None
     intensity_range: tuple[float, float] | None = None
     per_channel: bool = False
+    # Not in the repr, by which `data.prepare` tells whether what is stored would be another.
+    patches: bool = dataclasses.field(default=False, repr=False)
     region: str | None = None
     excluded: tuple[str, ...] = ()
     index: str | None = None
@@ -228,6 +232,7 @@ KITS19 = Spec(
     channels=1,
     dtype="int16",
     size=(80, 160, 160),
+    patches=True,
     counts=(130, 33, 41),
     spacing=(3.22, 1.62, 1.62),
     intensity_range=(-79.0, 304.0),

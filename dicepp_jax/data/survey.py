@@ -248,6 +248,7 @@ def propose(
         spacing=spacing,
         intensity_range=(low_high[0], low_high[1]) if low_high else None,
         per_channel=channels > 1 and not _is_colour(listing.channels, channels, files),
+        patches=ndim == 3,
     )
     lines = _told(spec, listing, found, shapes, labels)
     return DataSet(spec, functools.partial(_cases, find, spec, labels)), tuple(lines)
@@ -411,8 +412,9 @@ def _told(
             "intensities: not clipped; in CT they better are, to those of the tissue, as for "
             "kidneys (--config.folder.intensity_range='(-79,304)')"
         )
+    given = f"patches of {by(spec.size)}" if spec.patches else by(spec.size)
     yield (
-        f"proposed network input: {by(spec.size)}, the median in multiples of {STEP}, up to the "
+        f"proposed network input: {given}, the median in multiples of {STEP}, up to the "
         f"paper's largest (--config.data.size={_tuple(spec.size)})"
     )
     yield (

@@ -1,6 +1,8 @@
 """The U-Net of the paper, in 2-D or 3-D by the rank of what it is given."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,61 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 INSTANCE_NORM_EPSILON = 1e-3
+
+
+def _slow_in_3d(x: jax.Array) -> bool:
+    """Whether XLA's convolutions of x take some ten times as long as they have to."""
+    return x.ndim == 5 and jax.default_backend() == "cpu"
+
+
+def convolve_slices(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+    """`lax.conv_general_dilated` of a 3x3x3 kernel, stride 1 and same size, for a CPU.
+
+    A 2-D convolution of every slice together with its two neighbours, as channels.
+
+    Args:
+      x: `(B, D, H, W, channels)`.
+      kernel: `(3, 3, 3, channels, filters)`.
+      *args: not looked at; flax gives what `lax.conv_general_dilated` takes.
+      **options: likewise.
+
+    Returns:
+      `(B, D, H, W, filters)`.
+    """
+    del args, options
+    depth = x.shape[1]
+    padded = jnp.pad(x, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
+    slices = jnp.concatenate([padded[:, i : i + depth] for i in range(3)], axis=-1)
+    y = jax.lax.conv_general_dilated(
+        slices.reshape(-1, *slices.shape[2:]),
+        jnp.concatenate(list(kernel), axis=-2),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(*x.shape[:-1], -1)
+
+
+class ConvTransposeCPU(nn.Module):
+    """`flax.linen.ConvTranspose` of a 2x2x2 kernel and stride 2, for a CPU: a matrix product.
+
+    Windows do not overlap, so every voxel makes eight of its own. Parameters are flax's.
+    """
+
+    filters: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (2, 2, 2, x.shape[-1], self.filters)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # The first offset has the last of the taps, as the kernel is that of a convolution.
+        y = jnp.einsum("bdhwi,xyzio->bdxhywzo", x, kernel[::-1, ::-1, ::-1])
+        batch, depth, height, width, _ = x.shape
+        y = y.reshape(batch, 2 * depth, 2 * height, 2 * width, self.filters)
+        return y + bias.reshape(1, 1, 1, 1, -1)
 
 
 class Block(nn.Module):
@@ -25,6 +82,7 @@ class Block(nn.Module):
                 kernel,
                 dtype=self.dtype,
                 kernel_init=nn.initializers.glorot_uniform(),
+                conv_general_dilated=convolve_slices if _slow_in_3d(x) else None,
             )(x)
             # The mean and the variance are taken in float32 whatever the dtype.
             x = nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON, dtype=self.dtype)(nn.relu(x))
@@ -46,6 +104,8 @@ class UNet(nn.Module):
       filters: number of filters at full resolution.
       depth: number of poolings.
       dtype: what convolutions compute in, float32 or bfloat16; parameters and logits are float32.
+      remat: whether training keeps no more of a block than its input and computes the rest again
+        for the gradient: the same numbers in less memory and more time.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -63,6 +123,7 @@ class UNet(nn.Module):
     filters: int = 32
     depth: int = 4
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -85,22 +146,23 @@ class UNet(nn.Module):
             )
         x = pad_to_multiple(image, 2**self.depth).astype(self.dtype)
         two = (2,) * len(spatial)
+        kind = nn.remat(Block) if self.remat else Block
+        numbers = itertools.count()
+
+        def block(level: int, x: jax.Array) -> jax.Array:
+            # Named as flax does, for which a block with `remat` would be another module.
+            name = f"Block_{next(numbers)}"
+            return kind(self.filters * 2**level, self.dtype, name=name)(x)
 
         skips = []
         for level in range(self.depth):
-            x = Block(self.filters * 2**level, self.dtype)(x)
+            x = block(level, x)
             skips.append(x)
             x = nn.max_pool(x, two, strides=two)
-        x = Block(self.filters * 2**self.depth, self.dtype)(x)
-        for level in reversed(range(self.depth)):
-            x = nn.ConvTranspose(
-                self.filters * 2**level,
-                two,
-                strides=two,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.glorot_uniform(),
-            )(x)
-            x = Block(self.filters * 2**level, self.dtype)(jnp.concatenate([x, skips[level]], -1))
+        x = block(self.depth, x)
+        for number, level in enumerate(reversed(range(self.depth))):
+            x = self._up(level, f"ConvTranspose_{number}", x)
+            x = block(level, jnp.concatenate([x, skips[level]], -1))
         logits = nn.Conv(
             self.num_classes,
             (1,) * len(spatial),
@@ -109,6 +171,20 @@ class UNet(nn.Module):
         )(x)
         crop = tuple(slice(0, n) for n in spatial)
         return logits[(slice(None), *crop)].astype(jnp.float32)
+
+    def _up(self, level: int, name: str, x: jax.Array) -> jax.Array:
+        """Twice the size."""
+        filters, two = self.filters * 2**level, (2,) * (x.ndim - 2)
+        if _slow_in_3d(x):
+            return ConvTransposeCPU(filters, self.dtype, name=name)(x)
+        return nn.ConvTranspose(
+            filters,
+            two,
+            strides=two,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.glorot_uniform(),
+            name=name,
+        )(x)
 
 
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

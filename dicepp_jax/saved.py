@@ -1,0 +1,352 @@
+"""A trained network in files that load without the code and the libraries that trained it.
+
+`save_model` writes three files. `network.jaxexport` is the network by `jax.export`, StableHLO for
+CPU, CUDA and TPU: from its parameters by name and float32 images `(b, *size, channels)`, any b, to
+logits `(b, *size, C)`. It gives logits since those are what a softmax, a temperature and a loss
+are taken of. `params.npz` holds the parameters. `model.json` says in words and numbers what is put
+in and what comes out, where the network is from, and the checksums of the other two.
+
+`load_model` loads jax, numpy and scipy, and neither flax nor anything that reads data sets.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import export
+
+from dicepp_jax import __version__
+from dicepp_jax.data import preprocess
+from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import by
+from dicepp_jax.inference import Predict, make_predict
+
+if TYPE_CHECKING:
+    from dicepp_jax.train import ApplyFn
+
+FOLDER = "model"
+NETWORK, PARAMS, ABOUT = "network.jaxexport", "params.npz", "model.json"
+KIND, FORMAT = "dicepp_jax model", 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+FACTS = (
+    *("name", "title", "classes", "channels", "dtype", "spacing", "intensity_range"),
+    *("per_channel", "patches", "homepage", "licence", "citation"),
+)
+"""What is kept of the `Spec` of the set that the network was trained on."""
+
+SETTINGS = ("overlap", "weighting", "batch_size", "mirror")
+"""What is kept of how `make_predict` is to use the network."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Model:
+    """A network that was saved, ready to predict.
+
+    Attributes:
+      spec: facts of the set it was trained on; its `size` is the network's.
+      about: all that `model.json` says.
+      path: of that file.
+    """
+
+    spec: Spec
+    about: Mapping[str, Any]
+    path: Path
+    _predict: Predict
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, the background first."""
+        return self.spec.classes
+
+    def predict(
+        self,
+        image: np.ndarray,
+        spacing: tuple[float, ...] | None = None,
+        native: tuple[int, ...] | None = None,
+    ) -> np.ndarray:
+        """Class probabilities of a raw image or volume.
+
+        It is brought to the model's spacing if that has one, normalised, resized to the network's
+        size or predicted window by window, and the softmax is brought back linearly.
+
+        Args:
+          image: `(H, W, channels)` or `(D, H, W, channels)` as read from a file, any real dtype;
+            the axis of channels may be left out if there is one. Of grey images a colour model
+            sees three equal channels.
+          spacing: mm between the voxels of a volume, along its axes; for models that have one.
+          native: the spatial size to give probabilities on, None for the image's own.
+
+        Returns:
+          `(*native, C)` float32 probabilities.
+
+        Raises:
+          ValueError: if the image does not fit the model, or its spacing is needed and not given.
+        """
+        image = self._with_channels(np.asarray(image))
+        native = tuple(native or image.shape[:-1])
+        if self.spec.spacing is not None:
+            image = self._resampled(image, spacing, self.spec.spacing)
+        return self._predict(image, native)
+
+    def _with_channels(self, image: np.ndarray) -> np.ndarray:
+        """The image with an axis of as many channels as the network takes."""
+        spec = self.spec
+        if image.ndim == spec.ndim:
+            image = image[..., None]
+        if image.ndim == spec.ndim + 1 and image.shape[-1] == 1 and not spec.per_channel:
+            image = np.repeat(image, spec.channels, axis=-1)
+        if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
+            axes = "height, width" if spec.ndim == 2 else "depth, height, width"
+            raise ValueError(
+                f"the image has shape {image.shape}, and the model of {spec.title} takes ({axes}, "
+                f"{spec.channels} channels); move its axes, or take another model"
+            )
+        if image.dtype.kind not in "buif" or 0 in image.shape:
+            raise ValueError(
+                f"the image is {image.dtype} of shape {image.shape}, expected one real number or "
+                "more; give the array of one image"
+            )
+        return image
+
+    def _resampled(
+        self, image: np.ndarray, spacing: tuple[float, ...] | None, target: tuple[float, ...]
+    ) -> np.ndarray:
+        if spacing is None:
+            raise ValueError(
+                f"the model of {self.spec.title} works at {by(target)} mm; give the volume's own "
+                f"spacing, in mm along its axes, or spacing={target} if it is at that already"
+            )
+        if len(spacing) != len(target) or not all(0 < step < np.inf for step in spacing):
+            raise ValueError(
+                f"spacing is {tuple(spacing)}, expected {len(target)} lengths in mm above 0, along "
+                "the axes of the volume"
+            )
+        return preprocess.resample(image, tuple(spacing), target)
+
+
+def segment(probs: np.ndarray, threshold: float | None = None, target: int = 1) -> np.ndarray:
+    """The label map of probabilities: the most likely class, or a class above a threshold.
+
+    With a threshold T a voxel is of the target class where p >= T, and elsewhere of the most likely
+    of the other classes. At a tie the lowest class is taken.
+
+    Args:
+      probs: `(*spatial, C)`.
+      threshold: T, None for the most likely class.
+      target: the class that the threshold is for.
+
+    Returns:
+      `(*spatial)` classes, uint8.
+
+    Example:
+      >>> probs = np.array([[0.6, 0.1, 0.3], [0.3, 0.1, 0.6], [0.1, 0.7, 0.2]])
+      >>> segment(probs).tolist(), segment(probs, 0.2, target=2).tolist()
+      ([0, 2, 1], [2, 2, 2])
+      >>> segment(probs, 0.65, target=2).tolist()
+      [0, 0, 1]
+
+    Reference:
+      DSC++ paper, Eq. 10, with the sign that its text gives it.
+    """
+    if threshold is None:
+        return probs.argmax(-1).astype(np.uint8)
+    others = np.delete(probs, target, axis=-1).argmax(-1)
+    others += others >= target
+    return np.where(probs[..., target] >= threshold, target, others).astype(np.uint8)
+
+
+def save_model(
+    workdir: str | Path,
+    apply: "ApplyFn",
+    params: Any,
+    spec: Spec,
+    size: tuple[int, ...],
+    *,
+    overlap: tuple[int, ...] | None = None,
+    weighting: str = "uniform",
+    batch_size: int = 1,
+    mirror: bool = False,
+    epoch: int,
+    val_loss: float,
+    config: Mapping[str, Any],
+) -> Path:
+    """Save a network so that `load_model` can predict with it.
+
+    Args:
+      workdir: the files go into its folder `model`, which is made if need be.
+      apply: `(params, images) -> logits`.
+      params: its parameters, any pytree of arrays.
+      spec: facts of the set it was trained on.
+      size: the network's spatial size.
+      overlap: of windows, in voxels; this and the next three as for `make_predict`.
+      weighting: of windows.
+      batch_size: windows at a time.
+      mirror: whether predictions are averaged over mirrored images.
+      epoch: zero-based number of the epoch that the parameters are of.
+      val_loss: that epoch's validation loss.
+      config: of the run, for the record.
+
+    Returns:
+      The folder.
+    """
+    size = tuple(size)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    arrays = {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+    def logits(arrays: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+        return apply(jax.tree.unflatten(tree, [arrays[name] for name in names]), images)
+
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    files = {NETWORK: _export(logits, arrays, (*size, spec.channels)), PARAMS: packed.getvalue()}
+    about = {
+        "kind": KIND,
+        "format": FORMAT,
+        **{fact: getattr(spec, fact) for fact in FACTS},
+        "size": size,
+        **dict(zip(SETTINGS, (overlap, weighting, batch_size, mirror), strict=True)),
+        "preprocessing": _preprocessing(spec, size),
+        "input": f"float32 (b, {', '.join(map(str, size))}, {spec.channels}), and {PARAMS}",
+        "output": f"float32 (b, {', '.join(map(str, size))}, {len(spec.classes)}) logits",
+        "platforms": PLATFORMS,
+        "epoch": epoch,
+        "val_loss": val_loss,
+        "versions": {"dicepp_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        "config": config,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    folder = Path(workdir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    # The last of them makes the others valid.
+    files[ABOUT] = (json.dumps(about, indent=2) + "\n").encode()
+    for name, content in files.items():
+        temporary = folder / f".{name}.{os.getpid()}.part"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+    return folder
+
+
+def _export(apply: "ApplyFn", arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> bytes:
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *shape), np.float32)
+    exported = export.export(jax.jit(apply), platforms=PLATFORMS)(arrays, images)
+    return bytes(exported.serialize())
+
+
+def _preprocessing(spec: Spec, size: tuple[int, ...]) -> list[str]:
+    """What is done to an image before the network sees it, for those who do it themselves."""
+    steps = []
+    if spec.spacing:
+        steps.append(f"resample linearly to {by(spec.spacing)} mm")
+    if not spec.patches:
+        steps.append(f"resize linearly to {by(size)}")
+    if spec.intensity_range:
+        steps.append("clip to {:g} to {:g}".format(*spec.intensity_range))
+    each = "each channel" if spec.per_channel else "all channels together"
+    steps.append(f"subtract the mean and divide by the standard deviation of {each}")
+    if spec.patches:
+        steps.append(f"pad with the minimum, cut into windows of {by(size)}")
+    return steps
+
+
+def load_model(workdir: str | Path) -> Model:
+    """Load a network that `save_model` saved.
+
+    Args:
+      workdir: a run's directory, or its folder `model`, wherever that was moved to.
+
+    Returns:
+      The `Model`.
+
+    Raises:
+      FileNotFoundError: if there is none, or a file of it is missing.
+      ValueError: if it is of another format or broken.
+
+    Example:
+      >>> import tempfile
+      >>> from dicepp_jax.data.specs import PHANTOM
+      >>> def apply(params, images):
+      ...     return images @ params["kernel"]
+      >>> kernel = np.zeros((3, 2), np.float32)
+      >>> with tempfile.TemporaryDirectory() as run:
+      ...     _ = save_model(
+      ...         run, apply, {"kernel": kernel}, PHANTOM, (8, 8), epoch=0, val_loss=1.0, config={}
+      ...     )
+      ...     model = load_model(run)
+      >>> image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+      >>> model.classes, model.predict(image).shape, model.predict(image)[0, 0].tolist()
+      (('background', 'vessel'), (9, 7, 2), [0.5, 0.5])
+    """
+    folder = Path(workdir).expanduser()
+    if not (folder / ABOUT).exists():
+        folder /= FOLDER
+    if not (folder / ABOUT).exists():
+        raise FileNotFoundError(
+            f"there is no {folder / ABOUT}; give a directory with a saved model, which "
+            "experiments.predict saves into a run's directory"
+        )
+    about = _read_about(folder / ABOUT)
+    network, packed = (_read(folder / name, about["sha256"][name]) for name in (NETWORK, PARAMS))
+    exported = _deserialize(network, about)
+    with np.load(io.BytesIO(packed)) as arrays:
+        params = dict(arrays)
+    facts = {fact: _as_tuple(about[fact]) for fact in FACTS}
+    spec = Spec(**facts, size=tuple(about["size"]), counts=())
+    settings = {setting: _as_tuple(about[setting]) for setting in SETTINGS}
+    predict = make_predict(exported.call, params, spec, spec.size, **settings)
+    return Model(spec, about, folder / ABOUT, predict)
+
+
+def _deserialize(network: bytes, about: Mapping[str, Any]) -> export.Exported:
+    try:
+        return export.deserialize(bytearray(network))
+    except Exception as error:  # What jax does not know it meets with many.
+        raise ValueError(
+            f"jax {jax.__version__} cannot read the {NETWORK} that jax {about['versions']['jax']} "
+            f"wrote ({error!r}); install that jax, or let experiments.predict save it anew"
+        ) from error
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text())
+        found = about["kind"], about["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no model's ({error!r}); {_REMEDY}") from error
+    if found != (KIND, FORMAT):
+        raise ValueError(
+            f"{path} is of a {found[0]} of format {found[1]}, and dicepp_jax {__version__} reads a "
+            f"{KIND} of format {FORMAT}; install the dicepp_jax that saved it "
+            f"({about.get('versions', {}).get('dicepp_jax', 'not told')}), or save it anew"
+        )
+    missing = {*FACTS, *SETTINGS, "size", "versions", "sha256"} - set(about)
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(sorted(missing))}; {_REMEDY}")
+    return about
+
+
+_REMEDY = (
+    "copy the folder again, or delete it and let experiments.predict save it anew from its run"
+)
+
+
+def _read(path: Path, checksum: str) -> bytes:
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}, which belongs to {ABOUT}; {_REMEDY}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise ValueError(f"{path} is not the file that {ABOUT} tells of; {_REMEDY}")
+    return content

@@ -1,0 +1,145 @@
+"""What a training step is said to take, and that saying it costs no compilation."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from dicepp_jax import train
+from experiments import memory, parts
+from experiments.memory import Memory
+
+GIB = 2**30
+TOO_MUCH = Memory(0, 0, 0, 32 * GIB)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def tiny(**fields):
+    """A small 2-D network's config and its parts, without data."""
+    config = base.get_config()
+    config.data.size = (32, 48)
+    config.model.filters = 2
+    config.model.depth = 1
+    config.update_from_flattened_dict(fields)
+    return config, parts.make_without_data(config)
+
+
+def step_of(made):
+    return train.make_train_step(made.apply, made.loss, None)
+
+
+def test_parameters_optimiser_and_batch_are_counted_and_activations_grow_with_the_batch():
+    config, made = tiny()
+    state, key = parts.state_shapes(made), parts.step_key(0)
+    one, three = (
+        memory.measure(step_of(made), state, memory.batch_shapes(made, n), key) for n in (1, 3)
+    )
+    floats = 4 * sum(x.size for x in jax.tree.leaves(state.params))
+    assert one[:3] == (floats, floats, 4 * 32 * 48 * (3 + 1))
+    # What a block of two filters gives is kept at least.
+    assert one.activations > 4 * 32 * 48 * 2
+    assert three.batch == 3 * one.batch and three.activations > 2 * one.activations
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["new", "restored"])
+def test_the_step_is_compiled_once(restored):
+    compiled = []
+
+    def listen(event, seconds, **about):
+        if event == COMPILED:
+            compiled.append(about["fun_name"])
+
+    _, made = tiny()
+    state, key, step = parts.init_state(made, 0), parts.step_key(0), step_of(made)
+    if restored:  # Checkpoints put arrays on a device of their choice.
+        state = jax.device_put(state, jax.devices()[0])
+    image = np.ones((2, 32, 48, 3), np.float32)
+    batch = {"image": image, "label": np.zeros((2, 32, 48), np.int32), "id": np.array(["a", "b"])}
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        memory.measure(step, state, memory.batch_shapes(made, 2), key)
+        for rate in (0.1, 0.01):
+            state, _ = step(state, batch, key, rate)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert [name for name in compiled if "step" in name] == ["jit(step)"]
+
+
+def test_what_fits_is_told_in_one_line():
+    config, made = tiny()
+    lines = memory.report(Memory(2 * 2**20, 3 * 2**20, 2**20, 5 * GIB), 6 * GIB, config, made)
+    assert lines == [
+        "a training step takes 5.01 GiB of 6.00 GiB (parameters 2.0 MiB, optimiser 3.0 MiB, "
+        "batch 1.0 MiB, activations 5.00 GiB)"
+    ]
+
+
+def remedies(fields, taken=TOO_MUCH):
+    """The options that are told, with the share of the activations and the GiB of each."""
+    config, made = tiny(**fields)
+    first, *lines = memory.report(taken, 8 * GIB, config, made)
+    assert "it does not fit" in first
+    found = [re.match(r"  --config\.(\S+)=(\S+): (\d+)% of .*?, ([\d.]+) GiB", x) for x in lines]
+    return {m[1]: (m[2], int(m[3]) / 100, float(m[4])) for m in found}, lines
+
+
+def test_what_takes_less_is_told_in_order_and_fits():
+    told, _ = remedies({"model.filters": 16, "data.batch_size": 8, "data.size": (96, 160)})
+    assert list(told) == [
+        "model.remat", "model.dtype", "data.batch_size", "data.size", "model.filters",
+    ]  # fmt: skip
+    assert [value for value, _, _ in told.values()][:3] == ["True", "bfloat16", "2"]
+    for name, (_, share, needed) in told.items():
+        assert 0 < share < 1 and needed == pytest.approx(32 * share, abs=0.2)
+        if name in ("data.batch_size", "data.size", "model.filters"):
+            assert needed < 8.4, name
+    size = eval(told["data.size"][0].strip("'"))
+    assert all(n % 16 == 0 for n in size) and np.prod(size) <= 96 * 160 / 4
+    # No larger one of these proportions would do.
+    assert np.prod(np.add(size, 16)) > 96 * 160 / 4
+    # A quarter would do, were it not for the image and the logits.
+    assert told["model.filters"][0] == "2"
+
+
+def test_what_is_set_or_would_not_help_is_not_told():
+    fields = {"model.remat": True, "model.dtype": "bfloat16", "data.size": (16, 16)}
+    assert remedies(fields)[0] == {}
+    # The parameters alone are too many.
+    assert remedies({**fields, "data.size": (32, 32)}, Memory(9 * GIB, 0, 0, GIB))[0] == {}
+
+
+def test_a_cpu_is_said_to_save_little_by_what_helps_an_accelerator():
+    _, lines = remedies({"model.filters": 16})
+    assert all("on an accelerator" in line for line in lines[:2]) and len(lines) > 2
+    assert not any("on an accelerator" in line for line in lines[2:])
+
+
+def test_the_limit_is_the_accelerators_or_the_machines(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 12345, "bytes_in_use": 1}
+
+    memory_kb = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert memory.device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    assert memory.device_limit() == 12345
+
+
+def test_the_command_needs_no_data_and_writes_nothing(tmp_path):
+    fields = ["--config.data.size=(32,32,16)", "--config.model.filters=2", "--config.model.depth=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.memory", "--config=configs/kits19_dscpp.py",
+         f"--config.data.data_dir={tmp_path / 'none'}", *fields],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("KiTS19 at patches of 32 x 32 x 16, UNet of")
+    assert re.search(r"on \S+, compiled in \d+ s$", first)
+    assert second.startswith("a training step takes") and "does not fit" not in second
+    assert not (tmp_path / "none").exists()
