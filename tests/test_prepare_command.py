@@ -27,31 +27,33 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
     mask = tmp_path / "files" / "GT" / "000001.png"
     layouts.write_mask(mask, np.zeros((21, 25), np.uint8))
     config = config_of("bus2017", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "work")
+    text = prepare.prepare(config, tmp_path / "first")
     assert text.startswith("BUS2017\n")
     assert "9: 6 train, 1 validation, 2 test; the whole set has 163: 104, 26, 33" in text
     assert "odd: case 000001: the mask has no foreground" in text
-    card = (tmp_path / "work" / "card.txt").read_text()
+    card = (tmp_path / "first" / "card.txt").read_text()
     assert text.startswith(card.rstrip("\n"))
-    split = json.loads((tmp_path / "work" / "split.json").read_text())
+    split = json.loads((tmp_path / "first" / "split.json").read_text())
     assert {part: len(ids) for part, ids in split.items()} == {
         "train": 6, "validation": 1, "test": 2,
     }  # fmt: skip
-    with Image.open(tmp_path / "work" / "contact_sheet.png") as image:
+    with Image.open(tmp_path / "first" / "contact_sheet.png") as image:
         assert min(image.size) > 200
     # What was written is a list of splits.
-    config.data.split_file = str(tmp_path / "work" / "split.json")
-    assert prepare.prepare(config, tmp_path / "again") == text.replace("/work/", "/again/")
+    config.data.split_file = str(tmp_path / "first" / "split.json")
+    assert prepare.prepare(config, tmp_path / "again") == text.replace(
+        str(tmp_path / "first"), str(tmp_path / "again")
+    )
 
 
 def test_many_odd_things_are_cut_on_the_screen_and_not_in_the_file(tmp_path):
     written = layouts.cvc_clinicdb(tmp_path / "files", numbers=range(1, 31))
     config = config_of("cvc_clinicdb", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "work")
+    text = prepare.prepare(config, tmp_path / "first")
     odd = "where the set's images are 288 x 384"
     assert text.count(odd) == prepare.PRINTED < len(written)
     assert "  and 10 more, in " in text
-    assert (tmp_path / "work" / "card.txt").read_text().count(odd) == len(written)
+    assert (tmp_path / "first" / "card.txt").read_text().count(odd) == len(written)
 
 
 def test_a_folder_of_one_s_own(tmp_path, capsys):
@@ -62,7 +64,7 @@ def test_a_folder_of_one_s_own(tmp_path, capsys):
         layouts.write_rgb(tmp_path / "files" / f"{number}.png", image)
         layouts.write_mask(tmp_path / "files" / f"{number}_mask.png", mask)
     config = config_of("folder", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "work")
+    text = prepare.prepare(config, tmp_path / "first")
     told = capsys.readouterr().out
     assert "layout: " in told and "--config.folder.masks='{case}_mask.*'" in told
     assert "5: 3 train, 1 validation, 1 test" in text
@@ -87,4 +89,4 @@ def test_a_wrong_command_ends_in_one_clear_line(tmp_path, flags, message):
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "first").exists()
