@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dicepp_jax import data
-from dicepp_jax.data import SETS, phantom
+from dicepp_jax.data import SETS, phantom, preprocess
 from dicepp_jax.data.builder import Example, check_example
 from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, Download
 
@@ -27,7 +27,8 @@ WRITERS = {
 
 
 def test_every_set_has_a_layout():
-    assert {*WRITERS, "kits19", "phantom", "phantom_3d"} == set(SETS)
+    drawn = {"kits19_synthetic", "phantom", "phantom_3d"}
+    assert {*WRITERS, "kits19"} | drawn == set(SETS)
 
 
 def load(tmp_path, name, **options):
@@ -97,6 +98,23 @@ def test_kits19_is_stored_resampled_with_its_native_labels(tmp_path):
         size = np.floor(np.multiply(scan.label.shape, scan.spacing) / (3.22, 1.62, 1.62) + 1e-4)
         assert case["image"].shape == (*size, 1) and case["image"].dtype == np.int16
         assert case["label"].shape == tuple(size) and case["label"].dtype == np.uint8
+
+
+def test_kits19s_annotations_alone_are_enough_where_imaging_is_drawn(tmp_path):
+    written = layouts_3d.kits19(tmp_path / "files")
+    shutil.rmtree(tmp_path / "files" / "imaging")
+    shutil.rmtree(tmp_path / "files" / "images")
+    loaded = load(tmp_path, "kits19_synthetic")
+    cases = {k: v for part in loaded.splits.values() for k, v in by_id(part).items()}
+    assert set(cases) == set(written)
+    for facts in loaded.facts:
+        case, scan = cases[facts.id], written[facts.id]
+        np.testing.assert_array_equal(case["native_label"], scan.label)
+        assert facts.spacing == pytest.approx(scan.spacing, rel=1e-5)
+        label = preprocess.resample_label(scan.label, facts.spacing, loaded.spec.spacing, 3)
+        np.testing.assert_array_equal(case["label"], label)
+        drawn = phantom.scan(0, int(facts.id[-5:]), label, loaded.spec.spacing)
+        np.testing.assert_array_equal(case["image"], drawn[..., None])
 
 
 def test_masks_that_are_palettes(tmp_path):

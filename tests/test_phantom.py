@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, label, map_coordinate
 from scipy.spatial import cKDTree
 
 from dicepp_jax.data import phantom
-from dicepp_jax.data.phantom import kidney, vessels
+from dicepp_jax.data.phantom import kidney, scan, vessels
 
 FULL_CT = (32, 64, 64)
 
@@ -37,7 +37,7 @@ def as_annotated(branch):
 
 def test_docstring_examples():
     result = doctest.testmod(phantom)
-    assert result.attempted == 4 and result.failed == 0
+    assert result.attempted == 8 and result.failed == 0
 
 
 @pytest.mark.parametrize("draw", [vessels, kidney])
@@ -271,3 +271,42 @@ def test_tumour_is_heterogeneous():
 def test_bad_arguments(draw, arguments, message):
     with pytest.raises(ValueError, match=message):
         draw(*arguments)
+
+
+GIVEN = (2.0, 3.0, 3.0)
+
+
+def given_label():
+    """Two kidneys, of which one is a tumour for its upper half."""
+    label = np.zeros((40, 80, 100), np.uint8)
+    label[5:30, 45:55, 20:30] = 1
+    label[10:35, 45:55, 70:80] = 1
+    label[10:22, 45:55, 70:80] = 2
+    return label
+
+
+def test_a_scan_is_drawn_around_the_label():
+    label = given_label()
+    image = scan(0, 7, label, GIVEN)
+    assert image.shape == label.shape and image.dtype == np.int16
+    low, high = phantom.KIDNEY_HU
+    assert low - 10 < image[binary_erosion(label == 1)].mean() < high + 10
+    low, high = phantom.TUMOUR_HU_OF_SCANS
+    assert low - 25 < image[binary_erosion(label == 2)].mean() < high + 25
+    around = binary_dilation(label > 0, iterations=2) & ~binary_dilation(label > 0)
+    assert -110 < image[around].mean() < -80  # fat
+    assert image[:, :3].mean() < -900  # air before the belly
+    assert image[:, 40:75, 48:53].max() > 350  # spine, between the kidneys and behind them
+
+
+def test_scans_differ_by_seed_and_case_and_by_nothing_else():
+    label = given_label()
+    image = scan(0, 7, label, GIVEN)
+    np.testing.assert_array_equal(image, scan(0, 7, label.copy(), GIVEN))
+    for other in scan(0, 8, label, GIVEN), scan(1, 7, label, GIVEN):
+        assert np.mean(image != other) > 0.5
+
+
+def test_a_scan_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="label has no foreground"):
+        scan(0, 0, np.zeros((8, 8, 8), np.uint8), GIVEN)

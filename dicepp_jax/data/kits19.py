@@ -19,6 +19,8 @@ from dicepp_jax.data.specs import KITS19
 IMAGING = r"(images/)?case_(?P<case>\d{5})(?(1)|/imaging)\.nii(\.gz)?"
 SEGMENTATION = r"case_(?P<case>\d{5})/segmentation\.nii(\.gz)?"
 
+MASK = "case_{}/segmentation.nii.gz"
+
 LABELLED = 210
 """The masks of the cases from here on were kept for the challenge's ranking."""
 
@@ -36,19 +38,38 @@ def list_cases(files: Tree) -> list[Case]:
       FileNotFoundError: if nothing is found or imaging or a mask is missing.
       ValueError: if there are two copies.
     """
-    excluded = {name.removeprefix("case_") for name in KITS19.excluded}
-    imaging, masks = (
-        {case: file for case, file in match(files, pattern).items() if case not in excluded}
-        for pattern in (IMAGING, SEGMENTATION)
-    )
+    imaging, masks = included(files, IMAGING), included(files, SEGMENTATION)
     imaging = {n: file for n, file in imaging.items() if int(n) < LABELLED or n in masks}
     numbers = pairs.check(
         KITS19,
         files,
         pairs.Kind("imaging", "case_{}/imaging.nii.gz", imaging),
-        pairs.Kind("mask", "case_{}/segmentation.nii.gz", masks),
+        pairs.Kind("mask", MASK, masks),
     )
     return [_case(f"case_{number}", imaging[number], masks[number]) for number in numbers]
+
+
+def included(files: Tree, pattern: str) -> dict[str, File]:
+    """The files of a pattern by the number of their case, less `KITS19.excluded`."""
+    excluded = {name.removeprefix("case_") for name in KITS19.excluded}
+    return {case: file for case, file in match(files, pattern).items() if case not in excluded}
+
+
+def read_label(name: str, mask: File) -> np.ndarray:
+    """The `(D, H, W)` classes of a case on its native grid, uint8.
+
+    Raises:
+      ValueError: if the mask holds other classes than KiTS19's.
+    """
+    label = nifti.read_label(mask).array
+    unknown = np.unique(label[label >= len(KITS19.classes)])
+    if unknown.size:
+        known = ", ".join(f"{n} {title}" for n, title in enumerate(KITS19.classes))
+        raise ValueError(
+            f"{mask} of {name} holds {', '.join(map(str, unknown))}, expected {known}; it is "
+            "damaged or of a later challenge, so download KiTS19's own again"
+        )
+    return label
 
 
 def _case(name: str, imaging: File, mask: File) -> Case:
@@ -59,24 +80,13 @@ def _read(name: str, imaging: File, mask: File) -> Example:
     assert KITS19.spacing is not None
     grid = nifti.read_grid(imaging)
     nifti.check_same_grid(imaging, grid, mask, nifti.read_grid(mask))
-    label = nifti.read_label(mask).array
-    _check_classes(name, mask, label)
+    label = read_label(name, mask)
     return Example(
         image=_resample_image(imaging, KITS19.spacing),
         label=resample_label(label, grid.spacing, KITS19.spacing, len(KITS19.classes)),
         native_label=label,
         spacing=grid.spacing,
     )
-
-
-def _check_classes(name: str, mask: File, label: np.ndarray) -> None:
-    unknown = np.unique(label[label >= len(KITS19.classes)])
-    if unknown.size:
-        known = ", ".join(f"{n} {title}" for n, title in enumerate(KITS19.classes))
-        raise ValueError(
-            f"{mask} of {name} holds {', '.join(map(str, unknown))}, expected {known}; it is "
-            "damaged or of a later challenge, so download KiTS19's own again"
-        )
 
 
 def _resample_image(imaging: File, spacing: tuple[float, ...]) -> np.ndarray:

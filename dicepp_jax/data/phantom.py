@@ -3,7 +3,8 @@
 Every image is a pure function of (seed, index, size). The label is not the drawn truth but one
 annotator's reading of it: faint vessels are missed or drawn too thick, and the border between
 kidney and tumour is misplaced, each with a probability stated below. No model can predict these
-coin flips, so a calibrated one must answer with probabilities strictly between 0 and 1.
+coin flips, so a calibrated one must answer with probabilities strictly between 0 and 1. `scan`
+draws a CT around a label that is given.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 # Vessel lengths are in pixels of an image whose short side is FRAME; other sizes scale them.
@@ -36,6 +37,10 @@ ANNOTATOR_THICKEN = 0.3  # of drawing a faint branch one pixel too thick
 FIELD_OF_VIEW = np.array([160.0, 240.0, 240.0])
 KIDNEY_AXES = np.array([50.0, 32.0, 28.0])  # mean semi-axes
 TUMOUR_RADIUS = (0.2, 0.6)  # as a fraction of the kidney's mean radius
+KIDNEY_HU = (155, 185)  # mean enhancement of a case
+TUMOUR_HU = (70, 100)
+TUMOUR_HU_OF_SCANS = (50, 140)  # more alike to the viscera, the liver and the kidney
+PERIRENAL_FAT = 8.0
 CT_NOISE = 25.0  # standard deviation in HU
 
 ANNOTATOR_SLIP = 0.5  # probability that the kidney-tumour border of a case is misplaced
@@ -137,6 +142,52 @@ def kidney(
     """
     scene = _scene(seed, index, size)
     return scene.image, scene.label
+
+
+def scan(
+    seed: int, index: int, label: np.ndarray, spacing: tuple[float, float, float]
+) -> np.ndarray:
+    """Draw an arterial abdominal CT around kidneys and tumours of a given shape.
+
+    Fat, wall, viscera, liver, psoas, spine and aorta are those of `kidney`, placed and scaled by
+    where the kidneys are; the label is taken for true.
+
+    Args:
+      seed: Number of the data set, at least 0.
+      index: Number of the case within the data set, at least 0.
+      label: Depth, height and width, running down, backwards and to the left: 0 background,
+        1 kidney, 2 tumour, with some foreground.
+      spacing: Between voxels, in millimetres.
+
+    Returns:
+      Image in Hounsfield units, int16, of the label's shape.
+
+    Raises:
+      ValueError: If an argument is out of its range.
+
+    Example:
+      >>> label = np.zeros((20, 60, 80), np.uint8)
+      >>> label[5:15, 35:45, 15:25] = 1
+      >>> image = scan(0, 0, label, (3.0, 3.0, 3.0))
+      >>> image.dtype.name, bool(image[label == 1].mean() > 120)
+      ('int16', True)
+    """
+    size = label.shape
+    _check(seed, index, size, least=(1, 1, 1))
+    if not label.any():
+        raise ValueError("label has no foreground, so there is nothing to draw a CT around")
+    rng, texture, _, noise = _streams(seed, index)
+    extent = np.multiply(size, spacing)
+    cells = [max(1, round(length / 20)) for length in extent]
+    centre = np.multiply([axis.mean() for axis in np.nonzero(label)], spacing)
+    midline = extent[2] / 2
+    aside = np.abs(np.nonzero(label)[2] * spacing[2] - midline).mean()
+    build = np.clip(aside / 62, 0.8, 1.6)  # 62 mm to a side is where `kidney` puts them
+    patient = np.array([centre[0], centre[1] - 28 * build, midline])
+    grid = np.moveaxis(np.indices(size), 0, -1) * np.asarray(spacing)
+    image = _abdomen(grid - patient, build, _smooth(texture, size, cells))
+    image[distance_transform_edt(label == 0, spacing) < PERIRENAL_FAT] = -100
+    return _imaged(image, label, rng, texture, noise, cells, TUMOUR_HU_OF_SCANS)
 
 
 def _branches(seed: int, index: int, size: tuple[int, int]) -> list[Branch]:
@@ -262,12 +313,26 @@ def _scene(seed: int, index: int, size: tuple[int, int, int]) -> Scene:
         shift = ANNOTATOR_SHIFT * _smooth(annotator, size, cells)
         label[host] = np.where(depth < np.clip(shift, -radius / 2, radius / 2), 2, 1)[host]
 
-    mottle = _smooth(texture, size, [2 * n for n in cells])
-    image = np.where(truth == 1, rng.uniform(155, 185) + 10 * mottle, image)
-    image = np.where(truth == 2, rng.uniform(70, 100) + 25 * mottle, image)
-    grain = gaussian_filter(noise.normal(size=size), 0.5)
+    image = _imaged(image, truth, rng, texture, noise, cells, TUMOUR_HU)
+    return Scene(image, truth, label, slipped)
+
+
+def _imaged(
+    image: np.ndarray,
+    truth: np.ndarray,
+    rng: np.random.Generator,
+    texture: np.random.Generator,
+    noise: np.random.Generator,
+    cells: Sequence[int],
+    tumour: tuple[float, float],
+) -> np.ndarray:
+    """The abdomen with kidneys and tumours painted in, blurred and noisy, int16."""
+    mottle = _smooth(texture, image.shape, [2 * n for n in cells])
+    image = np.where(truth == 1, rng.uniform(*KIDNEY_HU) + 10 * mottle, image)
+    image = np.where(truth == 2, rng.uniform(*tumour) + 25 * mottle, image)
+    grain = gaussian_filter(noise.normal(size=image.shape), 0.5)
     image = gaussian_filter(image, 0.5) + CT_NOISE * grain / grain.std()
-    return Scene(np.rint(image).astype(np.int16), truth, label, slipped)
+    return np.rint(image).astype(np.int16)
 
 
 def _abdomen(grid: np.ndarray, build: float, bowel: np.ndarray) -> np.ndarray:

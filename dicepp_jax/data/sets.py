@@ -20,6 +20,7 @@ from dicepp_jax.data import (
     folder,
     isic2018,
     kits19,
+    kits19_synthetic,
     phantom_cases,
     specs,
     splits,
@@ -38,6 +39,7 @@ SETS: dict[str, DataSet] = {
     "isic2018": DataSet(specs.ISIC2018, isic2018.list_cases),
     "cvc_clinicdb": DataSet(specs.CVC_CLINICDB, cvc_clinicdb.list_cases),
     "kits19": DataSet(specs.KITS19, kits19.list_cases),
+    "kits19_synthetic": DataSet(specs.KITS19_SYNTHETIC, kits19_synthetic.list_cases),
     "phantom": DataSet(specs.PHANTOM, phantom_cases.vessels),
     "phantom_3d": DataSet(specs.PHANTOM_3D, phantom_cases.kidney),
 }

@@ -264,6 +264,19 @@ KITS19 = Spec(
     ),
 )
 
+KITS19_SYNTHETIC = dataclasses.replace(
+    KITS19,
+    name="kits19_synthetic",
+    title="KiTS19 with synthetic intensities",
+    obtain=(
+        "1. Clone https://github.com/neheller/kits19 or download its zip: it holds the masks, "
+        "data/case_00000/segmentation.nii.gz, ... "
+        "2. Pass the folder with the clone or the zip as --config.data.manual_dir=FOLDER; the "
+        "imaging is drawn"
+    ),
+    downloads=(),
+)
+
 PHANTOM = Spec(
     name="phantom",
     title="Vessel phantom",
