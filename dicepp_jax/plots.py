@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from dicepp_jax.data import preprocess
 from dicepp_jax.evaluate import Result
 from dicepp_jax.metrics import Reliability
+from dicepp_jax.saved import segment
 
 FALSE_POSITIVE = (255, 0, 255)
 FALSE_NEGATIVE = (0, 200, 0)
@@ -117,6 +118,52 @@ def prediction(results: Mapping[str, Result], classes: Sequence[str]) -> Figure:
             figure.colorbar(shown, ax=heat, shrink=0.8)
             picture = errors(view.image, view.label, view.probs.argmax(-1), target)
             _panel(wrong, picture, f"{name}: FP magenta, FN green")
+    return figure
+
+
+def thresholds(
+    results: Mapping[str, Result],
+    classes: Sequence[str],
+    values: Sequence[float] = (0.2, 0.5, 0.8),
+) -> Figure:
+    """One case called at several thresholds: the errors, with recall and precision above them.
+
+    Args:
+      results: the same case by method.
+      classes: class names, the background first.
+      values: the thresholds.
+
+    Returns:
+      A figure with one row for each foreground class and method: the heat map, then a panel for
+      each threshold. The numbers are of what is shown, which of a volume is one slice.
+
+    Reference:
+      DSC++ paper, Eq. 10 with the sign that its text gives it; Figure 5.
+    """
+    rows = [(target, name) for target in range(1, len(classes)) for name in results]
+    columns = 1 + len(values)
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(3.2 * columns, 3.5 * len(rows)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for (target, name), (heat, *called) in zip(rows, axes, strict=True):
+        view = slice_of(results[name])
+        truth = view.label == target
+        shown = _panel(heat, view.probs[..., target], f"{name}: {classes[target]}", cmap=HEAT)
+        figure.colorbar(shown, ax=heat, shrink=0.8)
+        for place, value in zip(called, values, strict=True):
+            mask = segment(view.probs, value, target)
+            found = np.count_nonzero(truth & (mask == target))
+            recall, precision = (
+                f"{found / number:.2f}" if number else "undefined"
+                for number in map(np.count_nonzero, (truth, mask == target))
+            )
+            title = f"T = {value:g}: recall {recall}, precision {precision}"
+            _panel(place, errors(view.image, view.label, mask, target), title)
+    figure.supxlabel("false positives magenta, false negatives green", fontsize=9)
     return figure
 
 

@@ -156,11 +156,17 @@ def segment(probs: np.ndarray, threshold: float | None = None, target: int = 1) 
     Reference:
       DSC++ paper, Eq. 10, with the sign that its text gives it.
     """
-    if threshold is None:
-        return probs.argmax(-1).astype(np.uint8)
-    others = np.delete(probs, target, axis=-1).argmax(-1)
-    others += others >= target
-    return np.where(probs[..., target] >= threshold, target, others).astype(np.uint8)
+    # One class after another: argmax's int64 of a whole scan is as large as the probabilities.
+    called = threshold is not None
+    highest = np.full(probs.shape[:-1], -np.inf, probs.dtype)
+    mask = np.zeros(probs.shape[:-1], np.uint8)
+    for index in range(probs.shape[-1]):
+        if not (called and index == target):
+            np.copyto(mask, index, where=probs[..., index] > highest)
+            np.maximum(highest, probs[..., index], out=highest)
+    if called:
+        np.copyto(mask, target, where=probs[..., target] >= threshold)
+    return mask
 
 
 def save_model(

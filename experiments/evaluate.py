@@ -177,11 +177,11 @@ def score(pairs: Sequence[Pair], classes: tuple[str, ...], tolerance: float) -> 
 
 def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[Row], bool]:
     mask, truth = (_read(file, len(classes)) for file in (one.mask, one.truth))
-    inputs.check_fits(one.mask, mask, one.truth, truth)
+    formats.check_fits(one.mask, mask, one.truth, truth)
     maps = []
     for path in one.maps:
         maps.append(outputs.read_probability(path))
-        inputs.check_fits(files.from_path(path), maps[-1].pixels, one.truth, truth)
+        formats.check_fits(files.from_path(path), maps[-1].pixels, one.truth, truth)
     coarse = any(probability.coarse for probability in maps)
     rows: list[Row] = []
     if maps:

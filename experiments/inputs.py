@@ -13,10 +13,10 @@ from nibabel import Nifti1Header
 
 from dicepp_jax.data import files, formats, nifti
 from dicepp_jax.data.files import File
-from dicepp_jax.data.formats import ENDINGS, Pixels
+from dicepp_jax.data.formats import ENDINGS
 from dicepp_jax.data.nifti import Grid
 from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by, listed
+from dicepp_jax.data.wording import listed
 
 ENDING = re.compile(rf"\.({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
@@ -159,7 +159,7 @@ def read(case: Case, spec: Spec) -> Picture:
     first, *others = case.files
     pixels = [formats.read_image(file) for file in case.files]
     for file, other in zip(others, pixels[1:], strict=True):
-        check_fits(first, pixels[0], file, other)
+        formats.check_fits(first, pixels[0], file, other)
     size, grid = pixels[0].size, pixels[0].grid
     array = np.concatenate([one.array for one in pixels], axis=-1)
     spacing = grid.spacing if grid else (1.0,) * len(size)
@@ -168,18 +168,3 @@ def read(case: Case, spec: Spec) -> Picture:
         axis = size.index(1)
         array, spacing = array.squeeze(axis), spacing[:axis] + spacing[axis + 1 :]
     return Picture(array, spacing, grid, nifti.read_header(first) if grid else None, axis)
-
-
-def check_fits(first: File, pixels: Pixels, file: File, other: Pixels) -> None:
-    """Refuse two files that are not of one grid.
-
-    Raises:
-      ValueError: if they are not.
-    """
-    if pixels.grid and other.grid:
-        nifti.check_same_grid(first, pixels.grid, file, other.grid)
-    elif pixels.size != other.size or pixels.grid or other.grid:
-        one, two = (by(p.size) + (" in NIfTI" if p.grid else "") for p in (pixels, other))
-        raise ValueError(
-            f"{first} has size {one} and {file} has {two}; the files of a case must be of one grid"
-        )

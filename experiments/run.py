@@ -153,8 +153,10 @@ def draw(
     """Draw predictions, reliability and training curves of one or several methods."""
     by_case = zip(*(s.shown for s in scored.values()), strict=True)
     for same_case in by_case:
-        figure = plots.prediction(dict(zip(scored, same_case, strict=True)), classes)
-        plots.save(figure, folder / f"{same_case[0].case}.png")
+        results = dict(zip(scored, same_case, strict=True))
+        case = same_case[0].case
+        plots.save(plots.prediction(results, classes), folder / f"{case}.png")
+        plots.save(plots.thresholds(results, classes), folder / f"{case}_thresholds.png")
     curves = {name: s.reliability for name, s in scored.items()}
     plots.save(plots.reliability_diagram(curves, classes), folder / "reliability.png")
     plots.save(plots.training_curves(logs), folder / "training.png")

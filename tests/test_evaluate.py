@@ -301,6 +301,42 @@ def save(figure, folder):
 
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
+def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, shape):
+    result = scored(spec, shape)
+    flat = plots.slice_of(result)
+    figure = plots.thresholds({"dsc": result, "dscpp": result}, spec.classes, (0.2, 0.9))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    foreground = range(1, len(spec.classes))
+    assert len(panels) == 6 * len(foreground)
+    for target in foreground:
+        row = panels[6 * (target - 1) + 3 : 6 * target]
+        assert row[0].get_title() == f"dscpp: {spec.classes[target]}"
+        np.testing.assert_array_equal(row[0].images[0].get_array(), flat.probs[..., target])
+        for axes, value in zip(row[1:], (0.2, 0.9), strict=True):
+            called, truth = flat.probs[..., target] >= value, flat.label == target
+            recall = recall_score(truth.ravel(), called.ravel())
+            precision = precision_score(truth.ravel(), called.ravel())
+            assert axes.get_title() == (
+                f"T = {value}: recall {recall:.2f}, precision {precision:.2f}"
+            )
+            wrong = plots.errors(flat.image, flat.label, target * called, target)
+            shown = axes.images[0].get_array()
+            np.testing.assert_array_equal(
+                np.all(shown == plots.FALSE_POSITIVE, -1), called & ~truth
+            )
+            np.testing.assert_array_equal(shown, wrong)
+    save(figure, tmp_path)
+
+
+def test_a_threshold_that_nothing_reaches_has_no_precision():
+    result = scored(DRIVE, (9, 8))
+    result = result._replace(probs=np.full_like(result.probs, 0.5), label=0 * result.label)
+    figure = plots.thresholds({"dsc": result}, DRIVE.classes, (0.8,))
+    assert figure.axes[1].get_title() == "T = 0.8: recall undefined, precision undefined"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
     result = scored(spec, shape)
     flat = plots.slice_of(result)

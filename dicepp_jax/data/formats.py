@@ -173,7 +173,7 @@ def read_case(spec: Spec, labels: Labels, source: Source) -> Example:
     masks = [read_mask(file) for file in source.masks]
     first, *others = source.images + source.masks
     for file, pixels in zip(others, (*images, *masks)[1:], strict=True):
-        _check_fits(first, images[0], file, pixels)
+        check_fits(first, images[0], file, pixels)
     arrays = [mask.array for mask in masks]
     label = _from_values(source, arrays, labels) if labels.values else _from_masks(source, arrays)
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
@@ -201,8 +201,12 @@ def _as_stored(image: np.ndarray, dtype: str) -> np.ndarray:
     return image.astype(dtype, copy=False)
 
 
-def _check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
-    """Refuse files that are not of one grid."""
+def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
+    """Refuse files that are not of one grid.
+
+    Raises:
+      ValueError: if they are not, naming both.
+    """
     if image.grid and other.grid:
         nifti.check_same_grid(first, image.grid, file, other.grid)
     elif image.grid or other.grid:
