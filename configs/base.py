@@ -72,6 +72,16 @@ def get_config() -> ConfigDict:
     config.train.min_learning_rate = 1e-4
     config.train.stop_patience = 50
 
+    config.sweep = ConfigDict()  # grids, for python -m experiments.sweep
+    # The values of a hyper-parameter; () leaves it as it is. Those of several are crossed.
+    for hyper in ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight", "learning_rate"):
+        config.sweep[hyper] = ()
+    config.sweep.seeds = 1  # seed, seed + 1, ..., crossed with the rest
+    config.sweep.zip = ""  # e.g. "alpha,beta": these advance together instead of being crossed
+    # "vmap", members at once; "sequential", one at a time; "devices", spread over all there are;
+    # "auto" takes the fastest by measurement, on all devices there are.
+    config.sweep.strategy = "auto"
+
     config.inference = ConfigDict()
     config.inference.overlap = 0.5  # of neighbouring windows, as a share of the patch
     config.inference.weighting = "uniform"  # where windows overlap, or "gaussian"

@@ -42,12 +42,13 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 class Checkpoints:
-    """The checkpoints in a directory.
+    """The checkpoints in a directory: the last ones and the best.
 
     Args:
       directory: where they are; made if it is not there.
       read_only: for a look at a run that may be under way, whose unfinished checkpoints would else
         be taken for those of a run that was killed, and removed.
+      keep: how many of the last are kept.
 
     Example:
       >>> import tempfile
@@ -56,15 +57,15 @@ class Checkpoints:
       True
     """
 
-    def __init__(self, directory: str | Path, read_only: bool = False):
-        keep = checkpoint_managers.AnyPreservationPolicy(
+    def __init__(self, directory: str | Path, read_only: bool = False, keep: int = 1):
+        kept = checkpoint_managers.AnyPreservationPolicy(
             [
-                checkpoint_managers.LatestN(1),
+                checkpoint_managers.LatestN(keep),
                 checkpoint_managers.BestN(get_metric_fn=_rank, n=1),
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep,
+            preservation_policy=kept,
             # Orbax records metrics only where it is told how to judge by them.
             best_fn=lambda metrics: metrics["val_loss"],
             best_mode="min",
@@ -87,11 +88,19 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def epochs(self) -> list[int]:
+        """Epochs of the checkpoints there are."""
+        return list(self._manager.all_steps())
+
+    def wait(self) -> None:
+        """Return when what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    @property
     def best_epoch(self) -> int | None:
         """Epoch of the checkpoint with the lowest validation loss, None if there is none."""
-        self._manager.wait_until_finished()
-        epochs = self._manager.all_steps()
-        return max(epochs, key=lambda e: _rank(self._manager.metrics(e)), default=None)
+        self.wait()
+        return max(self.epochs, key=lambda e: _rank(self._manager.metrics(e)), default=None)
 
     def save(self, epoch: Epoch) -> None:
         """Save what an epoch ended with; returns before it is on disk."""
@@ -116,7 +125,7 @@ class Checkpoints:
         Returns:
           The `Restored` checkpoint.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         shapes: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         found = self._manager.restore(
             epoch,

@@ -7,7 +7,7 @@ volume's, so one compilation serves all. Either may be averaged over mirrored im
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -222,6 +222,43 @@ def mirrored(forward: Forward) -> Forward:
     return mean
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _softmax(apply: "ApplyFn", params: Any, images: jax.Array) -> jax.Array:
+    # One program for all parameters of a network, such as those of an ensemble.
+    return jax.nn.softmax(apply(params, images), axis=-1)
+
+
+def ensemble(predicts: Sequence[Predict]) -> Predict:
+    """A deep ensemble: the mean of what its members predict.
+
+    p(c | x) = 1/M sum_m p_m(c | x)
+
+    Args:
+      predicts: of the members, such as one network trained with several seeds.
+
+    Returns:
+      A function of the same kind.
+
+    Example:
+      >>> predict = ensemble([lambda x, native: x, lambda x, native: 3 * x])
+      >>> predict(np.array([0.1, 0.2]), (2,))
+      array([0.2, 0.4])
+
+    Reference:
+      Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation using deep
+      ensembles, NeurIPS 2017.
+    """
+
+    def predict(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
+        total = predicts[0](image, native).copy()
+        for other in predicts[1:]:
+            total += other(image, native)
+        total /= len(predicts)
+        return total
+
+    return predict
+
+
 def make_predict(
     apply: "ApplyFn",
     params: Any,
@@ -269,13 +306,7 @@ def make_predict(
     size = tuple(size)
     overlap = tuple(n // 2 for n in size) if overlap is None else overlap
     check_windows(size, overlap, weighting, batch_size)
-    params = jax.device_put(params)
-
-    @jax.jit
-    def softmax(params: Any, images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(apply(params, images), axis=-1)
-
-    forward: Forward = functools.partial(softmax, params)
+    forward: Forward = functools.partial(_softmax, apply, jax.device_put(params))
     if mirror:
         forward = mirrored(forward)
 

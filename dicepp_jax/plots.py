@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from dicepp_jax.data import preprocess
 from dicepp_jax.evaluate import Result
 from dicepp_jax.metrics import Reliability
+from dicepp_jax.rows import WHOLE_IMAGE, Summary
 from dicepp_jax.saved import segment
 
 FALSE_POSITIVE = (255, 0, 255)
@@ -328,6 +329,48 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
         bottom.set(
             xlabel="predicted probability", ylabel="share of voxels", yscale="log", xlim=(0, 1)
         )
+    return figure
+
+
+def against(
+    points: Mapping[float, Sequence[Summary]],
+    name: str,
+    labels: Sequence[str],
+    metrics: Sequence[str],
+) -> Figure:
+    """Metrics against a hyper-parameter, with 95% intervals over the cases.
+
+    Args:
+      points: summaries by its value.
+      name: of the hyper-parameter.
+      labels: the classes to draw.
+      metrics: names, a panel each.
+
+    Returns:
+      A figure.
+    """
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.4 * len(metrics), 3.2), squeeze=False, layout="constrained"
+    )
+    for place, metric in zip(axes[0], metrics, strict=True):
+        for label in labels:
+            found = {
+                value: s
+                for value, group in sorted(points.items())
+                for s in group
+                if (s.label, s.region, s.metric) == (label, WHOLE_IMAGE, metric)
+            }
+            means = np.array([s.mean for s in found.values()])
+            bars = [
+                means - [s.low for s in found.values()],
+                [s.high for s in found.values()] - means,
+            ]
+            place.errorbar(list(found), means, bars, marker="o", capsize=2, label=label)
+        place.set_xlabel(name)
+        place.set_title(metric, fontsize=9)
+        place.grid(alpha=0.3)
+    if len(labels) > 1:
+        axes[0, 0].legend(fontsize=8)
     return figure
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ from dicepp_jax import schedule
 from dicepp_jax.data.pipeline import Batch
 
 MOMENTUM = 0.9
+
+Data = TypeVar("Data")
 
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -148,6 +150,33 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
     return TrainState(jnp.zeros((), jnp.int32), params, sgd(0.0).init(params))
 
 
+def augmented(
+    augment: AugmentFn, key: jax.Array, step: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A batch with each example augmented by a key of its own.
+
+    Args:
+      augment: `(key, image, label) -> (image, label)` for one example.
+      key: the seed's.
+      step: the number of steps taken, int32.
+      images: `(B, *spatial, channels)`.
+      labels: `(B, *spatial)`.
+
+    Returns:
+      Images and labels of the same shapes.
+    """
+    step_key = jax.random.fold_in(jax.random.fold_in(key, step), 0)
+    keys = jax.random.split(step_key, images.shape[0])
+    # A map and not a vmap, so that an example without a warp does not pay for one.
+    return jax.lax.map(lambda example: augment(*example), (keys, images, labels))
+
+
+def update(state: TrainState, gradient: Any, rate: float | jax.Array) -> TrainState:
+    """The state after a step along a gradient, by `sgd`."""
+    updates, opt_state = sgd(rate).update(gradient, state.opt_state)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+
+
 def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> JittedStep:
     """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
 
@@ -169,14 +198,9 @@ def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> 
         state: TrainState, image: jax.Array, label: jax.Array, key: jax.Array, rate: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         if augment is not None:
-            step_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 0)
-            keys = jax.random.split(step_key, image.shape[0])
-            # A map and not a vmap, so that an example without a warp does not pay for one.
-            image, label = jax.lax.map(lambda example: augment(*example), (keys, image, label))
+            image, label = augmented(augment, key, state.step, image, label)
         value, gradient = jax.value_and_grad(mean_loss)(state.params, image, label)
-        updates, opt_state = sgd(rate).update(gradient, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), value
+        return update(state, gradient, rate), value
 
     return JittedStep(step)
 
@@ -230,9 +254,9 @@ def fit(
         start, rate = time.perf_counter(), plan.learning_rate
         waits: list[float] = []
         state, losses = _train_epoch(
-            state, key, train_step, _timed(train_batches(epoch), waits), epoch, rate, on_step
+            state, key, train_step, timed(train_batches(epoch), waits), epoch, rate, on_step
         )
-        validation = _timed(val_batches(epoch), waits)
+        validation = timed(val_batches(epoch), waits)
         values = [np.asarray(eval_step(state.params, batch)) for batch in validation]
         val_loss = float(np.concatenate(values).astype(np.float64).mean())
         plan = schedule.update(settings, plan, val_loss)
@@ -241,7 +265,7 @@ def fit(
         yield Epoch(epoch, rate, train_loss, val_loss, seconds, sum(waits), state, plan)
 
 
-def _timed(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
+def timed(batches: Iterable[Data], waits: list[float]) -> Iterator[Data]:
     """The same batches, noting the seconds that each was waited for."""
     start = time.perf_counter()
     for batch in batches:

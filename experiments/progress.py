@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from tqdm import tqdm
@@ -74,3 +75,77 @@ class TrainingProgress:
             file=sys.stderr,
             flush=True,
         )
+
+
+class SweepProgress:
+    """Progress of a grid: a bar for each member on a terminal, a line each now and then in a file.
+
+    The time left is what the remaining epochs would take at the pace so far; early stopping may
+    make it less.
+
+    Args:
+      names: of the members.
+      epochs: number of epochs at most.
+    """
+
+    def __init__(self, names: Sequence[str], epochs: int):
+        self._names, self._epochs = list(names), epochs
+        self._start, self._first = time.monotonic(), -1
+        self._last_line = -LINE_EVERY
+        self._told = dict.fromkeys(names, "")
+        self._bars = [
+            tqdm(
+                total=epochs,
+                desc=name,
+                unit="epoch",
+                position=n,
+                disable=None,
+                dynamic_ncols=True,
+            )
+            for n, name in enumerate(names)
+        ]
+
+    def __enter__(self) -> "SweepProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for bar in self._bars:
+            bar.close()
+
+    def step(self, epoch: int, step: int, losses: Mapping[int, float]) -> None:
+        """After a step."""
+        del step
+        for n, loss in losses.items():
+            self._bars[n].n = epoch
+            self._bars[n].set_postfix_str(f"loss {loss:.4f} {self._told[self._names[n]]}")
+
+    def epoch(self, epochs: Mapping[str, Epoch]) -> None:
+        """After an epoch of those who train, by name."""
+        if not epochs:
+            return
+        number = next(iter(epochs.values())).epoch
+        if self._first < 0:
+            self._first = number
+        now = time.monotonic()
+        each = (now - self._start) / (number + 1 - self._first)
+        last = number + 1 == self._epochs or all(e.schedule.stopped for e in epochs.values())
+        for name, epoch in epochs.items():
+            ended = ", stopped" if epoch.schedule.stopped else ""
+            self._told[name] = f"val {epoch.val_loss:.4f} lr {epoch.learning_rate:g}{ended}"
+        if sys.stderr.isatty() or (now - self._last_line < LINE_EVERY and not last):
+            return
+        self._last_line = now
+        left = "done" if last else f"at most {each * (self._epochs - number - 1) / 60:.1f} min left"
+        print(
+            f"epoch {number + 1}/{self._epochs}, {len(epochs)} of {len(self._names)} members, "
+            f"{each:.2f} s an epoch, {left}",
+            file=sys.stderr,
+        )
+        for name in self._names:
+            loss = f"loss {epochs[name].train_loss:.4f} " if name in epochs else ""
+            print(f"  {name}: {loss}{self._told[name]}", file=sys.stderr, flush=True)

@@ -18,15 +18,16 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from dicepp_jax.data.specs import Download, Spec
+from dicepp_jax.train import Epoch
 
 RUN = "run.json"
 LOG = "log.jsonl"
 SPLIT = "split.json"
 SPEC = "spec.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
-# Fields that do not change what is trained, only for how long or from where.
+# Fields that do not change what is trained, only for how long, from where or how fast.
 FREE = ("resume", "train.epochs", "inference", "evaluation", "data.manual_dir", "data.data_dir",
-        "data.download", "data.cache_gib")  # fmt: skip
+        "data.download", "data.cache_gib", "sweep.strategy")  # fmt: skip
 
 
 def write_text(path: Path, text: str) -> None:
@@ -175,6 +176,12 @@ def trim_log(workdir: Path, epochs: int) -> None:
     """Keep the records of the first so many epochs: those that the last checkpoint knows of."""
     kept = [record for record in read_log(workdir) if record["epoch"] < epochs]
     write_text(workdir / LOG, "".join(f"{json.dumps(record)}\n" for record in kept))
+
+
+def logged(epoch: Epoch) -> dict[str, float]:
+    """What the log says of an epoch beside its number."""
+    names = ("train_loss", "val_loss", "learning_rate", "seconds", "data_wait")
+    return {name: getattr(epoch, name) for name in names}
 
 
 def append_log(workdir: Path, record: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from dicepp_jax import evaluate, plots, schedule, train
+from dicepp_jax import evaluate, inference, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.evaluate import Result
@@ -88,16 +88,7 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
                 on_step=progress.step,
             ):
                 checkpoints.save(epoch)
-                values = {
-                    name: getattr(epoch, name)
-                    for name in (
-                        "train_loss",
-                        "val_loss",
-                        "learning_rate",
-                        "seconds",
-                        "data_wait",
-                    )  # fmt: skip
-                }
+                values = record.logged(epoch)
                 record.append_log(workdir, {"epoch": epoch.epoch, **values})
                 for tag, value in values.items():
                     board.add_scalar(tag, value, epoch.epoch)
@@ -112,8 +103,20 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
         )
 
 
-def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
+def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path, name: str = "") -> Scored:
     """Evaluate the best checkpoint on the test split, writing rows and summaries."""
+    predict = best_predictor(config, parts, workdir, name or config.loss.name)
+    return score_predictor(predict, config, parts, workdir)
+
+
+def best_predictor(
+    config: ConfigDict, parts: parts_lib.Parts, workdir: Path, name: str
+) -> inference.Predict:
+    """The network of the epoch with the lowest validation loss.
+
+    Raises:
+      ValueError: if there is no checkpoint.
+    """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         best_epoch = checkpoints.best_epoch
         if best_epoch is None:
@@ -121,9 +124,14 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
                 f"{workdir} holds no checkpoint: train.epochs is {config.train.epochs}"
             )
         best = checkpoints.restore(best_epoch, parts_lib.state_shapes(parts))
-    name = config.loss.name
     print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
-    predict = parts_lib.predictor(parts, config, best.state.params)
+    return parts_lib.predictor(parts, config, best.state.params)
+
+
+def score_predictor(
+    predict: inference.Predict, config: ConfigDict, parts: parts_lib.Parts, workdir: Path
+) -> Scored:
+    """Evaluate on the test split, writing rows and summaries below a directory."""
     cases = parts.splits["test"]
     results = evaluate.evaluate(predict, cases, parts.spec)
     rows: list[Row] = []
@@ -135,7 +143,7 @@ def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> Scored:
         if len(shown) < config.evaluation.figures:
             shown.append(_shown(result))
     folder = workdir / "test"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summarise(rows))
     return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
@@ -192,8 +200,13 @@ def members(config: ConfigDict) -> dict[str, ConfigDict]:
     """The single runs of a config, by loss.
 
     Raises:
-      ValueError: if a hyper-parameter is set that none of several losses takes.
+      ValueError: if a hyper-parameter is set that none of several losses takes, or there is a grid.
     """
+    if config.sweep.seeds > 1 or any(isinstance(v, tuple) and v for v in config.sweep.values()):
+        raise ValueError(
+            "the config has a grid (sweep); python -m experiments.sweep trains it, this command a "
+            "single run"
+        )
     names = [name.strip() for name in config.loss.name.split(",")]
     if len(names) == 1:
         return {config.loss.name: config}

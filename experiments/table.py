@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dicepp_jax.rows import Comparison, Summary
+from dicepp_jax.rows import WHOLE_IMAGE, Comparison, Summary
 
 P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
 """The paper's test, the paired one, and the paired one adjusted for the number of lines."""
@@ -37,6 +37,36 @@ def summary_table(
                 test = tests[place]
                 row += [f"{p:.2g}" for p in (test.rank_sum, test.signed_rank, test.holm)]
             rows.append(row)
+    return layout(rows)
+
+
+def grid_table(
+    summaries: Mapping[str, Sequence[Summary]],
+    label: str,
+    metrics: Sequence[str],
+    beside: Mapping[tuple[str, str, str], str],
+) -> str:
+    """One line a setting, one column a metric of a class over the whole image.
+
+    Args:
+      summaries: by setting.
+      label: the class.
+      metrics: names.
+      beside: what somebody else found, by setting, label and metric; a column for each metric of
+        which there is something.
+
+    Returns:
+      A table in plain text.
+    """
+    others = [m for m in metrics if any(key[1:] == (label, m) for key in beside)]
+    rows = [["setting", *metrics, *(f"{metric}, paper" for metric in others)]]
+    for setting, group in summaries.items():
+        cells = {s.metric: s for s in group if s.label == label and s.region == WHOLE_IMAGE}
+        rows.append([
+            setting,
+            *(_cell(cells[metric]) for metric in metrics),
+            *(beside.get((setting, label, metric), "") for metric in others),
+        ])  # fmt: skip
     return layout(rows)
 
 

@@ -268,6 +268,9 @@ KITS19_SYNTHETIC = dataclasses.replace(
     KITS19,
     name="kits19_synthetic",
     title="KiTS19 with synthetic intensities",
+    # Half the resolution of slices, so that small patches hold as much of the body.
+    size=(32, 64, 64),
+    spacing=(3.22, 3.24, 3.24),
     obtain=(
         "1. Clone https://github.com/neheller/kits19 or download its zip: it holds the masks, "
         "data/case_00000/segmentation.nii.gz, ... "
