@@ -479,6 +479,53 @@ def choose(
     return (together if fits and many.seconds < together.lanes * one.seconds else alone), told
 
 
+class Stepper:
+    """Full lanes of a grid, compiled and ready to be stepped for a measurement.
+
+    Args:
+      programs: of the grid.
+      members: of the grid.
+      state: of any of them; it is not changed.
+      images: `(S, B, *spatial, channels)`.
+      labels: `(S, B, *spatial)`.
+      strategy: how many lanes; as many groups are stepped as the members need.
+
+    Attributes:
+      bytes: of memory that a group takes of each device, None where XLA does not say.
+      seconds: that compiling took.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        members: Sequence[Member],
+        state: TrainState,
+        images: np.ndarray,
+        labels: np.ndarray,
+        strategy: Strategy,
+    ):
+        numbers = range(len(members))
+        rates, states = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, state)
+        self._groups = _regrouped([], list(numbers), rates, members, states, strategy)
+        self._shared = (jnp.asarray(images), jnp.asarray(labels))
+        self._step = programs.train(strategy.devices)
+        first = self._groups[0]
+        start = time.perf_counter()
+        compiled = self._step.lower(first.state, first.own, *self._shared).compile()
+        self.seconds = time.perf_counter() - start
+        sizes = compiled.memory_analysis()
+        self.bytes = None
+        if sizes is not None:
+            new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+            self.bytes = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + new
+
+    def step(self) -> None:
+        """One step of every group, at a rate of 0."""
+        for group in self._groups:
+            group.state, _ = self._step(group.state, group.own, *self._shared)
+        jax.block_until_ready([group.state for group in self._groups])
+
+
 def measure(
     programs: Programs,
     members: Sequence[Member],
@@ -502,19 +549,11 @@ def measure(
     Returns:
       The `Cost`; the seconds are the least of any step.
     """
-    width = strategy.lanes * strategy.devices
-    numbers = tuple(n % len(members) for n in range(width))
-    rates, states = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, state)
-    group = _Group(numbers, width, strategy.devices, members, states, rates)
-    step = programs.train(strategy.devices)
-    shared = (jnp.asarray(images), jnp.asarray(labels))
-    sizes = step.lower(group.state, group.own, *shared).compile().memory_analysis()
+    full = members[: strategy.lanes * strategy.devices]
+    stepper = Stepper(programs, full, state, images, labels, strategy)
     seconds = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        group.state, _ = jax.block_until_ready(step(group.state, group.own, *shared))
+        stepper.step()
         seconds.append(time.perf_counter() - start)
-    if sizes is None:
-        return Cost(None, min(seconds[1:]))
-    new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return Cost(sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + new, min(seconds[1:]))
+    return Cost(stepper.bytes, min(seconds[1:]))

@@ -32,12 +32,14 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from dicepp_jax import sweep, train
 from dicepp_jax.data.preprocess import window_starts
 from dicepp_jax.inference import sliding_window
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics.thresholds import THRESHOLDS, threshold_counts
 from dicepp_jax.models.unet import INSTANCE_NORM_EPSILON, UNet
 from dicepp_jax.rows import write_csv
+from dicepp_jax.schedule import Settings
 from dicepp_jax.train import ApplyFn
 from experiments import table
 
@@ -274,6 +276,53 @@ def _monai_windows(
     return Case(call, f"{parameters:,} parameters, eager, torch {torch.__version__} on {device}")
 
 
+def sweep_cases(shape: Shape, members: Sequence[int], filters: int) -> dict[str, Case]:
+    """A training step of grids over gamma by every strategy, and of DSC++ trained alone."""
+    num_classes, size = shape[-1], shape[1:-1]
+    model = UNet(num_classes=num_classes, filters=filters)
+    image = np.random.default_rng(0).normal(size=(*shape[:-1], 1)).astype(np.float32)
+    label = np.random.default_rng(1).integers(0, num_classes, shape[:-1]).astype(np.int32)
+    # It runs once, so the compiler may leave out what makes it fast.
+    init = jax.jit(
+        lambda key: train.init_state(model, key, (1, *size, 1)),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    state, key = init(jax.random.key(0)), jax.random.key(1)
+    apply = cast(ApplyFn, model.apply)
+    step = train.make_train_step(apply, LOSSES["dscpp"].function, None)
+    alone = _stepped(step, state, {"image": image, "label": label}, key)
+    programs = sweep.make_programs(apply, LOSSES["dscpp"].function, None)
+    cases = {"alone": alone}
+    devices = jax.local_device_count()
+    for count in members:
+        grid = [sweep.Member({"gamma": 1 + n / 2}, Settings(), key) for n in range(count)]
+        ways = {"sequential": sweep.Strategy(1), "vmap": sweep.Strategy(count)}
+        if devices > 1:
+            ways["devices"] = sweep.Strategy(-(-count // devices), min(count, devices))
+        for name, strategy in ways.items():
+            if count > 1 or name == "sequential":
+                stepper = sweep.Stepper(programs, grid, state, image[None], label[None], strategy)
+                cases[f"{name}_{count}"] = Case(
+                    stepper.step, f"compiled in {stepper.seconds:.1f} s"
+                )
+    return cases
+
+
+def _stepped(
+    step: train.JittedStep, state: train.TrainState, batch: Mapping[str, Any], key: jax.Array
+) -> Case:
+    start = time.perf_counter()
+    step.compile(state, dict(batch), key)
+    seconds = time.perf_counter() - start
+    kept = [jax.tree.map(jnp.copy, state)]
+
+    def call() -> None:
+        kept[0], loss = step(kept[0], dict(batch), key, 0.1)
+        jax.block_until_ready((kept[0], loss))
+
+    return Case(call, f"compiled in {seconds:.1f} s")
+
+
 def _torch_unet(ndim: int, filters: int, num_classes: int) -> Any:
     """The layers of `UNet` in torch, for images of one channel."""
     import torch
@@ -359,6 +408,10 @@ def _sides(text: str, least: int, example: str) -> Shape:
     return tuple(map(int, text.split("x")))
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
@@ -379,6 +432,17 @@ COMMANDS: dict[str, Command] = {
         },
         ((1, 32, 64, 64, 3),),
         3,
+    ),
+    "sweep": Command(
+        sweep_cases,
+        "alone",
+        "a training step of a grid, by every strategy",
+        {
+            "members": Flag(_counts, (1, 2, 5, 10), "numbers of members, as 1,2,5,10"),
+            "filters": Flag(_count, 8, "of the U-Net at full resolution"),
+        },
+        ((1, 96, 96, 2),),
+        5,
     ),
 }
 

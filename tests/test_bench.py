@@ -132,3 +132,13 @@ def test_bad_windows_are_told(
     with pytest.raises(SystemExit):
         bench.main(["inference", "--shapes", "1x40x70x2", *flags])
     assert told in capsys.readouterr().err
+
+
+def test_grids_are_timed_by_every_strategy(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    flags = ["--shapes", "1x16x16x2", "--repeats", "1", "--members", "1,3", "--filters", "1"]
+    bench.main(["sweep", *flags, "--output", str(path)])
+    rows = {row.name: row for row in read_csv(path, bench.Timing)}
+    # The session has several devices.
+    assert list(rows) == ["alone", "sequential_1", "sequential_3", "vmap_3", "devices_3"]
+    assert all(0 < row.minimum_ms < np.inf and "compiled in" in row.note for row in rows.values())
