@@ -57,6 +57,12 @@ def test_losses_page(page):
     assert page["per_channel"].shape == (2, 3)
 
 
+def test_grids_page():
+    val_losses = run_blocks("docs/grids.md")["val_losses"]
+    assert [sorted(losses) for losses in val_losses] == [[0, 1, 2]] * 2
+    assert all(val_losses[1][n] < val_losses[0][n] for n in range(3))
+
+
 def test_the_optax_step_takes_every_loss(page, monkeypatch):
     # Traced together, the steps of all losses are one program to compile.
     @jax.jit
