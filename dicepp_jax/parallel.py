@@ -79,7 +79,7 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Arrays put on each device; nothing to do for those that are."""
-        if all(x.sharding == self.everywhere for x in jax.tree.leaves(tree)):
+        if all(getattr(x, "sharding", None) == self.everywhere for x in jax.tree.leaves(tree)):
             return tree
         return jax.device_put(tree, self.everywhere)
 
