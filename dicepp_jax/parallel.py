@@ -81,7 +81,10 @@ class Devices:
         """Arrays put on each device; nothing to do for those that are."""
         if all(getattr(x, "sharding", None) == self.everywhere for x in jax.tree.leaves(tree)):
             return tree
-        return jax.device_put(tree, self.everywhere)
+        # Between processes `jax.device_put` would compare what each has, array by array.
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.everywhere, np.array(x)), tree
+        )
 
     def cut(self, array: np.ndarray) -> jax.Array:
         """This host's share of an array, put in parts on its devices."""

@@ -189,6 +189,7 @@ def augmented(
     Returns:
       image and label of the same shapes.
     """
+    # The 0 has no meaning any more; without it recorded runs would come out otherwise.
     step_key = jax.random.fold_in(jax.random.fold_in(key, step), 0)
     keys = jax.random.split(step_key, total)[jnp.minimum(places, total - 1)]
     # A map and not a vmap, so that an example without a warp does not pay for one.
