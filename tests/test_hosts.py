@@ -1,6 +1,7 @@
 """Two processes that are joined as two hosts would be, over the loopback."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ BATCH = "--config.data.batch_size=4"
 # The last of the batches of 32 training and of 8 validation cases have two.
 UNEVEN = "--config.data.batch_size=6"
 LIMIT = 300
+# Each process compiles for itself, and runs what it compiled a few times.
+QUICKLY = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def free_port() -> int:
@@ -38,6 +41,7 @@ def start(data_dir, workdirs, *flags):
                 data_dir, workdir, BATCH, place, "--processes=2", f"--process={number}", *flags
             ),
             cwd=ROOT,
+            env=QUICKLY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,7 +67,7 @@ def results(workdir):
 def test_two_processes_end_as_one_does(data_dir, tmp_path):
     one = subprocess.run(
         command(data_dir, tmp_path / "one", UNEVEN, "--config.train.epochs=2"),
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=QUICKLY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert one.returncode == 0, one.stderr
     two = tmp_path / "two"
@@ -138,7 +142,7 @@ def test_what_is_joined_runs_the_same(tmp_path):
 def test_what_is_needed_to_join_is_told(data_dir, tmp_path, flags, message):
     done = subprocess.run(
         command(data_dir, tmp_path / "run", *flags),
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=QUICKLY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert message in done.stderr and parallel.LOST not in done.stderr
