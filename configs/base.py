@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     """The paper's 2-D setting, on the data set that `data.name` says."""
     config = ConfigDict()
     config.seed = 0
+    config.devices = 1  # local devices that share each batch
     config.resume = True  # go on from the last checkpoint; False puts an older run aside
 
     config.data = ConfigDict()

@@ -3,7 +3,8 @@
 A checkpoint is the `TrainState`, and the schedule beside it as JSON, whose floats come back bit
 for bit. Two are kept: the last, to go on from, and the one with the lowest validation loss (the
 earlier of equals, as Keras' ModelCheckpoint has it), to evaluate. Orbax writes to a temporary name
-and renames, so a run killed while it writes has the checkpoint before.
+and renames, so a run killed while it writes has the checkpoint before. Of several processes all do
+the same, in a directory that they share, and the first writes.
 """
 
 import math
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -104,8 +105,9 @@ class Checkpoints:
 
     def save(self, epoch: Epoch) -> None:
         """Save what an epoch ended with; returns before it is on disk."""
-        # The next training step takes the state's memory while it is still being written.
-        state = jax.tree.map(jnp.copy, epoch.state)
+        # The next training step takes the state's memory while it is still being written. Arrays of
+        # the host look the same whatever devices they came from.
+        state = jax.tree.map(np.array, epoch.state)
         self._manager.save(
             epoch.epoch,
             args=ocp.args.Composite(
@@ -123,10 +125,11 @@ class Checkpoints:
           like: a state of the same shapes and dtypes, or of `jax.ShapeDtypeStruct`s.
 
         Returns:
-          The `Restored` checkpoint.
+          The `Restored` checkpoint, on this process's own device.
         """
         self.wait()
-        shapes: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        # As arrays of the host, or orbax would look for the devices that the state was on.
+        shapes: Any = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         found = self._manager.restore(
             epoch,
             args=ocp.args.Composite(
@@ -134,4 +137,6 @@ class Checkpoints:
             ),
         )
         val_loss = self._manager.metrics(epoch)["val_loss"]
-        return Restored(epoch, val_loss, found.state, schedule.State(**found.schedule))
+        return Restored(
+            epoch, val_loss, jax.device_put(found.state), schedule.State(**found.schedule)
+        )

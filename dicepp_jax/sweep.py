@@ -184,7 +184,8 @@ def _augmented(
 
     def of_stream(stream: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         key, image, label = stream
-        return train.augmented(augment, key, step, image, label)
+        places = jnp.arange(len(image), dtype=jnp.int32)
+        return train.augmented(augment, key, step, image, label, places, len(image))
 
     return jax.lax.map(of_stream, (keys, images, labels))
 

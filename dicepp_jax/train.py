@@ -1,10 +1,12 @@
 """Training: pure steps, and `fit`, which runs epochs and writes nothing.
 
-Everything random in a step comes from the seed's key by `fold_in` of the step number and then of
-the device, so a run that starts again at an epoch repeats nothing and skips nothing.
+Everything random in a step comes from the seed's key by `fold_in` of the step number, and then from
+the example's place in the batch, so that a run that starts again at an epoch repeats nothing and
+skips nothing, on however many devices.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dicepp_jax import schedule
+from dicepp_jax import parallel, schedule
 from dicepp_jax.data.pipeline import Batch
 
 MOMENTUM = 0.9
@@ -51,28 +53,44 @@ class JittedStep:
     """A `TrainStep` whose compiled program can be looked at before it runs.
 
     Attributes:
-      function: `(state, image, label, key, learning_rate) -> (state, loss)`, of `jax.jit`.
+      function: `(state, image, label, key, learning_rate, total) -> (state, loss)`, of `jax.jit`.
+      devices: that it runs on.
     """
 
     function: Any
+    devices: parallel.Devices
 
     def __call__(
         self, state: TrainState, batch: Batch, key: jax.Array, learning_rate: float
     ) -> tuple[TrainState, jax.Array]:
-        rate = jnp.float32(learning_rate)
-        return self.function(state, batch["image"], batch["label"], key, rate)
+        # Arrays that are elsewhere would be a reason to compile anew.
+        state = self.devices.replicate(state)
+        image, label = self.devices.cut(batch["image"]), self.devices.cut(batch["label"])
+        return self.function(state, image, label, key, jnp.float32(learning_rate), _total(batch))
 
     def compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
         """The program for arguments of these shapes, of which `jax.ShapeDtypeStruct`s are enough.
 
-        JAX remembers it: the first step on such arguments does not compile again.
+        JAX remembers it: the first step on such arguments does not compile again. The batch is that
+        of all hosts.
         """
-        rate = jnp.float32(0)
-        lowered = self.function.lower(state, batch["image"], batch["label"], key, rate)
-        return lowered.compile()
+        state = jax.tree.map(_shape(self.devices.everywhere), state)
+        image, label = map(_shape(self.devices.in_parts), (batch["image"], batch["label"]))
+        return self.function.lower(
+            state, image, label, key, jnp.float32(0), _total(batch)
+        ).compile()
 
 
-EvalStep = Callable[[Any, Batch], jax.Array]
+def _shape(sharding: jax.sharding.Sharding) -> Callable[[Any], jax.ShapeDtypeStruct]:
+    return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _total(batch: Batch) -> int:
+    """The number of examples in the batch of all hosts, those that are repeated not counted."""
+    return batch.get("total", len(batch["image"]))
+
+
+EvalStep = Callable[[Any, Batch], np.ndarray]
 
 
 class Epoch(NamedTuple):
@@ -151,64 +169,112 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
 
 
 def augmented(
-    augment: AugmentFn, key: jax.Array, step: jax.Array, images: jax.Array, labels: jax.Array
+    augment: AugmentFn,
+    key: jax.Array,
+    step: jax.Array,
+    image: jax.Array,
+    label: jax.Array,
+    places: jax.Array,
+    total: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """A batch with each example augmented by a key of its own.
+    """Examples of a batch, each augmented as its place in the batch says.
 
     Args:
       augment: `(key, image, label) -> (image, label)` for one example.
       key: the seed's.
-      step: the number of steps taken, int32.
-      images: `(B, *spatial, channels)`.
-      labels: `(B, *spatial)`.
+      step: the number of the step.
+      image: `(b, *spatial, channels)`.
+      label: `(b, *spatial)`.
+      places: int32 `(b,)`, where in the batch they are; those past its end are as the last.
+      total: the number of examples in the batch.
 
     Returns:
-      Images and labels of the same shapes.
+      image and label of the same shapes.
     """
+    # The 0 has no meaning any more; without it recorded runs would come out otherwise.
     step_key = jax.random.fold_in(jax.random.fold_in(key, step), 0)
-    keys = jax.random.split(step_key, images.shape[0])
+    keys = jax.random.split(step_key, total)[jnp.minimum(places, total - 1)]
     # A map and not a vmap, so that an example without a warp does not pay for one.
-    return jax.lax.map(lambda example: augment(*example), (keys, images, labels))
+    return jax.lax.map(lambda example: augment(*example), (keys, image, label))
 
 
-def update(state: TrainState, gradient: Any, rate: float | jax.Array) -> TrainState:
-    """The state after a step along a gradient, by `sgd`."""
-    updates, opt_state = sgd(rate).update(gradient, state.opt_state)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+def update(state: TrainState, gradient: Any, learning_rate: float | jax.Array) -> TrainState:
+    """The state after a step down a gradient."""
+    updates, opt_state = sgd(learning_rate).update(gradient, state.opt_state)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state)
 
 
-def make_train_step(apply: ApplyFn, loss: LossFn, augment: AugmentFn | None) -> JittedStep:
+def make_train_step(
+    apply: ApplyFn,
+    loss: LossFn,
+    augment: AugmentFn | None,
+    devices: parallel.Devices | None = None,
+) -> JittedStep:
     """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
 
     Args:
       apply: `(params, images) -> logits`, such as a flax module's.
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)` for one example, or None.
+      devices: what shares the batch; None for one device.
 
     Returns:
       A pure function. The key is the seed's; the step number is folded in inside. The state
-      passed in is given up to it.
+      passed in is given up to it. On several hosts each gives it its share of the batch.
     """
+    devices = devices or parallel.devices()
 
-    def mean_loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        return loss(apply(params, image), label).mean()
-
-    @jax.jit(donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=5)
     def step(
-        state: TrainState, image: jax.Array, label: jax.Array, key: jax.Array, rate: jax.Array
+        state: TrainState,
+        image: jax.Array,
+        label: jax.Array,
+        key: jax.Array,
+        rate: jax.Array,
+        total: int,
     ) -> tuple[TrainState, jax.Array]:
-        if augment is not None:
-            image, label = augmented(augment, key, state.step, image, label)
-        value, gradient = jax.value_and_grad(mean_loss)(state.params, image, label)
-        return update(state, gradient, rate), value
+        def on_device(
+            state: TrainState,
+            image: jax.Array,
+            label: jax.Array,
+            key: jax.Array,
+            rate: jax.Array,
+        ) -> tuple[TrainState, jax.Array]:
+            places = parallel.places(len(image))
+            if augment is not None:
+                image, label = augmented(augment, key, state.step, image, label, places, total)
 
-    return JittedStep(step)
+            def share_of_mean(params: Any) -> jax.Array:
+                losses = loss(apply(params, image), label)
+                if total < len(image) * devices.count:
+                    losses = jnp.where(places < total, losses, 0)
+                return losses.sum() / total
+
+            value, gradient = devices.sum(jax.value_and_grad(share_of_mean)(state.params))
+            return update(state, gradient, rate), value
+
+        return devices.spread(on_device, parts=(1, 2))(state, image, label, key, rate)
+
+    return JittedStep(step, devices)
 
 
-def make_eval_step(apply: ApplyFn, loss: LossFn) -> EvalStep:
+def make_eval_step(
+    apply: ApplyFn, loss: LossFn, devices: parallel.Devices | None = None
+) -> EvalStep:
     """The compiled loss of a batch, `(params, batch) -> (B,)`, without augmentation."""
-    evaluate = jax.jit(lambda params, image, label: loss(apply(params, image), label))
-    return lambda params, batch: evaluate(params, batch["image"], batch["label"])
+    devices = devices or parallel.devices()
+
+    def on_device(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+        return jax.lax.all_gather(loss(apply(params, image), label), parallel.AXIS, tiled=True)
+
+    evaluate = jax.jit(devices.spread(on_device, parts=(1, 2)))
+
+    def losses(params: Any, batch: Batch) -> np.ndarray:
+        image, label = devices.cut(batch["image"]), devices.cut(batch["label"])
+        return np.asarray(evaluate(devices.replicate(params), image, label))[: _total(batch)]
+
+    return losses
 
 
 def fit(
@@ -257,7 +323,7 @@ def fit(
             state, key, train_step, timed(train_batches(epoch), waits), epoch, rate, on_step
         )
         validation = timed(val_batches(epoch), waits)
-        values = [np.asarray(eval_step(state.params, batch)) for batch in validation]
+        values = [eval_step(state.params, batch) for batch in validation]
         val_loss = float(np.concatenate(values).astype(np.float64).mean())
         plan = schedule.update(settings, plan, val_loss)
         seconds = time.perf_counter() - start

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from dicepp_jax import parallel
 from dicepp_jax.train import NonFiniteLossError
 
 INTERRUPTED = 130
@@ -77,7 +78,7 @@ def run(main: Callable[[], None], interrupted: str) -> None:
         except (ValueError, OSError, NonFiniteLossError) as error:
             if _DEBUG.value:
                 raise
-            sys.exit(f"error: {error}")
+            parallel.leave(error)
         except KeyboardInterrupt:
             print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
             sys.stdout.flush()

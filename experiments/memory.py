@@ -24,7 +24,7 @@ from experiments import parts as parts_lib
 
 
 class Memory(NamedTuple):
-    """Bytes that a training step takes.
+    """Bytes that a training step takes, of each device.
 
     Attributes:
       parameters: of the network.
@@ -61,7 +61,7 @@ def measure(
     return Memory(
         parameters=_nbytes(state.params),
         optimiser=_nbytes(state.opt_state),
-        batch=_nbytes(batch),
+        batch=_nbytes((batch["image"], batch["label"])) // step.devices.count,
         activations=sizes.temp_size_in_bytes + new,
     )
 
@@ -76,7 +76,7 @@ def batch_shapes(parts: parts_lib.Parts, batch_size: int) -> Batch:
 
 def device_limit() -> int:
     """Bytes that the device has: what an accelerator's allocator may take, or all of a machine."""
-    known = jax.devices()[0].memory_stats() or {}
+    known = jax.local_devices()[0].memory_stats() or {}
     return known.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -94,7 +94,8 @@ def report(memory: Memory, limit: int, config: ConfigDict, parts: parts_lib.Part
     """
     total = sum(memory)
     each = ", ".join(f"{name} {_text(value)}" for name, value in memory._asdict().items())
-    line = f"a training step takes {_text(total)} of {_text(limit)} ({each})"
+    where = f" on each of {parts.devices.count} devices" if parts.devices.count > 1 else ""
+    line = f"a training step takes {_text(total)} of {_text(limit)}{where} ({each})"
     if total <= limit:
         return [line]
     return [f"{line}: it does not fit. What takes less:", *_remedies(memory, limit, config, parts)]
@@ -128,7 +129,8 @@ def _remedies(
     if config.model.dtype == "float32":
         yield told("model.dtype", "bfloat16", note)
     share = max(limit - fixed, 0) / memory.activations
-    cases, filters = math.floor(config.data.batch_size * share), config.model.filters // 2
+    count, filters = parts.devices.count, config.model.filters // 2
+    cases = math.floor(config.data.batch_size * share) // count * count
     if 0 < cases < config.data.batch_size:
         yield told("data.batch_size", cases)
     if size := _smaller_size(parts.size, share):
@@ -181,7 +183,8 @@ def told(
     batch_size: int,
 ) -> list[str]:
     """`report` of what a step takes of the device at hand."""
-    batch, key = batch_shapes(parts, batch_size), parts_lib.step_key(config.seed)
+    count, key = parts.devices.count, parts_lib.step_key(config.seed)
+    batch = {**batch_shapes(parts, -(-batch_size // count) * count), "total": batch_size}
     memory = measure(step, state, batch, key)
     if memory is None:
         return [f"XLA does not say what a training step takes on {jax.default_backend()}"]
@@ -192,7 +195,7 @@ def main() -> None:
     """Tell what a step of the config of the flags takes."""
     config = cli.config()
     parts = parts_lib.make_without_data(config)
-    step = train.make_train_step(parts.apply, parts.loss, parts.augment)
+    step = train.make_train_step(parts.apply, parts.loss, parts.augment, parts.devices)
     start = time.perf_counter()
     lines = told(config, parts, step, parts_lib.state_shapes(parts), config.data.batch_size)
     seconds = time.perf_counter() - start

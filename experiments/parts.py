@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dicepp_jax import data, inference, losses, schedule, train
+from dicepp_jax import data, inference, losses, parallel, schedule, train
 from dicepp_jax.augment import augment
 from dicepp_jax.data import pipeline
 from dicepp_jax.models import MODELS
@@ -33,6 +33,7 @@ class Parts(NamedTuple):
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)`.
       settings: of the schedule.
+      devices: that share each batch.
     """
 
     loaded: data.Loaded
@@ -41,6 +42,7 @@ class Parts(NamedTuple):
     loss: train.LossFn
     augment: train.AugmentFn
     settings: schedule.Settings
+    devices: parallel.Devices
 
     @property
     def spec(self) -> data.Spec:
@@ -98,6 +100,8 @@ def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) 
         )
     _check_minima(config, size)
     _check_patches(config, spec)
+    devices = parallel.devices(config.devices)
+    parallel.check_batch_size(config.data.batch_size, devices)
     model = make_model(config, spec, size)
     loss = losses.get_loss(config.loss.name, **hyper(config))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
@@ -109,7 +113,8 @@ def _make(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) 
     jax.eval_shape(lambda z, y: loss(z, y[None]), logits, label)
     jax.eval_shape(augmentation, jax.random.key(0), image, label)
     settings = {name: config.train[name] for name in schedule.Settings._fields}
-    return Parts(load(), size, model, loss, augmentation, schedule.Settings(**settings))
+    plan = schedule.Settings(**settings)
+    return Parts(load(), size, model, loss, augmentation, plan, devices)
 
 
 def find(config: ConfigDict) -> data.Source:
@@ -150,6 +155,7 @@ def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
     """Refuse numbers too small to mean anything, naming the field."""
     minima = {
         "seed": (config.seed, 0),
+        "devices": (config.devices, 1),
         "data.size": (min(size), 1),
         "data.batch_size": (config.data.batch_size, 1),
         "data.cache_gib": (config.data.cache_gib, 0),
@@ -288,7 +294,8 @@ def describe(parts: Parts) -> str:
     counts = "/".join(str(len(parts.splits[split])) for split in splits)
     cases = f", {counts} cases" if counts else ""
     size = ("patches of " if parts.spec.patches else "") + " x ".join(map(str, parts.size))
-    device = jax.devices()[0].device_kind
+    count = f"{parts.devices.count} x " if parts.devices.count > 1 else ""
+    device = count + jax.devices()[0].device_kind
     return (
         f"{parts.spec.title}{cases} at {size}, {type(parts.model).__name__} of depth "
         f"{parts.model.depth} and {parameters:,} parameters, on {device}"

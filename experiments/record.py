@@ -25,9 +25,12 @@ LOG = "log.jsonl"
 SPLIT = "split.json"
 SPEC = "spec.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
-# Fields that do not change what is trained, only for how long, from where or how fast.
-FREE = ("resume", "train.epochs", "inference", "evaluation", "data.manual_dir", "data.data_dir",
-        "data.download", "data.cache_gib", "sweep.strategy")  # fmt: skip
+# Fields that do not change what is trained, only for how long, from where, how fast or, but for the
+# rounding of sums, on what: a run may go on where there are more devices, or fewer.
+FREE = ("resume", "devices", "train.epochs", "inference", "evaluation", "data.manual_dir",
+        "data.data_dir", "data.download", "data.cache_gib", "sweep.strategy")  # fmt: skip
+# Fields that may differ from host to host.
+LOCAL = ("data.manual_dir", "data.data_dir", "data.cache_gib")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,7 +90,7 @@ def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
         put_aside(workdir)
     if path.exists():
         there = json.loads(path.read_text())
-        changes = list(_differences(there["config"], resolved))
+        changes = list(_differences(there["config"], resolved, FREE))
         if there.get("data") != data:
             changes.append("its cases, their masks or their split have changed since")
         if changes:
@@ -108,6 +111,34 @@ def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
         "cpu_cores": os.cpu_count(),
     }
     write_text(path, json.dumps(about, indent=2) + "\n")
+
+
+def check_joined(workdir: Path, config: ConfigDict, data: str) -> None:
+    """Check in another process than the first that all have one directory and one experiment.
+
+    Args:
+      workdir: the directory, which the first process has opened.
+      config: of the run, as this process was given it.
+      data: the digest of the cases and their split, as this process has them.
+
+    Raises:
+      ValueError: if it is not there or holds something else.
+    """
+    path = workdir / RUN
+    if not path.exists():
+        raise ValueError(
+            f"process 0 has opened {workdir}, which this host does not see; give all of them a "
+            "--workdir on a file system that they share"
+        )
+    there = json.loads(path.read_text())
+    changes = list(_differences(there["config"], json.loads(config.to_json()), LOCAL))
+    if there["data"] != data:
+        changes.append("the cases, their masks or their split")
+    if changes:
+        raise ValueError(
+            f"process 0 runs something else ({'; '.join(changes)}); give all hosts the same "
+            "command and the same data"
+        )
 
 
 def write_spec(workdir: Path, spec: Spec) -> None:
@@ -146,13 +177,15 @@ def put_aside(workdir: Path) -> None:
     print(f"the run that was in {workdir} is now in {aside}")
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...], prefix: str = ""
+) -> Iterator[str]:
     for name in sorted(set(old) | set(new)):
         path, before, after = f"{prefix}{name}", old.get(name), new.get(name)
-        if path in FREE or before == after:
+        if path in free or before == after:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{path}.")
+            yield from _differences(before, after, free, f"{path}.")
         else:
             yield f"{path}: {before} there, {after} here"
 

@@ -4,20 +4,23 @@ Without --config it runs the quickstart. Results go to --workdir, by default run
 configs/NAME.py. After an interruption the same command goes on where it was.
 """
 
+import contextlib
 import copy
+import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from dicepp_jax import evaluate, inference, plots, schedule, train
+from dicepp_jax import evaluate, inference, parallel, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.evaluate import Result
@@ -30,6 +33,15 @@ from experiments.progress import TrainingProgress
 
 SLOW = 0.05
 """The share of the time that may go by waiting for data without a word."""
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for a run on several hosts."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Take the three from the cluster's environment, as in a SLURM job."
+)
 
 
 class Scored(NamedTuple):
@@ -51,6 +63,7 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
     name, batch_size = config.loss.name, config.data.batch_size
     training = parts_lib.prepared(parts, config, "train")
     validation = parts_lib.prepared(parts, config, "validation")
+    batches = functools.partial(pipeline.batches, batch_size=batch_size, share=parts.devices.share)
     print(f"{name}: {parts_lib.describe(parts)}")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.last_epoch is None:
@@ -60,39 +73,29 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
             last = checkpoints.restore(checkpoints.last_epoch, parts_lib.state_shapes(parts))
             first_epoch, plan, state = last.epoch + 1, last.schedule, last.state
             print(f"{name}: {first_epoch} epochs are in {workdir}")
-        record.trim_log(workdir, first_epoch)
-        steps = -(-len(training) // batch_size)
-        train_step = train.make_train_step(parts.apply, parts.loss, parts.augment)
+        train_step = train.make_train_step(parts.apply, parts.loss, parts.augment, parts.devices)
         if not plan.stopped and first_epoch < config.train.epochs:
             cases = min(batch_size, len(training))
             lines = memory.told(config, parts, train_step, state, cases)
             print(f"{name}: " + "\n".join(lines))
         waited = spent = 0.0
-        with (
-            TrainingProgress(name, config.train.epochs, steps, first_epoch) as progress,
-            SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
-        ):
+        steps = -(-len(training) // batch_size)
+        with _recorded(config, workdir, steps, first_epoch) as (on_step, on_epoch):
             for epoch in train.fit(
                 state,
                 parts_lib.step_key(config.seed),
                 train_step,
-                train.make_eval_step(parts.apply, parts.loss),
-                lambda epoch: pipeline.batches(
-                    training, batch_size, shuffle_seed=config.seed, epoch=epoch
-                ),
-                lambda epoch: pipeline.batches(validation, batch_size, epoch=epoch),
+                train.make_eval_step(parts.apply, parts.loss, parts.devices),
+                lambda epoch: batches(training, shuffle_seed=config.seed, epoch=epoch),
+                lambda epoch: batches(validation, epoch=epoch),
                 parts.settings,
                 epochs=config.train.epochs,
                 first_epoch=first_epoch,
                 schedule_state=plan,
-                on_step=progress.step,
+                on_step=on_step,
             ):
                 checkpoints.save(epoch)
-                values = record.logged(epoch)
-                record.append_log(workdir, {"epoch": epoch.epoch, **values})
-                for tag, value in values.items():
-                    board.add_scalar(tag, value, epoch.epoch)
-                progress.epoch(epoch)
+                on_epoch(epoch)
                 if epoch.epoch > first_epoch:  # In the first, cases are read from disk.
                     waited, spent = waited + epoch.data_wait, spent + epoch.seconds
     needed = max(training.nbytes, validation.nbytes) / 2**30
@@ -103,10 +106,28 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
         )
 
 
-def score(config: ConfigDict, parts: parts_lib.Parts, workdir: Path, name: str = "") -> Scored:
-    """Evaluate the best checkpoint on the test split, writing rows and summaries."""
-    predict = best_predictor(config, parts, workdir, name or config.loss.name)
-    return score_predictor(predict, config, parts, workdir)
+@contextlib.contextmanager
+def _recorded(
+    config: ConfigDict, workdir: Path, steps: int, first_epoch: int
+) -> Iterator[tuple[train.OnStep, Callable[[train.Epoch], None]]]:
+    """What is told of every step and of every epoch; only the first process has records."""
+    if not parallel.is_first():
+        yield lambda epoch, step, loss: None, lambda epoch: None
+        return
+    record.trim_log(workdir, first_epoch)
+    with (
+        TrainingProgress(config.loss.name, config.train.epochs, steps, first_epoch) as progress,
+        SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
+    ):
+
+        def on_epoch(epoch: train.Epoch) -> None:
+            values = record.logged(epoch)
+            record.append_log(workdir, {"epoch": epoch.epoch, **values})
+            for tag, value in values.items():
+                board.add_scalar(tag, value, epoch.epoch)
+            progress.epoch(epoch)
+
+        yield progress.step, on_epoch
 
 
 def best_predictor(
@@ -229,27 +250,44 @@ def run(config: ConfigDict, workdir: Path) -> str:
     """Run a config in a directory.
 
     Returns:
-      The report, which is also written there.
+      The report, which is also written there; empty in other processes than the first.
     """
     configs = members(config)
     folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
     parts: dict[str, parts_lib.Parts] = {}
     loaded = None
-    for name, member in configs.items():
-        parts[name] = parts_lib.make(member, loaded)
-        loaded = parts[name].loaded
-    first = parts[next(iter(parts))]
-    with record.held(workdir):
-        digest = first.loaded.digest
-        record.open_workdir(workdir, config, digest)
+    with parallel.first_alone("data"):
         for name, member in configs.items():
-            if folders[name] != workdir:
-                record.open_workdir(folders[name], member, digest)
-        for folder in {workdir, *folders.values()}:
-            record.write_spec(folder, first.spec)
-        split = {part: list(subset.ids) for part, subset in first.splits.items()}
-        record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
+            parts[name] = parts_lib.make(member, loaded)
+            loaded = parts[name].loaded
+    with contextlib.ExitStack() as stack:
+        if parallel.is_first():
+            stack.enter_context(record.held(workdir))
+        with parallel.first_alone("directory"):
+            if parallel.is_first():
+                _open(configs, parts, folders, config, workdir)
+            else:
+                record.check_joined(workdir, config, parts[next(iter(parts))].loaded.digest)
         return _run(configs, parts, folders, workdir)
+
+
+def _open(
+    configs: Mapping[str, ConfigDict],
+    parts: Mapping[str, parts_lib.Parts],
+    folders: Mapping[str, Path],
+    config: ConfigDict,
+    workdir: Path,
+) -> None:
+    first = parts[next(iter(parts))]
+    digest = first.loaded.digest
+    record.open_workdir(workdir, config, digest)
+    for name, member in configs.items():
+        if folders[name] != workdir:
+            record.open_workdir(folders[name], member, digest)
+    for folder in {workdir, *folders.values()}:
+        record.write_spec(folder, first.spec)
+    split = {part: list(subset.ids) for part, subset in first.splits.items()}
+    record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
 
 
 def _run(
@@ -261,7 +299,12 @@ def _run(
     scored = {}
     for name, member in configs.items():
         fit(member, parts[name], folders[name])
-        scored[name] = score(member, parts[name], folders[name])
+        predict = best_predictor(member, parts[name], folders[name], name)
+        if parallel.is_first():
+            scored[name] = score_predictor(predict, member, parts[name], folders[name])
+        parallel.wait(f"{name} is scored")
+    if not parallel.is_first():
+        return ""
     spec = parts[next(iter(parts))].spec
     logs = {name: record.read_log(folder) for name, folder in folders.items()}
     draw(scored, logs, spec.classes, workdir / "figures")
@@ -275,9 +318,13 @@ def _run(
 
 def main() -> None:
     """Run the config of the flags."""
-    workdir = cli.workdir()
-    text = run(cli.config(), workdir)
-    print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")
+    config, workdir = cli.config(), cli.workdir()
+    with contextlib.ExitStack() as stack:
+        given = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        if _DISTRIBUTED.value or any(value is not None for value in given):
+            stack.enter_context(parallel.joined(*given, config.devices))
+        text = run(config, workdir)
+        print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")
 
 
 if __name__ == "__main__":

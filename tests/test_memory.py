@@ -126,7 +126,7 @@ def test_the_limit_is_the_accelerators_or_the_machines(monkeypatch):
 
     memory_kb = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     assert memory.device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert memory.device_limit() == 12345
 
 

@@ -72,7 +72,7 @@ def test_first_step_is_1_9_times_the_rate_down_the_gradient(batch):
     assert int(after.step) == 1
 
 
-def test_keys_fold_in_step_device_and_example(batch):
+def test_keys_fold_in_step_and_place_in_the_batch(batch):
     def shift(key, image, label):
         return image + jax.random.uniform(key), label
 

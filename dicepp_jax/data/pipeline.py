@@ -24,7 +24,27 @@ PREFETCH = 8
 READERS = 4
 
 Batch = dict[str, Any]
-"""image `(B, *size, channels)` float32, label `(B, *size)` int32, id `(B,)` strings."""
+"""image `(B, *size, channels)` float32, label `(B, *size)` int32, id `(B,)` strings.
+
+The share of a batch has `total` too, the number of examples of the whole batch.
+"""
+
+
+class Share(NamedTuple):
+    """Which part of each batch is read.
+
+    Attributes:
+      first: of the equal parts that the batch is cut into.
+      stop: the one behind the last.
+      parts: how many parts there are.
+    """
+
+    first: int
+    stop: int
+    parts: int
+
+
+WHOLE = Share(0, 1, 1)
 
 T = TypeVar("T")
 
@@ -374,7 +394,12 @@ def case_id(stored: dict[str, Any]) -> str:
 
 
 def batches(
-    cases: Cases, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0
+    cases: Cases,
+    batch_size: int,
+    *,
+    shuffle_seed: int | None = None,
+    epoch: int = 0,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """One epoch of batches; the last holds what is left.
 
@@ -383,6 +408,8 @@ def batches(
       batch_size: cases in a batch.
       shuffle_seed: order of the cases, another in every epoch; None keeps their own.
       epoch: which epoch; order and patches depend on nothing else, so any epoch can be had again.
+      share: which part of each batch. Where what is left cannot be cut into equal parts, its last
+        case is repeated at the end.
 
     Returns:
       An iterator over the epoch's batches.
@@ -391,6 +418,37 @@ def batches(
     if shuffle_seed is not None:
         dataset = dataset.seed(shuffle_seed).shuffle().repeat()
         dataset = dataset[epoch * len(cases) : (epoch + 1) * len(cases)]
-    dataset = dataset.batch(batch_size)
+    if share == WHOLE:
+        dataset = dataset.batch(batch_size)
+    else:
+        dataset = _shared(dataset, batch_size, share)
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=PREFETCH)
     return iter(dataset.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """The cases of a data set that are at these places."""
+
+    dataset: Any
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.dataset[int(self.places[index])]
+
+
+def _shared(dataset: Any, batch_size: int, share: Share) -> Any:
+    """The share of each batch of a data set."""
+    totals = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
+    chosen = []
+    for number, total in enumerate(totals):
+        length = -(-total // share.parts)
+        places = np.arange(share.first * length, share.stop * length)
+        chosen.append(number * batch_size + np.minimum(places, total - 1))
+    batched = grain.MapDataset.source(_Chosen(dataset, np.concatenate(chosen))).batch(
+        len(chosen[0])
+    )
+    return batched.map_with_index(lambda number, batch: {**batch, "total": totals[number]})

@@ -1,0 +1,238 @@
+"""However many devices share a batch, the numbers are those of the whole batch on one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+from test_memory import COMPILED
+from test_run import tiny
+
+from dicepp_jax import parallel, train
+from dicepp_jax.augment import augment
+from dicepp_jax.data import pipeline
+from dicepp_jax.data.pipeline import Share
+from dicepp_jax.losses import get_loss
+from dicepp_jax.models import UNet
+from dicepp_jax.rows import Summary, read_csv
+from experiments import memory, parts, record, run
+
+LOSS = get_loss("dscpp")
+MODEL = UNet(2, filters=2, depth=1)
+WARPED = functools.partial(augment, p_mirror=0.5, p_brightness=0.5, p_elastic=0.5, p_rotate=0.5)
+RATES = (0.1, 0.05)
+KEY = 7
+
+
+def shifted(key, image, label):
+    """An augmentation that costs little, another for each example."""
+    return image + jax.random.normal(key, image.shape, image.dtype), label
+
+
+def two_layers(params, image):
+    """A network of any precision."""
+    return jnp.tanh(image @ params["hidden"]) @ params["logits"]
+
+
+def examples(number, dtype=np.float32):
+    """So many examples as a batch."""
+    image = np.random.default_rng([1, number]).normal(size=(number, 8, 8, 1)).astype(dtype)
+    return {"image": image, "label": (image[..., 0] > 0.5).astype(np.int32)}
+
+
+@functools.cache
+def unet_params():
+    return jax.tree.map(np.asarray, MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+
+
+def two_layers_params(dtype):
+    rng = np.random.default_rng(2)
+    return {"hidden": rng.normal(size=(1, 5)).astype(dtype), "logits": rng.normal(size=(5, 2))}
+
+
+def by_hand(apply, augment, params, batch):
+    """Two steps on the whole batch, by `jax.grad` and the formula of Nesterov's momentum."""
+
+    @jax.jit
+    def step(weights, velocity, number, rate):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(KEY), number), 0)
+        keys = jax.random.split(key, len(batch["image"]))
+        image, label = jax.lax.map(lambda x: augment(*x), (keys, batch["image"], batch["label"]))
+        value, gradient = jax.value_and_grad(lambda w: LOSS(apply(w, image), label).mean())(weights)
+        velocity = jax.tree.map(lambda v, g: 0.9 * v - rate * g, velocity, gradient)
+        weights = jax.tree.map(lambda w, v, g: w + 0.9 * v - rate * g, weights, velocity, gradient)
+        return weights, velocity, value
+
+    weights, velocity, values = params, jax.tree.map(np.zeros_like, params), []
+    for number, rate in enumerate(RATES):
+        weights, velocity, value = step(weights, velocity, number, jnp.float32(rate))
+        values.append(value)
+    return weights, values
+
+
+def shared(apply, augment, params, batch, count):
+    """The same steps by `make_train_step` on so many devices."""
+    step = train.make_train_step(apply, LOSS, augment, parallel.devices(count))
+    weights = jax.tree.map(jnp.array, params)
+    state = train.TrainState(jnp.int32(0), weights, train.sgd(0.0).init(weights))
+    values = []
+    for rate in RATES:
+        state, value = step(state, batch, jax.random.key(KEY), rate)
+        values.append(value)
+    return state.params, values
+
+
+def assert_close(found, expected, tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        found,
+        expected,
+    )
+
+
+@functools.cache
+def unet_by_hand():
+    return by_hand(MODEL.apply, WARPED, unet_params(), examples(8))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_steps_are_those_of_the_whole_batch_augmentation_and_all(count):
+    found = shared(MODEL.apply, WARPED, unet_params(), examples(8), count)
+    assert_close(found, unet_by_hand(), 2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_in_double_precision_they_agree_to_its_rounding(count):
+    with jax.enable_x64(True):
+        args = two_layers, shifted, two_layers_params(np.float64), examples(8, np.float64)
+        weights, values = shared(*args, count)
+        assert {x.dtype for x in jax.tree.leaves((weights, values))} == {np.dtype(np.float64)}
+        assert_close((weights, values), by_hand(*args), 1e-12)
+
+
+class Listed:
+    """The examples of a batch as cases."""
+
+    def __init__(self, batch):
+        self._batch = batch
+
+    def __len__(self):
+        return len(self._batch["label"])
+
+    def __getitem__(self, index):
+        return {name: array[index] for name, array in self._batch.items()}
+
+    def at(self, epoch):
+        del epoch
+        return self
+
+
+# Of the eleven, a batch of eight leaves three: two parts of two, four of one, or eight of one.
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_what_is_repeated_to_fill_the_last_batch_counts_for_nothing(count):
+    devices, whole = parallel.devices(count), examples(11)
+    _, last = pipeline.batches(Listed(whole), 8, share=devices.share)
+    left = {name: array[8:] for name, array in whole.items()}
+    assert len(last["image"]) > 3
+    params = two_layers_params(np.float32)
+    found = shared(two_layers, shifted, params, last, count)
+    assert_close(found, by_hand(two_layers, shifted, params, left), 2e-6)
+    losses = train.make_eval_step(two_layers, LOSS, devices)(params, last)
+    expected = LOSS(two_layers(params, left["image"]), left["label"])
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@given(st.data())
+def test_the_shares_of_a_batch_are_the_batch(data):
+    hosts, each = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    size = hosts * each * data.draw(st.integers(1, 3))
+    cases = Listed({"label": np.arange(data.draw(st.integers(1, 20)))})
+    seed, epoch = data.draw(st.sampled_from([None, 3])), data.draw(st.integers(0, 2))
+    order = {"shuffle_seed": seed, "epoch": epoch}
+    whole = [list(b["label"]) for b in pipeline.batches(cases, size, **order)]
+    shares = [
+        list(
+            pipeline.batches(
+                cases, size, **order, share=Share(h * each, (h + 1) * each, hosts * each)
+            )
+        )
+        for h in range(hosts)
+    ]
+    for number, expected in enumerate(whole):
+        here = [share[number] for share in shares]
+        together = np.concatenate([b["label"] for b in here])
+        assert list(together[: len(expected)]) == expected
+        assert set(together[len(expected) :]) <= {expected[-1]}
+        if hosts * each > 1:
+            assert {len(b["label"]) % each for b in here} == {0}
+            assert {b["total"] for b in here} == {len(expected)}
+    assert {len(share) for share in shares} == {len(whole)}
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "message"),
+    [
+        (9, 9, r"devices is 9, but this machine has 8 \(cpu\); give --config.devices=8"),
+        (4, 1, r"is 1, and devices is 4, .*data.batch_size=4, or --config.devices=1$"),
+        (4, 6, r"is 6, and devices is 4, .*data.batch_size=4 or 8, or --config.devices=3$"),
+        (0, 1, r"devices is 0; it must be at least 1"),
+    ],
+)  # fmt: skip
+def test_devices_that_cannot_be_are_refused(data_dir, devices, batch_size, message):
+    config = tiny(data_dir, **{"devices": devices, "data.batch_size": batch_size})
+    with pytest.raises(ValueError, match=message):
+        parts.make_without_data(config)
+
+
+def trained(config: ConfigDict, workdir):
+    """What a run of a config comes to."""
+    run.run(config, workdir)
+    losses = [(entry["train_loss"], entry["val_loss"]) for entry in record.read_log(workdir)]
+    summary = read_csv(workdir / "test" / "summary.csv", Summary)
+    return np.array(losses), [row[:3] for row in summary], np.array([row.mean for row in summary])
+
+
+def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
+    data_dir, tmp_path, capsys
+):
+    fields = {"data.batch_size": 4, "evaluation.figures": 0}
+    one = trained(tiny(data_dir, **fields), tmp_path / "one")
+    capsys.readouterr()
+    two = trained(tiny(data_dir, **fields, devices=2), tmp_path / "two")
+    said = capsys.readouterr().out
+    assert "on 2 x cpu" in said and "on each of 2 devices (parameters" in said
+    run.run(tiny(data_dir, **fields, devices=2, **{"train.epochs": 1}), tmp_path / "both")
+    both = trained(tiny(data_dir, **fields), tmp_path / "both")
+    assert len(one[0]) == 2 and one[0][0, 0] != one[0][1, 0]
+    for found in (two, both):
+        np.testing.assert_allclose(found[0], one[0], rtol=1e-5)
+        assert found[1] == one[1]
+        np.testing.assert_allclose(found[2], one[2], rtol=1e-3)
+
+
+def test_memory_is_that_of_one_device_and_told_without_compiling_twice(data_dir):
+    config = tiny(data_dir, **{"devices": 2, "data.batch_size": 4})
+    made = parts.make_without_data(config)
+    step = train.make_train_step(made.apply, made.loss, None, made.devices)
+    state, key = parts.init_state(made, 0), parts.step_key(0)
+    compiled = []
+
+    def listen(event, seconds, **about):
+        if event == COMPILED:
+            compiled.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        taken = memory.measure(step, state, memory.batch_shapes(made, 4), key)
+        image = np.ones((4, 16, 16, 3), np.float32)
+        for _ in range(2):
+            state, _ = step(state, {"image": image, "label": image[..., 0].astype(int)}, key, 0.1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert taken.batch == 4 * 2 * 16 * 16 * (3 + 1)
+    assert taken.parameters == 4 * sum(x.size for x in jax.tree.leaves(state.params))
+    assert [name for name in compiled if "step" in name] == ["jit(step)"]
