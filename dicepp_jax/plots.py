@@ -1,6 +1,6 @@
 """The one door to matplotlib: pictures of predictions, of calibration and of training.
 
-3-D cases are shown by the slice, along the first axis, that holds most foreground.
+Of a volume one slice along the first axis is shown; slices are counted from 1.
 """
 
 import os
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from dicepp_jax.data import preprocess
 from dicepp_jax.evaluate import Result
@@ -32,29 +33,72 @@ OUTLINES = ("#00e5ff", "#ffd500", "#ff3df2", "#5dff3d", "#ff7a1a", "#ffffff")
 THUMBNAIL = 256
 OVERLAY = 1024
 TITLE = 32
+PANEL = 3.2
+"""Inches that a panel of a case is wide."""
+DPI, PHOTOGRAPH_DPI = 150, 110
+SHORTEST, LONGEST = 3.0, 12.0
+"""Inches of a side of an overlay."""
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG and close it; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    figure.savefig(temporary, format="png", dpi="figure", bbox_inches="tight")
     plt.close(figure)
     os.replace(temporary, path)
 
 
-def slice_of(result: Result) -> Result:
-    """A 2-D view of a case: itself, or for a volume the slice with most foreground."""
-    if result.label.ndim == 2:
-        return result
-    index = int((result.label > 0).sum(axis=(1, 2)).argmax())
-    label = result.label[index]
+class View(NamedTuple):
+    """What is shown of a case, in two dimensions.
+
+    Attributes:
+      case: its name.
+      where: of a volume which slice, as "slice 12 of 44"; of an image "".
+      image: `(H, W, channels)`.
+      label: `(H, W)` true classes.
+      probs: `(H, W, C)` predicted probabilities.
+    """
+
+    case: str
+    where: str
+    image: np.ndarray
+    label: np.ndarray
+    probs: np.ndarray
+
+
+def views(result: Result) -> tuple[View, ...]:
+    """What is shown of a case for each foreground class, without a hold on the whole volume.
+
+    Args:
+      result: the case; that of an image is shown whole.
+
+    Returns:
+      Of a volume, for each class, the slice with most of it in the truth; where the truth has none
+      of it, the slice where it is most probable. Slices are those of the label's grid.
+    """
+    return tuple(_view(result, target) for target in range(1, result.probs.shape[-1]))
+
+
+def _view(result: Result, target: int) -> View:
+    case, image, label, probs = result.case, result.image, result.label, result.probs
+    if label.ndim == 2:
+        return View(case, "", image, label, probs)
+    amounts = np.count_nonzero(label == target, axis=(1, 2))
+    if not amounts.any():
+        amounts = probs[..., target].sum(axis=(1, 2))
+    index, slices = int(amounts.argmax()), len(label)
     # A volume that is stored resampled has other slices.
-    slices = len(result.image)
-    image = result.image[min(slices - 1, int((index + 0.5) * slices / len(result.label)))]
-    if image.shape[:2] != label.shape:
-        image = preprocess.resize(image, label.shape)
-    return result._replace(image=image, label=label, probs=result.probs[index])
+    image = image[min(len(image) - 1, int((index + 0.5) * len(image) / slices))]
+    label, probs = label[index].copy(), probs[index].copy()
+    image = (
+        image.copy() if image.shape[:2] == label.shape else preprocess.resize(image, label.shape)
+    )
+    return View(case, _slice(index, slices), image, label, probs)
+
+
+def _slice(index: int, slices: int) -> str:
+    return f"slice {index + 1} of {slices}"
 
 
 def display(image: np.ndarray) -> np.ndarray:
@@ -71,7 +115,7 @@ def display(image: np.ndarray) -> np.ndarray:
 
 
 def errors(image: np.ndarray, label: np.ndarray, mask: np.ndarray, target: int) -> np.ndarray:
-    """The image in pale grey, false positives of the class magenta, false negatives green.
+    """The image in dim grey, false positives of the class magenta, false negatives green.
 
     Args:
       image: `(H, W, channels)`.
@@ -82,79 +126,69 @@ def errors(image: np.ndarray, label: np.ndarray, mask: np.ndarray, target: int) 
     Returns:
       `(H, W, 3)` uint8.
     """
-    grey = 255 * (0.35 + 0.65 * display(image).mean(-1, keepdims=True))
+    grey = 255 * (0.15 + 0.6 * display(image).mean(-1, keepdims=True))
     shown = np.repeat(grey, 3, axis=-1).astype(np.uint8)
     shown[(mask == target) & (label != target)] = FALSE_POSITIVE
     shown[(mask != target) & (label == target)] = FALSE_NEGATIVE
     return shown
 
 
-def prediction(results: Mapping[str, Result], classes: Sequence[str]) -> Figure:
+def prediction(cases: Mapping[str, Sequence[View]], classes: Sequence[str]) -> Figure:
     """One case: image, truth, and for each method a heat map and the errors of every class.
 
     Args:
-      results: the same case by method; a name is put over its panels.
+      cases: `views` of the same case by method; a name is put over its panels.
       classes: class names, the background first.
 
     Returns:
-      A figure with one row for each foreground class.
+      A figure with one row for each foreground class. The first title of a row says the case and
+      the slice. A method has a slice of its own where the truth has none of the class; its heat map
+      says which.
     """
-    views = {name: slice_of(result) for name, result in results.items()}
-    first = next(iter(views.values()))
-    foreground = range(1, len(classes))
-    columns = 2 + 2 * len(views)
-    figure, axes = plt.subplots(
-        len(foreground),
-        columns,
-        figsize=(3.2 * columns, 3.4 * len(foreground)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for row, target in zip(axes, foreground, strict=True):
-        _panel(row[0], display(first.image), _short(first.case))
-        _panel(row[1], first.label == target, f"{classes[target]}: truth", cmap="gray")
-        for position, (name, view) in enumerate(views.items()):
+    rows = list(zip(classes[1:], *cases.values(), strict=True))
+    figure, axes = _panels(len(rows), 2 + 2 * len(cases), rows[0][1])
+    for target, (row, (label, *same)) in enumerate(zip(axes, rows, strict=True), 1):
+        first = same[0]
+        _panel(row[0], display(first.image), _title(first))
+        _panel(row[1], first.label == target, f"{label}: truth", cmap="gray")
+        for position, (name, view) in enumerate(zip(cases, same, strict=True)):
             heat, wrong = row[2 + 2 * position : 4 + 2 * position]
-            shown = _panel(heat, view.probs[..., target], f"{name}: probability", cmap=HEAT)
-            figure.colorbar(shown, ax=heat, shrink=0.8)
+            elsewhere = f", {view.where}" if view.where != first.where else ""
+            _heat(heat, view.probs[..., target], f"{name}: probability{elsewhere}")
             picture = errors(view.image, view.label, view.probs.argmax(-1), target)
             _panel(wrong, picture, f"{name}: FP magenta, FN green")
     return figure
 
 
 def thresholds(
-    results: Mapping[str, Result],
+    cases: Mapping[str, Sequence[View]],
     classes: Sequence[str],
     values: Sequence[float] = (0.2, 0.5, 0.8),
 ) -> Figure:
     """One case called at several thresholds: the errors, with recall and precision above them.
 
     Args:
-      results: the same case by method.
+      cases: `views` of the same case by method.
       classes: class names, the background first.
       values: the thresholds.
 
     Returns:
-      A figure with one row for each foreground class and method: the heat map, then a panel for
-      each threshold. The numbers are of what is shown, which of a volume is one slice.
+      A figure with one row for each foreground class and method: the heat map, whose title says the
+      case and the slice, then a panel for each threshold. The numbers are of what is shown, which
+      of a volume is one slice.
 
     Reference:
       DSC++ paper, Eq. 10 with the sign that its text gives it; Figure 5.
     """
-    rows = [(target, name) for target in range(1, len(classes)) for name in results]
-    columns = 1 + len(values)
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(3.2 * columns, 3.5 * len(rows)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for (target, name), (heat, *called) in zip(rows, axes, strict=True):
-        view = slice_of(results[name])
+    rows = [
+        (target, name, same[target - 1])
+        for target in range(1, len(classes))
+        for name, same in cases.items()
+    ]
+    figure, axes = _panels(len(rows), 1 + len(values), rows[0][-1])
+    for (target, name, view), (heat, *called) in zip(rows, axes, strict=True):
+        _heat(heat, view.probs[..., target], f"{_title(view)}\n{name}: {classes[target]}")
         truth = view.label == target
-        shown = _panel(heat, view.probs[..., target], f"{name}: {classes[target]}", cmap=HEAT)
-        figure.colorbar(shown, ax=heat, shrink=0.8)
         for place, value in zip(called, values, strict=True):
             mask = segment(view.probs, value, target)
             found = np.count_nonzero(truth & (mask == target))
@@ -168,10 +202,47 @@ def thresholds(
     return figure
 
 
-def _panel(axes: Axes, image: np.ndarray, title: str, cmap: str | None = None) -> Any:
+def _panels(rows: int, columns: int, view: View) -> tuple[Figure, np.ndarray]:
+    """A figure of panels that are about as tall as what is shown, without the colour bar."""
+    height = 0.85 * PANEL * min(_tallness(view.label.shape), 2) + 0.5
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(PANEL * columns, height * rows),
+        dpi=PHOTOGRAPH_DPI,
+        squeeze=False,
+        layout="constrained",
+    )
+    return figure, axes
+
+
+def _tallness(shape: Sequence[int], aspect: float = 1) -> float:
+    """Height over width of an image whose pixels are so much taller than wide."""
+    return shape[0] * aspect / shape[1]
+
+
+def _title(view: View) -> str:
+    return _short(f"{view.case}, {view.where}" if view.where else view.case)
+
+
+def _heat(axes: Axes, probability: np.ndarray, title: str, aspect: float = 1) -> None:
+    shown = _panel(axes, probability, title, cmap=HEAT, aspect=aspect)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+
+
+def _panel(
+    axes: Axes, image: np.ndarray, title: str, cmap: str | None = None, aspect: float = 1
+) -> Any:
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
-    return axes.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+    image = _thinned(image, OVERLAY)
+    return axes.imshow(image, cmap=cmap, aspect=aspect, vmin=0, vmax=1, interpolation="nearest")
+
+
+def _thinned(image: np.ndarray, longest: int) -> np.ndarray:
+    """Every second pixel, every third or so on, that no side be longer."""
+    step = -(-max(image.shape[:2]) // longest)
+    return image[::step, ::step]
 
 
 class Sample(NamedTuple):
@@ -200,12 +271,19 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
     """
     columns = min(6, len(samples))
     rows = -(-len(samples) // columns)
-    size = 2.2 * columns, 2.4 * rows + 0.3
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    thumbnails = [_thumbnail(sample) for sample in samples]
+    tallness = float(np.median([_tallness(label.shape) for _, label in thumbnails]))
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.2 * columns, (2.2 * min(tallness, 2) + 0.2) * rows + 0.3),
+        dpi=DPI,
+        squeeze=False,
+        layout="constrained",
+    )
     for place in axes.flat:
         place.set_axis_off()
-    for place, sample in zip(axes.flat, samples, strict=False):
-        image, label = _thumbnail(sample)
+    for place, sample, (image, label) in zip(axes.flat, samples, thumbnails, strict=False):
         place.set_title(_short(sample.title), fontsize=7)
         place.imshow(image, vmin=0, vmax=1)
         for target in range(1, len(classes)):
@@ -243,21 +321,29 @@ def _thumbnail(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     if label.ndim == 3:
         index = int((label > 0).sum(axis=(1, 2)).argmax())
         image, label = image[index], label[index]
-    step = max(1, max(label.shape) // THUMBNAIL)
-    return display(image[::step, ::step]), label[::step, ::step]
+    return display(_thinned(image, THUMBNAIL)), _thinned(label, THUMBNAIL)
 
 
 def overlay(
-    title: str, image: np.ndarray, mask: np.ndarray, probs: np.ndarray, classes: Sequence[str]
+    title: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    probs: np.ndarray,
+    classes: Sequence[str],
+    spacing: Sequence[float],
+    from_top: bool,
 ) -> Figure:
     """A prediction without its truth: the image with outlines of its classes, and heat maps.
 
     Args:
-      title: what is written over the image.
+      title: what is written over the figure.
       image: `(*spatial, channels)`.
       mask: `(*spatial)` predicted classes.
       probs: `(*spatial, C)` predicted probabilities.
       classes: class names, the background first.
+      spacing: between voxels along each spatial axis, in any unit.
+      from_top: whether the first axis of a volume is known to run from superior to inferior, which
+        the title then says.
 
     Returns:
       A figure of the image and of one heat map for each foreground class. Of a volume it shows the
@@ -265,21 +351,32 @@ def overlay(
     """
     if mask.ndim == 3:
         index = int(probs[..., 1:].sum(axis=(1, 2, 3)).argmax())
-        title = f"{title}, slice {index} of {len(mask)}"
+        title = f"{title}, {_slice(index, len(mask))}{' (from the top)' if from_top else ''}"
         image, mask, probs = image[index], mask[index], probs[index]
-    step = max(1, max(mask.shape) // OVERLAY)
-    image, mask, probs = (array[::step, ::step] for array in (display(image), mask, probs))
+    image, mask, probs = (_thinned(array, OVERLAY) for array in (display(image), mask, probs))
+    aspect = spacing[-2] / spacing[-1]
     figure, row = plt.subplots(
-        1, len(classes), figsize=(4.2 * len(classes), 4.2), layout="constrained"
+        1,
+        len(classes),
+        figsize=_size(len(classes), _tallness(mask.shape, aspect)),
+        dpi=DPI,
+        layout="compressed",
     )
-    _panel(row[0], image, title)
+    figure.suptitle(title, fontsize=9)
+    _panel(row[0], image, "outlines", aspect=aspect)
     for target, name in enumerate(classes):
         if target:
             _outline(row[0], mask, target)
-            shown = _panel(row[target], probs[..., target], f"{name}: probability", cmap=HEAT)
-            figure.colorbar(shown, ax=row[target], shrink=0.8)
+            _heat(row[target], probs[..., target], f"{name}: probability", aspect)
     _legend(figure, classes)
     return figure
+
+
+def _size(columns: int, tallness: float) -> tuple[float, float]:
+    """Inches of an overlay, a row of panels with a title above and a legend below."""
+    beside = 0.8
+    width = min(max(4.2, (SHORTEST - beside) / tallness), LONGEST / columns)
+    return width * columns, min(max(SHORTEST, width * tallness + beside), LONGEST)
 
 
 def palette(num_classes: int) -> list[int]:
@@ -311,6 +408,7 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
         squeeze=False,
         sharex=True,
         height_ratios=(3, 1),
+        dpi=DPI,
         layout="constrained",
     )
     for column, target in enumerate(foreground):
@@ -350,7 +448,12 @@ def against(
       A figure.
     """
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3.4 * len(metrics), 3.2), squeeze=False, layout="constrained"
+        1,
+        len(metrics),
+        figsize=(3.4 * len(metrics), 3.2),
+        dpi=DPI,
+        squeeze=False,
+        layout="constrained",
     )
     for place, metric in zip(axes[0], metrics, strict=True):
         for label in labels:
@@ -384,7 +487,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
       A figure of two panels.
     """
     figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(6, 5), sharex=True, height_ratios=(3, 1), layout="constrained"
+        2, 1, figsize=(6, 5), dpi=DPI, sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     for index, (name, records) in enumerate(histories.items()):
         epochs = [record["epoch"] + 1 for record in records]
@@ -397,4 +500,5 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     top.set(ylabel="loss")
     top.legend(fontsize=8)
     bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -114,6 +114,12 @@ class Model:
                 f"the image is {image.dtype} of shape {image.shape}, expected one real number or "
                 "more; give the array of one image"
             )
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            unusable = image.size - np.count_nonzero(np.isfinite(image))
+            raise ValueError(
+                f"{unusable} of the image's {image.size} values are NaN or infinite; put a finite "
+                "number there, such as the background's"
+            )
         return image
 
     def _resampled(
@@ -132,7 +138,9 @@ class Model:
         return preprocess.resample(image, tuple(spacing), target)
 
 
-def segment(probs: np.ndarray, threshold: float | None = None, target: int = 1) -> np.ndarray:
+def segment(
+    probs: np.ndarray, threshold: float | None = None, target: int | None = None
+) -> np.ndarray:
     """The label map of probabilities: the most likely class, or a class above a threshold.
 
     With a threshold T a voxel is of the target class where p >= T, and elsewhere of the most likely
@@ -141,10 +149,13 @@ def segment(probs: np.ndarray, threshold: float | None = None, target: int = 1) 
     Args:
       probs: `(*spatial, C)`.
       threshold: T, None for the most likely class.
-      target: the class that the threshold is for.
+      target: the class that the threshold is for, a number; of two classes it is 1.
 
     Returns:
       `(*spatial)` classes, uint8.
+
+    Raises:
+      ValueError: if there is a threshold and the class is not told or is none.
 
     Example:
       >>> probs = np.array([[0.6, 0.1, 0.3], [0.3, 0.1, 0.6], [0.1, 0.7, 0.2]])
@@ -157,14 +168,21 @@ def segment(probs: np.ndarray, threshold: float | None = None, target: int = 1) 
       DSC++ paper, Eq. 10, with the sign that its text gives it.
     """
     # One class after another: argmax's int64 of a whole scan is as large as the probabilities.
-    called = threshold is not None
+    num_classes = probs.shape[-1]
+    if threshold is not None:
+        target = 1 if target is None and num_classes == 2 else target
+        if target not in range(num_classes):
+            raise ValueError(
+                f"target is {target!r}; a threshold is for one class, a number from 1 to "
+                f"{num_classes - 1}"
+            )
     highest = np.full(probs.shape[:-1], -np.inf, probs.dtype)
     mask = np.zeros(probs.shape[:-1], np.uint8)
-    for index in range(probs.shape[-1]):
-        if not (called and index == target):
+    for index in range(num_classes):
+        if threshold is None or index != target:
             np.copyto(mask, index, where=probs[..., index] > highest)
             np.maximum(highest, probs[..., index], out=highest)
-    if called:
+    if threshold is not None and target is not None:
         np.copyto(mask, target, where=probs[..., target] >= threshold)
     return mask
 
@@ -296,9 +314,11 @@ def load_model(workdir: str | Path) -> Model:
     if not (folder / ABOUT).exists():
         folder /= FOLDER
     if not (folder / ABOUT).exists():
+        runs = sorted(path.parents[1].name for path in folder.parent.glob(f"*/{FOLDER}/{ABOUT}"))
+        there = f", or one of {', '.join(runs)} in it" if runs else ""
         raise FileNotFoundError(
-            f"there is no {folder / ABOUT}; give a directory with a saved model, which "
-            "experiments.predict saves into a run's directory"
+            f"there is no {folder / ABOUT}; python -m experiments.predict --workdir={workdir} "
+            f"saves it when it first predicts. Give the directory of such a run{there}"
         )
     about = _read_about(folder / ABOUT)
     network, packed = (_read(folder / name, about["sha256"][name]) for name in (NETWORK, PARAMS))

@@ -268,7 +268,7 @@ def report(scored: Scored, classes: tuple[str, ...]) -> tuple[str, list[Summary]
     )
     cases = len({row.case for row in scored.rows})
     lines = [
-        f"{cases} cases, mean ± bootstrap standard error",
+        f"{cases} cases, mean ± bootstrap standard error" if cases > 1 else "1 case",
         table.summary_table({"mean": summaries}, classes[0]),
     ]
     if infinite:

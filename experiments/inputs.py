@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     Attributes:
       name: its path below the folder or the fixed part of the pattern that was named, without the
-        ending.
+        ending; below the folder that all inputs have in common where two would have one name.
       files: one, or one a channel.
       missing: channels that are not there.
     """
@@ -75,18 +75,28 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[Case]:
       FileNotFoundError: if one of the inputs is not there.
       ValueError: if there is nothing to predict, or two cases have one name.
     """
-    roots, paths = zip(*(_paths(text) for text in inputs), strict=True)
-    found = {file.where: file for group in paths for path in group for file in _files(path)}
+    given = [_paths(text) for text in inputs]
+    found: dict[str, tuple[Path, File]] = {}
+    for root, paths in given:
+        for file in itertools.chain.from_iterable(map(_files, paths)):
+            found.setdefault(file.where, (root, file))
     inside = output.resolve()
-    found = {w: f for w, f in found.items() if not Path(w).resolve().is_relative_to(inside)}
+    outside = {w: f for w, f in found.items() if not Path(w).resolve().is_relative_to(inside)}
+    if found and not outside:
+        raise ValueError(
+            f"all images in {listed(inputs)} lie in --output={output}, where predictions go; give "
+            "another --output"
+        )
     if not found:
         raise ValueError(
             f"there is no image in {listed(inputs)}; what can be read is {', '.join(ENDINGS)}"
         )
-    root = os.path.commonpath([root.absolute() for root in roots])
+    names = [_name(where, root) for where, (root, _) in outside.items()]
+    if len(set(names)) < len(names):  # As of two folders with files of one name.
+        common = Path(os.path.commonpath([root.absolute() for root, _ in given]))
+        names = [_name(where, common) for where in outside]
     named: dict[str, File] = {}
-    for where, file in found.items():
-        name = ENDING.sub("", Path(os.path.relpath(where, root)).as_posix())
+    for name, (_, file) in zip(names, outside.values(), strict=True):
         first = named.setdefault(name, file)
         if first is not file:
             raise ValueError(
@@ -94,6 +104,10 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[Case]:
                 "with an --output of its own"
             )
     return sorted(_cases(named, spec), key=lambda case: files.natural(case.name))
+
+
+def _name(where: str, root: Path) -> str:
+    return ENDING.sub("", Path(os.path.relpath(where, root)).as_posix())
 
 
 def _paths(text: str) -> tuple[Path, list[Path]]:

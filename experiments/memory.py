@@ -120,7 +120,7 @@ def _remedies(
         share = share_with(path, value)
         shown = f"'{value}'".replace(" ", "") if isinstance(value, tuple) else value
         needed = _text(fixed + share * memory.activations)
-        return f"  --config.{path}={shown}: {share:.0%} of the activations, {needed}{note}"
+        return f"  --config.{path}={shown}: {needed} in all{note} ({share:.0%} of the activations)"
 
     # For a CPU XLA orders a step for speed, and lets convolutions compute in float32.
     note = " at best, on an accelerator" if jax.default_backend() == "cpu" else " at best"
@@ -196,6 +196,7 @@ def main() -> None:
     config = cli.config()
     parts = parts_lib.make_without_data(config)
     step = train.make_train_step(parts.apply, parts.loss, parts.augment, parts.devices)
+    print("compiling a step, which may take minutes", flush=True)
     start = time.perf_counter()
     lines = told(config, parts, step, parts_lib.state_shapes(parts), config.data.batch_size)
     seconds = time.perf_counter() - start

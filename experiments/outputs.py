@@ -105,8 +105,16 @@ def write(
     _write_mask(to.mask, picture, mask, len(classes))
     for target, path in enumerate(to.probabilities, 1):
         _write_probability(path, picture, probs[..., target], stored)
-    title = to.overlay.stem
-    plots.save(plots.overlay(title, picture.array, mask, probs, classes), to.overlay)
+    figure = plots.overlay(
+        to.overlay.stem,
+        picture.array,
+        mask,
+        probs,
+        classes,
+        picture.spacing,
+        from_top=picture.grid is not None,
+    )
+    plots.save(figure, to.overlay)
 
 
 def _write_mask(path: Path, picture: Picture, mask: np.ndarray, num_classes: int) -> None:

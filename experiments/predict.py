@@ -20,7 +20,7 @@ from absl import logging
 
 from dicepp_jax import metrics
 from dicepp_jax.progress import track
-from dicepp_jax.saved import Model, segment
+from dicepp_jax.saved import PARAMS, Model, segment
 from experiments import inputs, outputs, record, runs
 
 SETTINGS = "prediction.json"
@@ -177,8 +177,10 @@ def run(options: argparse.Namespace) -> int:
     workdir, output = options.workdir.expanduser(), options.output.expanduser()
     model = runs.open_model(workdir)
     about = model.about
+    epochs = about["epoch"] + 1
     print(
-        f"model: {model.spec.title}, {', '.join(model.classes)}, epoch {about['epoch'] + 1}, "
+        f"model: {model.spec.title}, {', '.join(model.classes)}, {epochs} "
+        f"epoch{'' if epochs == 1 else 's'}, "
         f"validation loss {about['val_loss']:.4f}"
     )
     cases = inputs.find(options.input, model.spec, output)
@@ -190,11 +192,20 @@ def run(options: argparse.Namespace) -> int:
         "threshold": decision.threshold,
         "target": None if decision.threshold is None else model.classes[decision.target],
         "probabilities": options.probabilities,
+        "network": about["sha256"][PARAMS][:16],
     }
+    config = about["config"]
     keep_settings(
         output,
         settings,
-        {"decision": decision.told, "model": model.spec.title, "epoch": about["epoch"]},
+        {
+            "decision": decision.told,
+            "run": str(workdir.resolve()),
+            "dataset": model.spec.title,
+            "loss": config.get("loss"),
+            "seed": config.get("seed"),
+            "epochs": epochs,
+        },
     )
     left = [case for case in cases if not _is_done(model, case, output, options.probabilities)]
     if len(left) < len(cases):

@@ -18,14 +18,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from dicepp_jax import evaluate, inference, parallel, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
-from dicepp_jax.evaluate import Result
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.metrics import Reliability
+from dicepp_jax.progress import track
 from dicepp_jax.rows import Comparison, Row, compare, summarise, write_csv
 from experiments import cli, memory, record, table
 from experiments import parts as parts_lib
@@ -50,12 +49,12 @@ class Scored(NamedTuple):
     Attributes:
       rows: those of every case.
       reliability: sums over all cases, `(C, bins)` each.
-      shown: the cases to draw.
+      shown: the cases to draw, by their views.
     """
 
     rows: list[Row]
     reliability: Reliability
-    shown: list[Result]
+    shown: list[tuple[plots.View, ...]]
 
 
 def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
@@ -157,23 +156,17 @@ def score_predictor(
     results = evaluate.evaluate(predict, cases, parts.spec)
     rows: list[Row] = []
     sums: list[Reliability] = []
-    shown: list[Result] = []
-    for result in tqdm(results, "test", len(cases), unit="case", disable=None):
+    shown: list[tuple[plots.View, ...]] = []
+    for result in track(results, "evaluating", len(cases), "case"):
         rows += result.rows
         sums.append(result.reliability)
         if len(shown) < config.evaluation.figures:
-            shown.append(_shown(result))
+            shown.append(plots.views(result))
     folder = workdir / "test"
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summarise(rows))
     return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
-
-
-def _shown(result: Result) -> Result:
-    """What is drawn of a case, without a hold on the rest of it: of a scan that is a gigabyte."""
-    view = plots.slice_of(result)
-    return view._replace(image=view.image.copy(), label=view.label.copy(), probs=view.probs.copy())
 
 
 def draw(
@@ -182,10 +175,10 @@ def draw(
     """Draw predictions, reliability and training curves of one or several methods."""
     by_case = zip(*(s.shown for s in scored.values()), strict=True)
     for same_case in by_case:
-        results = dict(zip(scored, same_case, strict=True))
-        case = same_case[0].case
-        plots.save(plots.prediction(results, classes), folder / f"{case}.png")
-        plots.save(plots.thresholds(results, classes), folder / f"{case}_thresholds.png")
+        views = dict(zip(scored, same_case, strict=True))
+        case = same_case[0][0].case
+        plots.save(plots.prediction(views, classes), folder / f"{case}.png")
+        plots.save(plots.thresholds(views, classes), folder / f"{case}_thresholds.png")
     curves = {name: s.reliability for name, s in scored.items()}
     plots.save(plots.reliability_diagram(curves, classes), folder / "reliability.png")
     plots.save(plots.training_curves(logs), folder / "training.png")

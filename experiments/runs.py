@@ -67,6 +67,8 @@ def open_model(workdir: Path) -> saved.Model:
       FileNotFoundError: if there is neither a run nor a model.
       ValueError: if there are several runs, no epoch is finished, or a file is broken.
     """
+    if not workdir.exists():
+        raise FileNotFoundError(f"there is no run {workdir}; give the --workdir of one")
     if not (workdir / CHECKPOINTS).exists():
         members = sorted(path.parent.name for path in workdir.glob(f"*/{CHECKPOINTS}"))
         if members:
@@ -165,6 +167,7 @@ def _measure(workdir: Path, model: saved.Model) -> list[Count]:
         raise FileNotFoundError(f"there is no {workdir / record.RUN}, which says what they are")
     config = read_config(workdir)
     cases = parts.open_set(config, parts.find(config)).splits["validation"]
+    print(f"counting the voxels of {len(cases)} validation cases, which is done once")
     counts = np.zeros((4, len(model.classes), len(THRESHOLDS)), np.int64)
     for case in track(cases, "thresholds on validation", len(cases), "case"):
         label = case.get("native_label", case["label"])

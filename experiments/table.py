@@ -71,7 +71,9 @@ def grid_table(
 
 
 def _cell(summary: Summary) -> str:
-    text = f"{summary.mean:.4f} ± {summary.error:.4f}"
+    if not summary.cases:
+        return "undefined"
+    text = f"{summary.mean:.4f}" + (f" ± {summary.error:.4f}" if summary.cases > 1 else "")
     return f"{text} ({summary.undefined} undefined)" if summary.undefined else text
 
 

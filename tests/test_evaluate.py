@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, 
 
 from dicepp_jax import metrics, plots
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
-from dicepp_jax.evaluate import Result, evaluate
+from dicepp_jax.evaluate import evaluate
 from dicepp_jax.rows import Row, compare, summarise
 from experiments.table import layout, summary_table
 
@@ -208,6 +208,7 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
     rng = np.random.default_rng([1, 7])
     native = rng.integers(0, 3, (9, 11, 13), np.uint8)
     native[6] = 2
+    native[3] = 1
     stored = stored_case(7, (4, 5, 6), PHANTOM_3D) | {"native_label": native}
     probs = rng.dirichlet(np.ones(3), native.shape).astype(np.float32)
 
@@ -223,13 +224,16 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
         overlap = ((mask == target) & (native == target)).sum()
         expected = 2 * overlap / ((mask == target).sum() + (native == target).sum())
         assert dice[name] == pytest.approx(expected, rel=1e-5)
-    view = plots.slice_of(result)
-    np.testing.assert_array_equal(view.label, native[6])
-    # The middle of slice 6 of 9 is at 6.5 / 9 of the height, in slice 2 of 4.
-    np.testing.assert_allclose(view.image, oracles.resize(stored["image"][2], (11, 13)), rtol=1e-5)
+    # The middles of slices 3 and 6 of 9 are at 3.5 / 9 and 6.5 / 9 of the height, in slices 1 and 2
+    # of 4, counted from 0; what is written counts from 1.
+    for view, index, coarse in zip(plots.views(result), (3, 6), (1, 2), strict=True):
+        assert view.where == f"slice {index + 1} of 9"
+        np.testing.assert_array_equal(view.label, native[index])
+        image = oracles.resize(stored["image"][coarse], (11, 13))
+        np.testing.assert_allclose(view.image, image, rtol=1e-5)
 
 
-def test_errors_are_magenta_and_green_on_pale_grey():
+def test_errors_are_magenta_and_green_on_dim_grey():
     rng = np.random.default_rng([3, 0])
     image = rng.integers(0, 256, (12, 15, 3), np.uint8)
     label, mask = rng.integers(0, 3, (2, 12, 15), np.uint8)
@@ -243,8 +247,8 @@ def test_errors_are_magenta_and_green_on_pale_grey():
         assert (shown[false_positive] == (255, 0, 255)).all()
         assert (shown[false_negative] == (0, 200, 0)).all()
         assert (shown[right] == shown[right][:, :1]).all()
-        pale = 0.35 * 255 + 0.65 * image[right].mean(-1)
-        np.testing.assert_allclose(shown[right][:, 0], pale, atol=1.001)
+        dim = 0.15 * 255 + 0.6 * image[right].mean(-1)
+        np.testing.assert_allclose(shown[right][:, 0], dim, atol=1.001)
 
 
 def test_bytes_are_displayed_as_they_are():
@@ -271,22 +275,38 @@ def scored(spec, shape, index=0):
     return result
 
 
-def test_slice_with_most_foreground_is_shown():
+def test_each_class_is_shown_where_there_is_most_of_it():
     volume = scored(PHANTOM_3D, (5, 9, 8))
     label = np.zeros((5, 9, 8), np.uint8)
-    label[1, :4] = 2  # the largest values, but fewer of them than of
-    label[3, :5] = 1
+    label[1, :4], label[3, :5], label[4, :2] = 2, 1, 2
     volume = volume._replace(label=label)
-    shown = plots.slice_of(volume)
-    assert isinstance(shown, Result) and shown.case == volume.case
-    np.testing.assert_array_equal(shown.label, label[3])
-    np.testing.assert_array_equal(shown.image, volume.image[3])
-    np.testing.assert_array_equal(shown.probs, volume.probs[3])
+    shown = plots.views(volume)
+    assert [view.where for view in shown] == ["slice 4 of 5", "slice 2 of 5"]
+    for view, index in zip(shown, (3, 1), strict=True):
+        assert view.case == volume.case
+        for field in ("image", "label", "probs"):
+            whole, part = getattr(volume, field), getattr(view, field)
+            np.testing.assert_array_equal(part, whole[index])
+            assert not np.shares_memory(part, whole)
+
+
+def test_a_class_that_is_not_there_is_shown_where_it_is_most_probable():
+    volume = scored(PHANTOM_3D, (5, 9, 8))
+    label = np.zeros((5, 9, 8), np.uint8)
+    label[3, :5] = 1
+    probs = np.full((5, 9, 8, 3), (0.7, 0.2, 0.1), np.float32)
+    probs[0, 2:6] = (0.1, 0.1, 0.8)
+    kidney, tumour = plots.views(volume._replace(label=label, probs=probs))
+    assert (kidney.where, tumour.where) == ("slice 4 of 5", "slice 1 of 5")
+    np.testing.assert_array_equal(tumour.image, volume.image[0])
+    np.testing.assert_array_equal(tumour.probs, probs[0])
 
 
 def test_an_image_is_shown_whole():
     image = scored(DRIVE, (9, 8))
-    assert plots.slice_of(image) is image
+    (view,) = plots.views(image)
+    assert view.where == "" and view.probs is image.probs
+    assert view.image is image.image and view.label is image.label
 
 
 def save(figure, folder):
@@ -300,17 +320,21 @@ def save(figure, folder):
         return image.convert("RGB")
 
 
+def written(view):
+    """The case and of a volume the slice, as they are above a row."""
+    return f"case_0, {view.where}" if view.where else "case_0"
+
+
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, shape):
-    result = scored(spec, shape)
-    flat = plots.slice_of(result)
-    figure = plots.thresholds({"dsc": result, "dscpp": result}, spec.classes, (0.2, 0.9))
+    flats = plots.views(scored(spec, shape))
+    figure = plots.thresholds({"dsc": flats, "dscpp": flats}, spec.classes, (0.2, 0.9))
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
     assert len(panels) == 6 * len(foreground)
-    for target in foreground:
+    for target, flat in zip(foreground, flats, strict=True):
         row = panels[6 * (target - 1) + 3 : 6 * target]
-        assert row[0].get_title() == f"dscpp: {spec.classes[target]}"
+        assert row[0].get_title() == f"{written(flat)}\ndscpp: {spec.classes[target]}"
         np.testing.assert_array_equal(row[0].images[0].get_array(), flat.probs[..., target])
         for axes, value in zip(row[1:], (0.2, 0.9), strict=True):
             called, truth = flat.probs[..., target] >= value, flat.label == target
@@ -331,24 +355,23 @@ def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, 
 def test_a_threshold_that_nothing_reaches_has_no_precision():
     result = scored(DRIVE, (9, 8))
     result = result._replace(probs=np.full_like(result.probs, 0.5), label=0 * result.label)
-    figure = plots.thresholds({"dsc": result}, DRIVE.classes, (0.8,))
+    figure = plots.thresholds({"dsc": plots.views(result)}, DRIVE.classes, (0.8,))
     assert figure.axes[1].get_title() == "T = 0.8: recall undefined, precision undefined"
     plt.close(figure)
 
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
-    result = scored(spec, shape)
-    flat = plots.slice_of(result)
-    figure = plots.prediction({"dsc": result, "dscpp": result}, spec.classes)
+    flats = plots.views(scored(spec, shape))
+    figure = plots.prediction({"dsc": flats, "dscpp": flats}, spec.classes)
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
     assert len(panels) == 6 * len(foreground)
-    for target in foreground:
+    for target, flat in zip(foreground, flats, strict=True):
         row = panels[6 * (target - 1) : 6 * target]
         shown = [axes.images[0].get_array() for axes in row]
         assert [axes.get_title() for axes in row] == [
-            "case_0",
+            written(flat),
             f"{spec.classes[target]}: truth",
             "dsc: probability",
             "dsc: FP magenta, FN green",
@@ -364,6 +387,65 @@ def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
     assert picture.width > 1000 and picture.height > 200 * len(foreground)
     colours = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
     assert {plots.FALSE_POSITIVE, plots.FALSE_NEGATIVE} <= colours
+
+
+def test_prediction_says_where_a_method_has_another_slice():
+    first = plots.views(scored(PHANTOM_3D, (5, 9, 8)))
+    other = [view._replace(where=f"slice {7 + n} of 9") for n, view in enumerate(first)]
+    figure = plots.prediction({"dsc": first, "dscpp": other}, PHANTOM_3D.classes)
+    titles = [axes.get_title() for axes in figure.axes if "prob" in axes.get_title()]
+    plt.close(figure)
+    assert titles == [
+        "dsc: probability",
+        "dscpp: probability, slice 7 of 9",
+        "dsc: probability",
+        "dscpp: probability, slice 8 of 9",
+    ]
+
+
+def overlaid(shape, spacing, from_top=False):
+    """The overlay of a case of three classes, most of whose foreground is in the third slice."""
+    rng = np.random.default_rng([5, 0])
+    probs = np.full((*shape, 3), (0.8, 0.1, 0.1), np.float32)
+    probs[(2,) if len(shape) == 3 else (...,)] = rng.dirichlet((1, 4, 1), shape[-2:])
+    image = rng.integers(0, 256, (*shape, 1), np.uint8)
+    names = ("background", "kidney", "tumour")
+    return plots.overlay("a", image, probs.argmax(-1), probs, names, spacing, from_top), probs
+
+
+def test_overlay_of_a_volume_counts_its_slices_from_one():
+    for from_top, title in ((True, "a, slice 3 of 4 (from the top)"), (False, "a, slice 3 of 4")):
+        figure, probs = overlaid((4, 12, 10), (5, 2, 1), from_top)
+        panels = [axes for axes in figure.axes if axes.get_title()]
+        assert figure.get_suptitle() == title
+        for target, axes in enumerate(panels[1:], 1):
+            np.testing.assert_array_equal(axes.images[0].get_array(), probs[2, ..., target])
+        plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "shape, spacing",
+    [((60, 60), (1, 1)), ((40, 120), (1, 1)), ((60, 40), (2, 1)), ((9, 90), (3, 1))],
+)
+def test_overlay_is_of_the_shape_of_its_image(shape, spacing):
+    figure, _ = overlaid(shape, spacing)
+    assert all(3 <= side <= 12 for side in figure.get_size_inches())
+    figure.draw_without_rendering()
+    panels = [axes.get_window_extent() for axes in figure.axes if axes.get_title()]
+    (legend,) = figure.legends
+    plt.close(figure)
+    for box in panels:
+        tallness = shape[0] * spacing[0] / (shape[1] * spacing[1])
+        assert box.height / box.width == pytest.approx(tallness, rel=1e-3)
+    gap = panels[0].y0 - legend.get_window_extent().y1
+    assert 0 < gap < 1.0 * figure.dpi
+
+
+def test_a_large_image_is_thinned_out():
+    figure, _ = overlaid((2100, 30), (1, 1))
+    shapes = {axes.images[0].get_array().shape[:2] for axes in figure.axes if axes.get_title()}
+    plt.close(figure)
+    assert shapes == {(700, 10)}
 
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 9, 8))])
@@ -410,6 +492,7 @@ def test_training_curves_show_losses_and_rates(tmp_path):
     np.testing.assert_array_equal(
         [line.get_ydata() for line in rates.lines], [[0.1, 0.1, 0.01]] * 2
     )
+    assert {float(tick) % 1 for tick in rates.get_xticks()} == {0}
     picture = save(figure, tmp_path)
     assert picture.width > 500 and picture.height > 400
     assert len(set(picture.get_flattened_data())) > 10

@@ -84,8 +84,8 @@ def remedies(fields, taken=TOO_MUCH):
     config, made = tiny(**fields)
     first, *lines = memory.report(taken, 8 * GIB, config, made)
     assert "it does not fit" in first
-    found = [re.match(r"  --config\.(\S+)=(\S+): (\d+)% of .*?, ([\d.]+) GiB", x) for x in lines]
-    return {m[1]: (m[2], int(m[3]) / 100, float(m[4])) for m in found}, lines
+    found = [re.match(r"  --config\.(\S+)=(\S+): ([\d.]+) GiB in all.* \((\d+)%", x) for x in lines]
+    return {m[1]: (m[2], int(m[4]) / 100, float(m[3])) for m in found}, lines
 
 
 def test_what_takes_less_is_told_in_order_and_fits():
@@ -138,7 +138,8 @@ def test_the_command_needs_no_data_and_writes_nothing(tmp_path):
         cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    told, first, second = done.stdout.splitlines()
+    assert told.startswith("compiling a step")
     assert first.startswith("KiTS19 at patches of 32 x 32 x 16, UNet of")
     assert re.search(r"on \S+, compiled in \d+ s$", first)
     assert second.startswith("a training step takes") and "does not fit" not in second

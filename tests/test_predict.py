@@ -105,7 +105,7 @@ def test_a_folder_of_images_of_which_one_is_broken(workdir, images, tmp_path):
     flags = [f"--input={folder}", f"--output={tmp_path / 'out'}"]
     done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "model: Vessel phantom, background, vessel, epoch 1, validation loss 0.5" in done.stdout
+    assert "model: Vessel phantom, background, vessel, 1 epoch, validation loss 0.5" in done.stdout
     assert f"3 of 4 cases are in {tmp_path / 'out'}" in done.stdout
     assert "error: 1 of 4 cases failed:\n  broken: " in done.stderr
     assert "broken.png cannot be read as an image" in done.stderr
@@ -369,7 +369,8 @@ def test_what_is_named_on_the_command_line(tmp_path):
     assert find(x / "a.png", x / "b.JPG") == ["a", "b"]
     assert find(tmp_path / "*" / "a.*g", x / "a.png") == ["x/a"]
     assert find(tmp_path / "?" / "a.nii.gz") == ["y/a"]
-    assert find(tmp_path / "**" / "*.gz", x / "b.JPG") == ["x/b", "y/a"]
+    assert find(tmp_path / "**" / "*.gz", x / "b.JPG") == ["b", "y/a"]
+    assert find(x / "a.png", y) == ["x/a", "y/a"]
     (x / "c_0000.png").write_bytes(b"")
     assert find(x / "c_0000.png") == ["c"]
     assert find(x / "c_0000.png", x / "a.png") == ["a", "c_0000"]
@@ -386,7 +387,7 @@ def test_what_is_named_on_the_command_line(tmp_path):
         (["--precision=1"], "to 0.999 has a precision of 1 for vessel on validation; the highest"),
         (["--input=NO"], "there is no NO; give files, a folder, or a pattern"),
         (["--probabilities=float16"], "invalid choice: 'float16'"),
-        (["--workdir=NO"], "there is no NO/model/model.json; give a directory with a saved"),
+        (["--workdir=NO"], "there is no run NO; give the --workdir of one"),
         (["--thresh=0.5"], "unrecognized arguments: --thresh=0.5"),
     ],
 )
@@ -411,7 +412,32 @@ def test_two_files_of_one_name_are_refused(kits, tmp_path, capsys):
     assert code == 1
     assert re.search(r"a.nii and .*a.npy would both be predicted as a; give one", error)
     code, _, error = call(capsys, *options(kits, tmp_path / "a.nii", tmp_path))
+    assert code == 1 and "lie in --output=" in error
+    (tmp_path / "none").mkdir()
+    code, _, error = call(capsys, *options(kits, tmp_path / "none", tmp_path / "out"))
     assert code == 1 and "there is no image in" in error
+
+
+def test_predictions_of_two_networks_do_not_mix(workdir, images, tmp_path, data_dir, capsys):
+    arguments = images[0], tmp_path / "out"
+    assert call(capsys, *options(workdir, *arguments))[0] == 0
+    first = written(tmp_path / "out")
+    write_run(tmp_path / "other", data_dir, epochs=[(0, 1, 0.5)])
+    code, _, error = call(capsys, *options(tmp_path / "other", *arguments))
+    assert code == 1
+    assert "holds predictions that were made otherwise (network " in error
+    assert written(tmp_path / "out") == first
+    about = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert about["run"] == str(workdir) and about["epochs"] == 1
+    assert about["loss"]["name"] == "dscpp"
+
+
+def test_what_is_no_number_is_refused_before_it_is_resampled(kits, tmp_path, capsys):
+    volume = np.zeros((9, 9, 9), np.float32)
+    volume[1, 1, 1] = np.nan
+    np.save(tmp_path / "a.npy", volume)
+    code, _, error = call(capsys, *options(kits, tmp_path / "a.npy", tmp_path / "out"))
+    assert code == 1 and "1 of the image's 729 values are NaN or infinite" in error
 
 
 def test_the_best_epoch_so_far_is_taken(tmp_path, data_dir):

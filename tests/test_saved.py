@@ -240,7 +240,11 @@ def another_network(folder):
         (cut("network.jaxexport"), ValueError, "network.* is not the file .*delete it and let"),
         (cut("model.json"), ValueError, r"model\.json is no model's \(JSONDecodeError"),
         (lambda folder: (folder / "params.npz").unlink(), FileNotFoundError, "which belongs to"),
-        (lambda folder: (folder / "model.json").unlink(), FileNotFoundError, "with a saved model"),
+        (
+            lambda folder: (folder / "model.json").unlink(),
+            FileNotFoundError,
+            "saves it when it first",
+        ),
         (lambda folder: (folder / "model.json").write_text("[1]"), ValueError, "is no model's"),
         (
             rewrite("model.json", lambda about: about.update(format=2)),
@@ -272,6 +276,13 @@ def test_saving_again_replaces_it(tmp_path):
     save_model(tmp_path, linear, {"kernel": np.zeros((3, 2), np.float32)}, PHANTOM, (8, 8), **RUN)
     image = np.random.default_rng(5).normal(size=(6, 6, 3))
     np.testing.assert_array_equal(load_model(tmp_path).predict(image), np.full((6, 6, 2), 0.5))
+
+
+def test_a_threshold_of_several_classes_is_for_one_that_is_named():
+    probs = np.full((2, 3), 1 / 3, np.float32)
+    for target in (None, "tumour", 3):
+        with pytest.raises(ValueError, match="a threshold is for one class, a number from 1 to 2"):
+            segment(probs, 0.3, target)
 
 
 @given(
