@@ -73,6 +73,11 @@ def expand(config: ConfigDict) -> dict[str, Setting]:
         raise ValueError(f"loss.name is {name!r}; a grid is of one loss: {', '.join(LOSSES)}")
     if fields.seeds < 1:
         raise ValueError(f"sweep.seeds is {fields.seeds}; it must be at least 1")
+    if config.devices != 1:
+        raise ValueError(
+            f"devices is {config.devices}, which is for a single run; a grid's members are spread "
+            "over all local devices by themselves, so leave it out"
+        )
     if not axes and fields.seeds == 1:
         raise ValueError(
             "the config has no grid: set an axis such as --config.sweep.gamma='(1,2,3)', or "
@@ -174,22 +179,8 @@ def fit(
         if not resumed.states:
             return status["diverged"]
         seeds = list(dict.fromkeys(member.seed for member in configs.values()))
-        members = [
-            sweep.Member(
-                {axis: _value(c, axis) for axis in HYPER if config.sweep[axis]},
-                parts[name].settings,
-                parts_lib.step_key(c.seed),
-                seeds.index(c.seed),
-            )
-            for name, c in configs.items()
-        ]
-        fixed = {
-            hyper: value
-            for hyper, value in parts_lib.hyper(config).items()
-            if not config.sweep[hyper]
-        }
-        loss = functools.partial(LOSSES[config.loss.name].function, **fixed)
-        programs = sweep.make_programs(first.apply, loss, first.augment)
+        members = _members(config, configs, parts, seeds)
+        programs = _programs(config, first)
         training = _streams(first, config, "train", seeds, shuffled=True)
         validation = _streams(first, config, "validation", seeds, shuffled=False)
         print(f"{config.loss.name}: {len(names)} members, {parts_lib.describe(first)}")
@@ -225,6 +216,31 @@ def fit(
                 )
             progress.epoch({names[n]: epoch for n, epoch in finished.epochs.items()})
     return status["diverged"]
+
+
+def _members(
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    parts: Mapping[str, parts_lib.Parts],
+    seeds: Sequence[int],
+) -> list[sweep.Member]:
+    swept = [axis for axis in HYPER if config.sweep[axis]]
+    return [
+        sweep.Member(
+            {axis: member.loss[axis] for axis in swept},
+            parts[name].settings,
+            parts_lib.step_key(member.seed),
+            seeds.index(member.seed),
+        )
+        for name, member in configs.items()
+    ]
+
+
+def _programs(config: ConfigDict, parts: parts_lib.Parts) -> sweep.Programs:
+    hyper = parts_lib.hyper(config)
+    fixed = {name: value for name, value in hyper.items() if not config.sweep[name]}
+    loss = functools.partial(LOSSES[config.loss.name].function, **fixed)
+    return sweep.make_programs(parts.apply, loss, parts.augment)
 
 
 class Resumed(NamedTuple):
@@ -287,11 +303,6 @@ def _resume(
         states[names.index(name)], schedules[names.index(name)] = state, plan
         done[name] = common
     return Resumed(common, states, schedules, done)
-
-
-def _value(config: ConfigDict, axis: str) -> float:
-    section, field = FIELDS[axis].split(".")
-    return config[section][field]
 
 
 def _streams(

@@ -467,6 +467,9 @@ def test_the_papers_grid():
         "no grid": ({}, "the config has no grid: set an axis such as"),
         "an axis of another loss": ({"sweep.delta": (0.5,)}, "sweep.delta is set, but dscpp takes"),
         "two losses": ({"loss.name": "dsc,dscpp"}, "a grid is of one loss"),
+        "devices": (
+            {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which is for a single run"
+        ),
         "no seeds": ({"sweep.seeds": 0}, "sweep.seeds is 0; it must be at least 1"),
         "zip of one unset": (
             {"sweep.gamma": (1.0, 2.0), "sweep.zip": "gamma,learning_rate"},
