@@ -242,6 +242,11 @@ def joined(
     given = coordinator is not None, processes is not None, process is not None
     if any(given) and not all(given):
         raise ValueError("--coordinator, --processes and --process go together; give all three")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(
+            f"--process is {process}; of --processes={processes} it is one from 0 to "
+            f"{processes - 1}"
+        )
     # Has to be said before there is a backend, and is looked at only where it is the CPU's.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would keep SIGTERM from ending a process.
@@ -255,6 +260,8 @@ def joined(
     with contextlib.ExitStack() as stack:
         stack.callback(words.communicate, _DONE)
         try:
+            where = f" at {coordinator}" if coordinator else ""
+            print(f"waiting for the other processes{where}", file=sys.stderr, flush=True)
             _initialize(coordinator, processes, process, local)
             if not is_first():
                 nowhere = stack.enter_context(open(os.devnull, "w"))

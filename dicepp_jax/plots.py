@@ -470,6 +470,8 @@ def against(
             ]
             place.errorbar(list(found), means, bars, marker="o", capsize=2, label=label)
         place.set_xlabel(name)
+        if name == "learning_rate":
+            place.set_xscale("log")
         place.set_title(metric, fontsize=9)
         place.grid(alpha=0.3)
     if len(labels) > 1:

@@ -124,8 +124,12 @@ class SweepProgress:
             self._bars[n].n = epoch
             self._bars[n].set_postfix_str(f"loss {loss:.4f} {self._told[self._names[n]]}")
 
-    def epoch(self, epochs: Mapping[str, Epoch]) -> None:
-        """After an epoch of those who train, by name."""
+    def epoch(self, epochs: Mapping[str, Epoch], diverged: Mapping[str, str]) -> None:
+        """After an epoch of those who train; and who diverged so far, by name, and why."""
+        for name, why in diverged.items():
+            if self._told[name] != "diverged":
+                print(f"{name} diverged: {why}", file=sys.stderr, flush=True)
+                self._told[name] = "diverged"
         if not epochs:
             return
         number = next(iter(epochs.values())).epoch
@@ -148,4 +152,5 @@ class SweepProgress:
         )
         for name in self._names:
             loss = f"loss {epochs[name].train_loss:.4f} " if name in epochs else ""
-            print(f"  {name}: {loss}{self._told[name]}", file=sys.stderr, flush=True)
+            told = self._told[name] or "done before"
+            print(f"  {name}: {loss}{told}", file=sys.stderr, flush=True)

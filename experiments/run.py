@@ -309,12 +309,18 @@ def _run(
     return text
 
 
+def is_of_several_hosts() -> bool:
+    """Whether flags say that there are other processes of this run."""
+    given = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    return _DISTRIBUTED.value or any(value is not None for value in given)
+
+
 def main() -> None:
     """Run the config of the flags."""
     config, workdir = cli.config(), cli.workdir()
     with contextlib.ExitStack() as stack:
-        given = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-        if _DISTRIBUTED.value or any(value is not None for value in given):
+        if is_of_several_hosts():
+            given = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
             stack.enter_context(parallel.joined(*given, config.devices))
         text = run(config, workdir)
         print(f"\n{text}\n\nresults, figures and checkpoints: {workdir}")

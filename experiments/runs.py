@@ -73,7 +73,7 @@ def open_model(workdir: Path) -> saved.Model:
         members = sorted(path.parent.name for path in workdir.glob(f"*/{CHECKPOINTS}"))
         if members:
             raise ValueError(
-                f"{workdir} holds the runs of several losses; give one of them: "
+                f"{workdir} holds several runs; give one of them: "
                 f"{', '.join(f'--workdir={workdir / name}' for name in members)}"
             )
         return saved.load_model(workdir)

@@ -70,7 +70,10 @@ def expand(config: ConfigDict) -> dict[str, Setting]:
     axes = {name: tuple(fields[name]) for name in FIELDS if len(fields[name])}
     name = config.loss.name
     if name not in LOSSES:
-        raise ValueError(f"loss.name is {name!r}; a grid is of one loss: {', '.join(LOSSES)}")
+        raise ValueError(
+            f"loss.name is {name!r}, and a grid is of one loss; give --config.loss.name=dscpp or "
+            f"another of {', '.join(LOSSES)}"
+        )
     if fields.seeds < 1:
         raise ValueError(f"sweep.seeds is {fields.seeds}; it must be at least 1")
     if config.devices != 1:
@@ -86,10 +89,17 @@ def expand(config: ConfigDict) -> dict[str, Setting]:
     for axis in set(axes) & set(HYPER) - set(LOSSES[name].defaults):
         takes = ", ".join(LOSSES[name].defaults) or "no hyper-parameter"
         raise ValueError(f"sweep.{axis} is set, but {name} takes {takes}")
-    settings = {}
+    for axis, given in axes.items():
+        if not all(isinstance(value, int | float) for value in given):
+            raise ValueError(f"sweep.{axis} is {given}; it takes numbers")
+    settings: dict[str, Setting] = {}
     for point in _points(axes, [n.strip() for n in fields.zip.split(",") if n.strip()]):
         values = dict(zip(axes, point, strict=True))
         title = "_".join(f"{axis}={value:g}" for axis, value in values.items())
+        if title and title in settings:
+            raise ValueError(
+                f"the grid has {title} twice, as far as six digits tell; leave one of them out"
+            )
         members = {}
         for seed in range(config.seed, config.seed + fields.seeds):
             member = copy.deepcopy(config)
@@ -140,15 +150,18 @@ def run(config: ConfigDict, workdir: Path) -> str:
         parts[name] = parts_lib.make(member, loaded)
         loaded = parts[name].loaded
     first = parts[next(iter(parts))]
-    with record.held(workdir):
+    split = {part: list(subset.ids) for part, subset in first.splits.items()}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(record.held(workdir))
         digest = first.loaded.digest
         record.open_workdir(workdir, config, digest)
         for name, member in configs.items():
+            # Nobody else is to go on with a member meanwhile.
+            stack.enter_context(record.held(workdir / name))
             record.open_workdir(workdir / name, member, digest)
         for folder in (workdir, *(workdir / name for name in configs)):
             record.write_spec(folder, first.spec)
-        split = {part: list(subset.ids) for part, subset in first.splits.items()}
-        record.write_text(workdir / record.SPLIT, json.dumps(split, indent=1) + "\n")
+            record.write_text(folder / record.SPLIT, json.dumps(split, indent=1) + "\n")
         diverged = fit(config, configs, parts, workdir)
         return _report(config, settings, parts, workdir, diverged)
 
@@ -214,7 +227,9 @@ def fit(
                 record.append_log(
                     workdir / names[n], {"epoch": epoch.epoch, **record.logged(epoch)}
                 )
-            progress.epoch({names[n]: epoch for n, epoch in finished.epochs.items()})
+            progress.epoch(
+                {names[n]: epoch for n, epoch in finished.epochs.items()}, status["diverged"]
+            )
     return status["diverged"]
 
 
@@ -334,6 +349,7 @@ def _strategy(
     wanted, local = config.sweep.strategy, jax.local_device_count()
     if wanted not in STRATEGIES:
         raise ValueError(f"sweep.strategy is {wanted!r}; it may be {', '.join(STRATEGIES)}")
+    print("compiling and timing strategies, which may take minutes", flush=True)
     images, labels = (np.stack([batch[key] for batch in example]) for key in ("image", "label"))
 
     cost = functools.partial(sweep.measure, programs, members, state, images, labels)
@@ -397,27 +413,32 @@ def _report(
                     run_lib.score_predictor(predict, member_config, parts[member], folder).rows
                 )
         if scored:
-            rows[name] = _mean_rows(scored)
+            all_of_them = len(scored) == len(setting.members)
+            some = "" if all_of_them else f", {len(scored)} of {len(setting.members)} seeds"
+            rows[name + some] = _mean_rows(scored)
         if len(predicts) > 1:
             together = run_lib.score_predictor(
                 inference.ensemble(predicts), config, first, workdir / f"{name}_ensemble"
             )
             rows[f"{name}, ensemble"] = together.rows
     summaries = {name: summarise(of) for name, of in rows.items()}
-    write_csv(
-        workdir / "results.csv",
-        [Result(name, *summary) for name, group in summaries.items() for summary in group],
-    )
+    if summaries:
+        write_csv(
+            workdir / "results.csv",
+            [Result(name, *summary) for name, group in summaries.items() for summary in group],
+        )
     foreground = first.spec.classes[1:]
     beside = _published(config, first.spec.name)
     lines = [_title(config, settings, first, rows)]
-    for label in foreground:
+    for label in foreground if summaries else ():
         lines += ["", label, table.grid_table(summaries, label, METRICS, beside)]
+    epochs = {name: len(record.read_log(workdir / name)) for name in parts}
+    lines += ["", f"epochs trained: {', '.join(f'{name} {n}' for name, n in epochs.items())}"]
     lines += [f"{name} diverged: {why}" for name, why in diverged.items()]
     text = "\n".join(lines)
     record.write_text(workdir / "report.txt", text + "\n")
     axes = [axis for axis in FIELDS if config.sweep[axis]]
-    if len(axes) == 1:
+    if len(axes) == 1 and summaries:
         points = {
             setting.values[axes[0]]: summaries[name]
             for name, setting in settings.items()
@@ -483,6 +504,11 @@ def _title(
 
 def main() -> None:
     """Train the grid of the flags."""
+    if run_lib.is_of_several_hosts():
+        raise ValueError(
+            "a grid is trained by one process, on all devices of its machine; leave out "
+            "--coordinator, --processes, --process and --distributed"
+        )
     workdir = cli.workdir()
     text = run(cli.config(), workdir)
     print(f"\n{text}\n\nresults, figures and members: {workdir}")

@@ -29,6 +29,10 @@ for name, value in (
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
 
+# Compiling takes most of the session's time, and what is compiled is small and runs a few times;
+# the processes that tests start do likewise.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 # For what runs once and is dear to compile, as the drawing of a network's parameters.
 jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

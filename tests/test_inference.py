@@ -349,7 +349,13 @@ def test_volumes_of_all_sizes_share_one_compilation():
 
     for mirror in (False, True):
         predict = make_predict(
-            apply, 2.0 + mirror, PATCHES[3], (8, 8, 8), batch_size=4, mirror=mirror, weighting="gaussian"
+            apply,
+            2.0 + mirror,
+            PATCHES[3],
+            (8, 8, 8),
+            batch_size=4,
+            mirror=mirror,
+            weighting="gaussian",
         )
         for shape in ((61, 9, 33), (8, 8, 8), (5, 20, 3), (17, 16, 8)):
             assert predict(stored_image(PHANTOM_3D, shape), shape).shape == (*shape, 3)

@@ -347,7 +347,7 @@ def test_each_member_is_a_run_of_its_own(trained, data_dir, tmp_path):
     np.testing.assert_allclose(ours[:2], known[:2], atol=1e-4)
     # Steps at a rate of 0.1 multiply what rounding makes different.
     np.testing.assert_allclose(ours[2], known[2], atol=1e-3)
-    for file in ("run.json", "spec.json", "test/cases.csv", "test/summary.csv"):
+    for file in ("run.json", "spec.json", "split.json", "test/cases.csv", "test/summary.csv"):
         assert (member / file).exists()
     kept = json.loads((member / "run.json").read_text())["config"]
     assert kept == json.loads(tiny(data_dir, **{
@@ -365,9 +365,10 @@ def test_the_report_of_a_grid(trained):
     assert (workdir / "figures" / "gamma.png").exists()
     lines = text.splitlines()
     assert "20 cases at 16 x 16, dscpp, 2 settings, each the mean of 2 seeds" in lines[0]
-    assert [line.split("  ")[0] for line in lines[5:]] == [
+    assert [line.split("  ")[0] for line in lines[5:9]] == [
         "gamma=1", "gamma=1, ensemble", "gamma=3", "gamma=3, ensemble"
     ]  # fmt: skip
+    assert lines[10].startswith("epochs trained: gamma=1_seed=0 3, gamma=1_seed=1 3, gamma=3")
     results = read_csv(workdir / "results.csv", command.Result)
     seeds = [
         read_csv(workdir / f"gamma=1_seed={seed}" / "test" / "summary.csv", Summary)
@@ -432,9 +433,37 @@ def test_a_member_that_diverged_is_told_and_tried_no_more(data_dir, tmp_path, ca
     config = tiny(data_dir, **fields, **{"sweep.strategy": "sequential"})
     text = command.run(config, tmp_path)
     assert "learning_rate=1e+30 diverged: loss " in text.splitlines()[-1]
+    assert "epochs trained: learning_rate=0.1 2, learning_rate=1e+30 0" in text
     assert len(record.read_log(tmp_path / "learning_rate=0.1")) == 2
     assert command.run(config, tmp_path) == text
-    assert capsys.readouterr().out.count("strategy: one member at a time") == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("strategy: one member at a time") == 1
+    assert printed.err.count("learning_rate=1e+30 diverged: loss ") == 1
+
+
+def test_a_grid_of_which_nothing_is_left_says_why(data_dir, tmp_path):
+    fields = {"sweep.learning_rate": (1e30, 1e31), "loss.name": "ce", "train.epochs": 1}
+    config = tiny(data_dir, **fields, **{"sweep.strategy": "sequential"})
+    lines = command.run(config, tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == [
+        "learning_rate=1e+30 diverged", "learning_rate=1e+31 diverged"
+    ]  # fmt: skip
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_nobody_goes_on_with_a_member_meanwhile(trained, data_dir, monkeypatch):
+    config, workdir, _ = trained
+    refused = []
+
+    def score(*_):
+        with pytest.raises(ValueError, match="another process is at work in"):
+            run.run(tiny(data_dir, **{"loss.gamma": 3.0, "sweep.strategy": "auto"}),
+                    workdir / "gamma=3_seed=0")  # fmt: skip
+        refused.append(True)
+        return "report"
+
+    monkeypatch.setattr(command, "_report", score)
+    assert command.run(config, workdir) == "report" and refused
 
 
 def test_points_of_a_grid_are_crossed_or_zipped():
@@ -466,10 +495,14 @@ def test_the_papers_grid():
     {
         "no grid": ({}, "the config has no grid: set an axis such as"),
         "an axis of another loss": ({"sweep.delta": (0.5,)}, "sweep.delta is set, but dscpp takes"),
-        "two losses": ({"loss.name": "dsc,dscpp"}, "a grid is of one loss"),
+        "two losses": ({"loss.name": "dsc,dscpp"}, "give --config.loss.name=dscpp"),
         "devices": (
             {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which is for a single run"
         ),
+        "a value twice": (
+            {"sweep.gamma": (1.0, 1.00000001)}, "the grid has gamma=1 twice, as far as six digits"
+        ),
+        "no number": ({"sweep.gamma": (1.0, "a")}, "sweep.gamma is (1.0, 'a'); it takes numbers"),
         "no seeds": ({"sweep.seeds": 0}, "sweep.seeds is 0; it must be at least 1"),
         "zip of one unset": (
             {"sweep.gamma": (1.0, 2.0), "sweep.zip": "gamma,learning_rate"},
