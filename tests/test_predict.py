@@ -473,7 +473,7 @@ def test_a_run_that_is_older_than_some_settings(workdir, tmp_path):
 def test_runs_of_several_losses_and_of_none(tmp_path, workdir):
     for name in ("dsc", "dscpp"):
         shutil.copytree(workdir, tmp_path / name)
-    message = "holds the runs of several losses; give one of them: --workdir=.*/dsc, --workdir="
+    message = "holds several runs; give one of them: --workdir=.*/dsc, --workdir="
     with pytest.raises(ValueError, match=message):
         runs.open_model(tmp_path)
     shutil.rmtree(tmp_path / "dsc" / "checkpoints" / "0")
