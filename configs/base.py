@@ -6,6 +6,9 @@ A field is overridden on the command line by its path: --config.loss.gamma=3
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight")
+"""The hyper-parameters that losses have."""
+
 
 def get_config() -> ConfigDict:
     """The paper's 2-D setting, on the data set that `data.name` says."""
@@ -47,7 +50,7 @@ def get_config() -> ConfigDict:
     # and compared.
     config.loss.name = "dscpp"
     # Hyper-parameters not set keep the loss's own values, those of the paper's Table 2.
-    for hyper in ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight"):
+    for hyper in HYPER:
         config.loss[hyper] = placeholder(float)
 
     config.model = ConfigDict()
@@ -75,7 +78,7 @@ def get_config() -> ConfigDict:
 
     config.sweep = ConfigDict()  # grids, for python -m experiments.sweep
     # The values of a hyper-parameter; () leaves it as it is. Those of several are crossed.
-    for hyper in ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight", "learning_rate"):
+    for hyper in (*HYPER, "learning_rate"):
         config.sweep[hyper] = ()
     config.sweep.seeds = 1  # seed, seed + 1, ..., crossed with the rest
     config.sweep.zip = ""  # e.g. "alpha,beta": these advance together instead of being crossed

@@ -32,8 +32,7 @@ from experiments import run as run_lib
 from experiments.paper import published
 from experiments.progress import SweepProgress
 
-HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight")
-FIELDS = {name: f"loss.{name}" for name in HYPER} | {"learning_rate": "train.learning_rate"}
+FIELDS = {name: f"loss.{name}" for name in base.HYPER} | {"learning_rate": "train.learning_rate"}
 """The field that each axis of a grid sets."""
 STRATEGIES = ("auto", "vmap", "sequential", "devices")
 STATUS = "sweep.json"
@@ -86,7 +85,7 @@ def expand(config: ConfigDict) -> dict[str, Setting]:
             "the config has no grid: set an axis such as --config.sweep.gamma='(1,2,3)', or "
             "--config.sweep.seeds=3"
         )
-    for axis in set(axes) & set(HYPER) - set(LOSSES[name].defaults):
+    for axis in set(axes) & set(base.HYPER) - set(LOSSES[name].defaults):
         takes = ", ".join(LOSSES[name].defaults) or "no hyper-parameter"
         raise ValueError(f"sweep.{axis} is set, but {name} takes {takes}")
     for axis, given in axes.items():
@@ -239,7 +238,7 @@ def _members(
     parts: Mapping[str, parts_lib.Parts],
     seeds: Sequence[int],
 ) -> list[sweep.Member]:
-    swept = [axis for axis in HYPER if config.sweep[axis]]
+    swept = [axis for axis in base.HYPER if config.sweep[axis]]
     return [
         sweep.Member(
             {axis: member.loss[axis] for axis in swept},
