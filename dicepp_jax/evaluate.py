@@ -2,7 +2,7 @@
 
 Metrics are sums first and ratios last, so a volume is scored part by part: those of
 `metrics.OVERLAP` are properties of `Confusion`, those of `metrics.CALIBRATION` of `Reliability` or
-else means over voxels.
+else means over voxels, as those of `metrics.LABEL_MAP`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,6 +32,7 @@ class Result(NamedTuple):
       probs: `(*native, C)` predicted probabilities.
       rows: its `Row`s.
       reliability: sums behind its reliability diagram, `(C, bins)` each, over the whole image.
+      thresholds: counts `(C, T)` at `metrics.THRESHOLDS`, over the whole image.
     """
 
     case: str
@@ -40,6 +41,7 @@ class Result(NamedTuple):
     probs: np.ndarray
     rows: list[Row]
     reliability: metrics.Reliability
+    thresholds: metrics.Confusion
 
 
 def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> Iterator[Result]:
@@ -61,11 +63,12 @@ def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> I
             regions[spec.region] = stored["region"] > 0
         rows: list[Row] = []
         for region, where in regions.items():
-            values, reliability = _score(probs, label, where)
-            rows += _rows(case, spec, region, values)
+            sums = _score(probs, label, where)
+            rows += _rows(case, spec, region, _values(sums))
             if region == WHOLE_IMAGE:
-                whole = reliability
-        yield Result(case, stored["image"], label, probs, rows, whole)
+                whole = sums
+        image = stored["image"]
+        yield Result(case, image, label, probs, rows, whole.reliability, whole.thresholds)
 
 
 class _Sums(NamedTuple):
@@ -76,26 +79,29 @@ class _Sums(NamedTuple):
       means: by metric, its mean times that number, `(C,)` or `()`.
       reliability: of `(C, bins)`.
       confusion: of `(C,)`.
+      thresholds: of `(C, T)`.
     """
 
     voxels: jax.Array
     means: dict[str, jax.Array]
     reliability: metrics.Reliability
     confusion: metrics.Confusion
+    thresholds: metrics.Confusion
 
 
-def _score(
-    probs: np.ndarray, label: np.ndarray, where: np.ndarray
-) -> tuple[dict[str, np.ndarray], metrics.Reliability]:
-    """Every metric by its name, and the sums behind the diagram."""
+def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray) -> _Sums:
     parts = [jax.device_get(_sums(*part)) for part in _parts(probs, label, where)]
-    whole = jax.tree.map(_total, *parts)
+    return jax.tree.map(_total, *parts)
+
+
+def _values(whole: _Sums) -> dict[str, np.ndarray]:
+    """Every metric by its name."""
     share = 1 / whole.voxels if whole.voxels else np.nan
-    values = {name: value * share for name, value in whole.means.items()}
+    values = {name: np.asarray(value * share) for name, value in whole.means.items()}
     ratios = set(metrics.CALIBRATION) - set(values)
     values |= {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
     values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
-    return values, whole.reliability
+    return values
 
 
 def _parts(
@@ -119,13 +125,14 @@ def _sums(probs: jax.Array, label: jax.Array, where: jax.Array) -> _Sums:
     voxels = where.sum()
     means = {
         name: jnp.where(voxels > 0, metric(probs, label, where)[0] * voxels, 0)
-        for name, metric in metrics.CALIBRATION.items()
+        for name, metric in (metrics.CALIBRATION | metrics.LABEL_MAP).items()
         if not hasattr(metrics.Reliability, name)
     }
     reliability = metrics.reliability(probs, label, where)
     mask = jnp.argmax(probs, axis=-1)
     counts = metrics.confusion(mask, label.astype(jnp.int32), probs.shape[-1], where)
-    return _Sums(voxels, means, *jax.tree.map(lambda x: x[0], (reliability, counts)))
+    curve = metrics.threshold_counts(probs, label, jnp.asarray(metrics.THRESHOLDS), where)
+    return _Sums(voxels, means, *jax.tree.map(lambda x: x[0], (reliability, counts, curve)))
 
 
 def _total(*parts: np.ndarray) -> np.ndarray:
@@ -135,7 +142,8 @@ def _total(*parts: np.ndarray) -> np.ndarray:
 
 
 def _rows(case: str, spec: Spec, region: str, values: dict[str, np.ndarray]) -> Iterator[Row]:
-    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP):
+    beside = metrics.LABEL_MAP if spec.label_map else ()
+    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP, *beside):
         value = values[metric]
         labels = spec.classes if value.ndim else (ALL_CLASSES,)
         for label, number in zip(labels, np.atleast_1d(value), strict=True):

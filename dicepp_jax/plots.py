@@ -58,6 +58,8 @@ class View(NamedTuple):
       image: `(H, W, channels)`.
       label: `(H, W)` true classes.
       probs: `(H, W, C)` predicted probabilities.
+
+    Of sides above 1024 pixels every second pixel is shown, or every third or so on.
     """
 
     case: str
@@ -83,7 +85,7 @@ def views(result: Result) -> tuple[View, ...]:
 def _view(result: Result, target: int) -> View:
     case, image, label, probs = result.case, result.image, result.label, result.probs
     if label.ndim == 2:
-        return View(case, "", image, label, probs)
+        return View(case, "", *(_thinned(array, OVERLAY) for array in (image, label, probs)))
     amounts = np.count_nonzero(label == target, axis=(1, 2))
     if not amounts.any():
         amounts = probs[..., target].sum(axis=(1, 2))
@@ -94,7 +96,8 @@ def _view(result: Result, target: int) -> View:
     image = (
         image.copy() if image.shape[:2] == label.shape else preprocess.resize(image, label.shape)
     )
-    return View(case, _slice(index, slices), image, label, probs)
+    thinned = (_thinned(array, OVERLAY) for array in (image, label, probs))
+    return View(case, _slice(index, slices), *thinned)
 
 
 def _slice(index: int, slices: int) -> str:

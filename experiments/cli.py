@@ -28,7 +28,7 @@ def _config_errors() -> Iterator[None]:
         if guess:
             sys.exit(f"error: the config has no field {guess[2]!r}, did you mean {guess[1]!r}?")
         sys.exit(f"error: the config has no field {str(error).strip(chr(34) + chr(39))!r}")
-    except OSError as error:
+    except (LookupError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -46,8 +46,12 @@ def config() -> ConfigDict:
 
 
 def workdir(ending: str = "") -> Path:
-    """The --workdir, by default runs/NAME for configs/NAME.py, with an ending."""
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    """The --workdir, by default runs/NAME for configs/NAME.py, with an ending.
+
+    For configs/NAME.py:WHICH it is runs/NAME/WHICH.
+    """
+    path, _, which = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = Path(path).stem + (f"/{which}" if which else "")
     return Path(_WORKDIR.value or f"runs/{name}{ending}").expanduser()
 
 

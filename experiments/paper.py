@@ -38,3 +38,88 @@ class Published(NamedTuple):
 def published() -> tuple[Published, ...]:
     """Every cell of Tables 3 to 6."""
     return tuple(read_csv(Path(__file__).with_name("paper.csv"), Published))
+
+
+class Table(NamedTuple):
+    """A table of the paper: which cells it has and which pairs its text compares.
+
+    Attributes:
+      number: 3 to 6.
+      title: what it shows.
+      datasets: the paper's, in its order.
+      drawn: sets without imaging of patients, on which it can be tried out.
+      methods: its rows for each data set.
+      pairs: methods whose scores are compared, each with the one that it is to improve on.
+    """
+
+    number: int
+    title: str
+    datasets: tuple[str, ...]
+    drawn: tuple[str, ...]
+    methods: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+GAMMAS = tuple(f"gamma={n / 2:g}" for n in range(1, 11))
+LOSSES = ("ce", "focal", "dsc", "dscpp")
+VARIANTS = ("tversky", "focal_tversky", "combo", "unified_focal")
+AGAINST_DSCPP = (("dscpp", "dsc"), ("dscpp", "ce"), ("dscpp", "focal"))
+
+TABLES = {
+    table.number: table
+    for table in (
+        Table(
+            3,
+            "The exponent gamma of DSC++",
+            ("drive",),
+            ("phantom",),
+            GAMMAS,
+            tuple((gamma, "gamma=1") for gamma in GAMMAS if gamma != "gamma=1"),
+        ),
+        Table(
+            4,
+            "Losses on two-dimensional sets",
+            ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb"),
+            ("phantom",),
+            LOSSES,
+            AGAINST_DSCPP,
+        ),
+        Table(
+            5,
+            "Losses in three dimensions",
+            ("kits19",),
+            ("kits19_synthetic", "phantom_3d"),
+            LOSSES,
+            AGAINST_DSCPP,
+        ),
+        Table(
+            6,
+            "Variants of the Dice loss and their ++ forms",
+            ("drive",),
+            ("phantom",),
+            tuple(name for loss in VARIANTS for name in (loss, f"{loss}pp")),
+            tuple((f"{loss}pp", loss) for loss in VARIANTS),
+        ),
+    )
+}
+
+METRICS = ("nll", "brier", "dice", "jaccard")
+"""The columns of its tables."""
+
+TITLES = {
+    "ce": "CE",
+    "focal": "Focal",
+    "dsc": "DSC",
+    "dscpp": "DSC++",
+    "tversky": "Tversky",
+    "tverskypp": "Tversky++",
+    "focal_tversky": "Focal Tversky",
+    "focal_tverskypp": "Focal Tversky++",
+    "combo": "Combo",
+    "combopp": "Combo++",
+    "unified_focal": "Unified Focal",
+    "unified_focalpp": "Unified Focal++",
+    "dsc_ce": "DSC + CE",
+    "dscpp_ce": "DSC++ + CE",
+}
+"""What a loss is called in tables and figures."""

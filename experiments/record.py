@@ -22,6 +22,7 @@ from dicepp_jax.train import Epoch
 
 RUN = "run.json"
 LOG = "log.jsonl"
+REPORT = "report.txt"
 SPLIT = "split.json"
 SPEC = "spec.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
@@ -29,6 +30,10 @@ PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 # rounding of sums, on what: a run may go on where there are more devices, or fewer.
 FREE = ("resume", "devices", "train.epochs", "inference", "evaluation", "data.manual_dir",
         "data.data_dir", "data.download", "data.cache_gib", "sweep.strategy")  # fmt: skip
+# Those that do not change the scores either.
+SCORED_ALIKE = tuple(
+    field for field in FREE if field not in ("train.epochs", "inference", "evaluation")
+) + ("inference.batch_size", "evaluation.figures")
 # Fields that may differ from host to host.
 LOCAL = ("data.manual_dir", "data.data_dir", "data.cache_gib")
 
@@ -73,7 +78,9 @@ def held(workdir: Path) -> Iterator[None]:
 def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
     """Make a run's directory, or check that the one there holds the same experiment.
 
-    The resolved config, the command, versions, hardware, date and git commit go into `run.json`.
+    The resolved config, the command, versions, hardware, date and git commit go into `run.json`:
+    those that it was begun with, and under `continued` those of other code or another machine that
+    it went on with.
 
     Args:
       workdir: the directory.
@@ -99,9 +106,22 @@ def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
                 "--workdir, or --config.resume=False to put that run aside and start anew"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    about = {
-        "config": resolved,
-        "data": data,
+    about = _about()
+    if path.exists():
+        # It is not finished until there is a new report.
+        (workdir / REPORT).unlink(missing_ok=True)
+        # What it was begun with is kept, and what goes on otherwise is added.
+        then = {name: there[name] for name in about if name in there}
+        later = there.get("continued", [])
+        if not any(_made_alike(about, other) for other in (then, *later)):
+            later = [*later, about]
+        about = then | ({"continued": later} if later else {})
+    write_text(path, json.dumps({"config": resolved, "data": data, **about}, indent=2) + "\n")
+
+
+def _about() -> dict[str, Any]:
+    """What a run is made by."""
+    return {
         "command": [Path(sys.executable).name, *sys.argv],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -110,7 +130,30 @@ def open_workdir(workdir: Path, config: ConfigDict, data: str) -> None:
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "cpu_cores": os.cpu_count(),
     }
-    write_text(path, json.dumps(about, indent=2) + "\n")
+
+
+def _made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether code and machine are the same, whatever the command and the date."""
+    of_one, of_other = (
+        {name: value for name, value in about.items() if name not in ("command", "date")}
+        for about in (one, other)
+    )
+    return of_one == of_other
+
+
+def is_finished(workdir: Path, config: ConfigDict, data: str) -> bool:
+    """Whether a directory holds this experiment, trained to its end and reported.
+
+    Args:
+      workdir: the directory.
+      config: of the run.
+      data: the digest of its cases and their split.
+    """
+    path = workdir / RUN
+    if not (path.exists() and (workdir / REPORT).exists()):
+        return False
+    there, resolved = json.loads(path.read_text()), json.loads(config.to_json())
+    return there["data"] == data and not any(_differences(there["config"], resolved, SCORED_ALIKE))
 
 
 def check_joined(workdir: Path, config: ConfigDict, data: str) -> None:

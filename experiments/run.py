@@ -11,24 +11,20 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from dicepp_jax import evaluate, inference, parallel, plots, schedule, train
+from dicepp_jax import inference, parallel, plots, schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
-from dicepp_jax.metrics import Reliability
-from dicepp_jax.progress import track
-from dicepp_jax.rows import Comparison, Row, compare, summarise, write_csv
-from experiments import cli, memory, record, table
+from dicepp_jax.rows import Comparison, compare, summarise, write_csv
+from experiments import cli, memory, record, scores, table
 from experiments import parts as parts_lib
 from experiments.progress import TrainingProgress
+from experiments.scores import Scored
 
 SLOW = 0.05
 """The share of the time that may go by waiting for data without a word."""
@@ -41,20 +37,6 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Take the three from the cluster's environment, as in a SLURM job."
 )
-
-
-class Scored(NamedTuple):
-    """The test split, scored.
-
-    Attributes:
-      rows: those of every case.
-      reliability: sums over all cases, `(C, bins)` each.
-      shown: the cases to draw, by their views.
-    """
-
-    rows: list[Row]
-    reliability: Reliability
-    shown: list[tuple[plots.View, ...]]
 
 
 def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
@@ -146,27 +128,6 @@ def best_predictor(
         best = checkpoints.restore(best_epoch, parts_lib.state_shapes(parts))
     print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
     return parts_lib.predictor(parts, config, best.state.params)
-
-
-def score_predictor(
-    predict: inference.Predict, config: ConfigDict, parts: parts_lib.Parts, workdir: Path
-) -> Scored:
-    """Evaluate on the test split, writing rows and summaries below a directory."""
-    cases = parts.splits["test"]
-    results = evaluate.evaluate(predict, cases, parts.spec)
-    rows: list[Row] = []
-    sums: list[Reliability] = []
-    shown: list[tuple[plots.View, ...]] = []
-    for result in track(results, "evaluating", len(cases), "case"):
-        rows += result.rows
-        sums.append(result.reliability)
-        if len(shown) < config.evaluation.figures:
-            shown.append(plots.views(result))
-    folder = workdir / "test"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "cases.csv", rows)
-    write_csv(folder / "summary.csv", summarise(rows))
-    return Scored(rows, jax.tree.map(lambda *x: np.sum(x, axis=0), *sums), shown)
 
 
 def draw(
@@ -294,7 +255,7 @@ def _run(
         fit(member, parts[name], folders[name])
         predict = best_predictor(member, parts[name], folders[name], name)
         if parallel.is_first():
-            scored[name] = score_predictor(predict, member, parts[name], folders[name])
+            scored[name] = scores.score(predict, member, parts[name], folders[name])
         parallel.wait(f"{name} is scored")
     if not parallel.is_first():
         return ""
@@ -305,7 +266,7 @@ def _run(
     if compared:
         write_csv(workdir / "comparison.csv", compared)
     text = report(scored, compared, spec.title, spec.classes)
-    record.write_text(workdir / "report.txt", text + "\n")
+    record.write_text(workdir / record.REPORT, text + "\n")
     return text
 
 

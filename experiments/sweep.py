@@ -26,7 +26,7 @@ from dicepp_jax.data import pipeline
 from dicepp_jax.data.wording import by
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.rows import Row, summarise, write_csv
-from experiments import cli, memory, record, table
+from experiments import cli, finished, memory, record, scores, table
 from experiments import parts as parts_lib
 from experiments import run as run_lib
 from experiments.paper import published
@@ -215,19 +215,19 @@ def fit(
             schedules=resumed.schedules,
             on_step=progress.step,
         )
-        for finished in rounds:
-            status["diverged"] |= {names[n]: why for n, why in finished.diverged.items()}
+        for done in rounds:
+            status["diverged"] |= {names[n]: why for n, why in done.diverged.items()}
             _write_status(workdir, status)
             for checkpoint in checkpoints.values():
                 checkpoint.wait()  # So that no member is two epochs ahead of another.
-            for n, epoch in finished.epochs.items():
+            for n, epoch in done.epochs.items():
                 if epoch.epoch not in checkpoints[names[n]].epochs:
                     checkpoints[names[n]].save(epoch)
                 record.append_log(
                     workdir / names[n], {"epoch": epoch.epoch, **record.logged(epoch)}
                 )
             progress.epoch(
-                {names[n]: epoch for n, epoch in finished.epochs.items()}, status["diverged"]
+                {names[n]: epoch for n, epoch in done.epochs.items()}, status["diverged"]
             )
     return status["diverged"]
 
@@ -402,23 +402,24 @@ def _report(
     first = parts[next(iter(parts))]
     rows: dict[str, list[Row]] = {}
     for name, setting in settings.items():
-        scored, predicts = [], []
+        scored, predicts, trained = [], [], []
         for member, member_config in setting.members.items():
             folder = workdir / member
             if record.read_log(folder):
                 predict = run_lib.best_predictor(member_config, parts[member], folder, member)
                 predicts.append(predict)
-                scored.append(
-                    run_lib.score_predictor(predict, member_config, parts[member], folder).rows
-                )
+                trained.append(member)
+                scored.append(scores.score(predict, member_config, parts[member], folder).rows)
         if scored:
             all_of_them = len(scored) == len(setting.members)
             some = "" if all_of_them else f", {len(scored)} of {len(setting.members)} seeds"
             rows[name + some] = _mean_rows(scored)
         if len(predicts) > 1:
-            together = run_lib.score_predictor(
+            together = scores.score(
                 inference.ensemble(predicts), config, first, workdir / f"{name}_ensemble"
             )
+            of = [workdir / member for member in setting.members if member in trained]
+            finished.write_derived(workdir / f"{name}_ensemble", finished.ENSEMBLE, of)
             rows[f"{name}, ensemble"] = together.rows
     summaries = {name: summarise(of) for name, of in rows.items()}
     if summaries:
@@ -435,7 +436,6 @@ def _report(
     lines += ["", f"epochs trained: {', '.join(f'{name} {n}' for name, n in epochs.items())}"]
     lines += [f"{name} diverged: {why}" for name, why in diverged.items()]
     text = "\n".join(lines)
-    record.write_text(workdir / "report.txt", text + "\n")
     axes = [axis for axis in FIELDS if config.sweep[axis]]
     if len(axes) == 1 and summaries:
         points = {
@@ -445,6 +445,7 @@ def _report(
         }
         figure = plots.against(points, axes[0], foreground, METRICS)
         plots.save(figure, workdir / "figures" / f"{axes[0]}.png")
+    record.write_text(workdir / record.REPORT, text + "\n")
     return text
 
 

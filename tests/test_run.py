@@ -22,7 +22,7 @@ from configs import base
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Row, Summary, read_csv
-from experiments import parts, record, run
+from experiments import parts, record, run, scores
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,13 +116,14 @@ def test_a_finished_run_is_scored_again_and_not_trained(data_dir, tmp_path):
 
 def test_every_two_of_several_losses_are_compared_without_the_background():
     scored = {
-        name: run.Scored(
+        name: scores.Scored(
             [
                 Row(case, label, "image", "dice", case_value + better)
                 for case, case_value in (("a", 0.5), ("b", 0.625))
                 for label in ("background", "vessel")
             ],
             None,
+            {},
             [],
         )
         for name, better in (("ce", 0), ("dsc", 0.125), ("dscpp", 0.375))

@@ -42,6 +42,7 @@ class Spec:
       per_channel: whether each channel has a z-score of its own, as for several MR sequences.
       patches: whether training and prediction go by patches of `size`, cut from the volume, rather
         than by whole images resized to it.
+      label_map: whether it is scored by `metrics.LABEL_MAP`, too, to compare with the paper.
       region: name of a part of the image that is scored beside the whole, None if there is none.
       excluded: cases that are left out, as the paper did.
       index: what a number means in a list of splits such as the authors': "position from 0",
@@ -68,6 +69,7 @@ class Spec:
     per_channel: bool = False
     # Not in the repr, by which `data.prepare` tells whether what is stored would be another.
     patches: bool = dataclasses.field(default=False, repr=False)
+    label_map: bool = dataclasses.field(default=False, repr=False)
     region: str | None = None
     excluded: tuple[str, ...] = ()
     index: str | None = None
@@ -233,6 +235,7 @@ KITS19 = Spec(
     dtype="int16",
     size=(80, 160, 160),
     patches=True,
+    label_map=True,
     counts=(130, 33, 41),
     spacing=(3.22, 1.62, 1.62),
     intensity_range=(-79.0, 304.0),

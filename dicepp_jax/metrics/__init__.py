@@ -5,6 +5,8 @@ Two tables name those that evaluation reports. A new metric is one function and 
     OVERLAP[name](mask, labels, num_classes, where=None) -> (B, C)
     CALIBRATION[name](probs, labels, where=None) -> (B, C), or (B,) over all classes
 
+(`LABEL_MAP` is a table of the second kind, for sets whose `Spec.label_map` asks for it.)
+
 Segmentations at other thresholds than the most likely class come from `threshold_counts`, and
 `roc_auc`, `average_precision` and `threshold_for` from its counts.
 
@@ -22,11 +24,13 @@ from dicepp_jax.metrics.calibration import (
     ace,
     adaptive_reliability,
     brier,
+    brier_labelmap,
     ece,
     foreground_band,
     mce,
     nll,
     nll_full,
+    nll_labelmap,
     reliability,
 )
 from dicepp_jax.metrics.overlap import (
@@ -49,6 +53,7 @@ from dicepp_jax.metrics.thresholds import (
 
 __all__ = [
     "CALIBRATION",
+    "LABEL_MAP",
     "OVERLAP",
     "THRESHOLDS",
     "Confusion",
@@ -57,6 +62,7 @@ __all__ = [
     "adaptive_reliability",
     "average_precision",
     "brier",
+    "brier_labelmap",
     "confusion",
     "dice",
     "ece",
@@ -65,6 +71,7 @@ __all__ = [
     "mce",
     "nll",
     "nll_full",
+    "nll_labelmap",
     "precision",
     "recall",
     "reliability",
@@ -83,6 +90,12 @@ CALIBRATION: dict[str, Callable[..., jax.Array]] = {
     "ace": ace,
     "mce": mce,
 }
+
+LABEL_MAP: dict[str, Callable[..., jax.Array]] = {
+    "nll_labelmap": nll_labelmap,
+    "brier_labelmap": brier_labelmap,
+}
+"""What the paper very probably printed as NLL and Brier of KiTS19; of no other use."""
 
 OVERLAP: dict[str, Callable[..., jax.Array]] = {
     "dice": dice,

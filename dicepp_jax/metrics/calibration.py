@@ -144,6 +144,67 @@ def brier(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -
     return _mean(jnp.square(y - p), mask)
 
 
+def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """What the authors' KiTS19 notebook called NLL: -mean_i label_i log p_c, no likelihood.
+
+    The map of labels 0, 1, 2 stands where one-hot labels belong.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B, C)`, not negative.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[[0.5, 0.5], [0.25, 0.75]]])
+      >>> print(nll_labelmap(probs, jnp.array([[0, 2]])))
+      [[1.386294 0.287682]]
+
+    Reference:
+      What Table 5 of the DSC++ paper very probably has as NLL.
+    """
+    probs, labels, mask = flat_voxels(probs, labels, where)
+    p = jnp.clip(jnp.moveaxis(probs, -1, 0), CLIP, 1 - CLIP)
+    return _mean(-labels[None] * jnp.log(p), mask[None])
+
+
+def brier_labelmap(
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+    """What the authors' KiTS19 notebook called Brier score: mean_i (label_i - p_c)**2.
+
+    The map of labels 0, 1, 2 stands where one-hot labels belong.
+
+    Args:
+      probs: `(B, *spatial, C)` class probabilities.
+      labels: `(B, *spatial)` true classes, integer.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+
+    Returns:
+      `(B, C)`, not negative.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[[0.5, 0.5], [0.25, 0.75]]])
+      >>> print(brier_labelmap(probs, jnp.array([[0, 2]])))
+      [[1.65625 0.90625]]
+
+    Reference:
+      What Table 5 of the DSC++ paper very probably has as Brier score.
+    """
+    probs, labels, mask = flat_voxels(probs, labels, where)
+    return _mean(jnp.square(labels[None] - jnp.moveaxis(probs, -1, 0)), mask[None])
+
+
 class Reliability(NamedTuple):
     """Sums over the voxels of each probability bin, `(..., bins)`, and the errors they make.
 

@@ -1,0 +1,106 @@
+"""Every cell of the paper's Tables 3 to 6, at three scales: SCALE/DATASET/METHOD.
+
+Command:   python -m experiments.run --config=configs/paper.py:full/dsb2018/focal
+               --config.data.manual_dir=DSB
+           python -m experiments.sweep --config=configs/paper.py:full/drive/gamma (Table 3)
+           python -m experiments.reproduce runs the cells of a table or a figure one after another
+Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to ten (2018DSB) a cell, half an
+           hour for Table 3. tiny: seconds; it shows that everything works, and nothing else
+Expected:  experiments/paper.csv at full scale; results/paper_reduced at reduced scale
+
+METHOD is a loss with its hyper-parameters of the paper's Table 2, or "gamma" for Table 3's grid;
+METHOD_seed=N begins with another seed. DATASET is one of the paper's six, or one of those that
+are drawn: kits19_synthetic, phantom, phantom_3d.
+"""
+
+import importlib
+import re
+
+from ml_collections import ConfigDict
+
+SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
+DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
+VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
+LOSSES = (
+    "ce",
+    "focal",
+    "dsc",
+    "dscpp",
+    "tversky",
+    "tverskypp",
+    "focal_tversky",
+    "focal_tverskypp",
+    "combo",
+    "combopp",
+    "unified_focal",
+    "unified_focalpp",
+)
+GAMMA = "gamma"
+
+
+def get_config(cell: str = "full/drive/dscpp") -> ConfigDict:
+    """The config of a cell.
+
+    Raises:
+      LookupError: if there is no such cell.
+    """
+    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/(\w+?)(?:_seed=(\d+))?"
+    found = re.fullmatch(pattern, cell)
+    if not found or found[3] not in (*LOSSES, GAMMA):
+        raise LookupError(
+            f"there is no cell {cell!r}; SCALE/DATASET/METHOD may be {', '.join(SCALES)} / "
+            f"{', '.join((*SETS, *DRAWN))} / {GAMMA}, {', '.join(LOSSES)}, as in "
+            "--config=configs/paper.py:reduced/drive/dscpp"
+        )
+    scale, dataset, method, seed = found.groups()
+    if dataset in SETS:
+        config = importlib.import_module(f"configs.{dataset}_dscpp").get_config()
+    else:
+        name = "kits19" if dataset in VOLUMES else "drive"
+        config = importlib.import_module(f"configs.{name}_dscpp").get_config()
+        config.data.name = dataset
+    config.seed = int(seed or 0)
+    if method == GAMMA:
+        config.sweep.gamma = tuple(n / 2 for n in range(1, 11))
+        # What "auto" measures could differ between two runs, and with it the last digits.
+        config.sweep.strategy = "vmap"
+    else:
+        config.loss.name = method
+    SCALES[scale](config)
+    return config
+
+
+def _full(config: ConfigDict) -> None:
+    """The paper's setting."""
+
+
+def _reduced(config: ConfigDict) -> None:
+    """96 x 96, or the volumes' patches, 8 filters, at most 120 epochs, patience 10 and 20."""
+    config.model.filters = 8
+    config.train.epochs = 120
+    config.train.patience = 10
+    config.train.stop_patience = 20
+    config.evaluation.figures = 2
+    if config.data.name not in VOLUMES:
+        config.data.size = (96, 96)
+    elif config.data.name != "phantom_3d":
+        # Of few validation volumes one patch each says too little to stop by.
+        config.data.validation = "sliding_window"
+        config.inference.overlap = 0.0
+        if config.data.name == "kits19":
+            config.data.size = (40, 80, 80)
+
+
+def _tiny(config: ConfigDict) -> None:
+    """32 x 32 or 16 x 32 x 32, 2 filters, depth 2, 2 epochs; no result."""
+    config.model.filters = 2
+    config.model.depth = 2
+    config.train.epochs = 2
+    config.train.patience = 1
+    config.train.stop_patience = 2
+    config.evaluation.figures = 1
+    config.data.size = (16, 32, 32) if config.data.name in VOLUMES else (32, 32)
+
+
+SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
+"""What a scale changes of the paper's setting."""
