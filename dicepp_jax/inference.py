@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
+from dicepp_jax.losses.inputs import EPSILON
 
 if TYPE_CHECKING:
     from dicepp_jax.train import ApplyFn
@@ -257,6 +258,35 @@ def ensemble(predicts: Sequence[Predict]) -> Predict:
         return total
 
     return predict
+
+
+def tempered(predict: Predict, temperature: float) -> Predict:
+    """Probabilities after temperature scaling: softmax(log p / T), or p**(1 / T) over its sum.
+
+    Args:
+      predict: what to scale.
+      temperature: T, as `calibrate.fit_temperature` finds it: above 1 makes predictions less sure.
+
+    Returns:
+      A function of the same kind. Which class is the most probable does not change.
+
+    Example:
+      >>> predict = tempered(lambda x, native: np.array([[0.9, 0.1]]), 2.0)
+      >>> predict(np.zeros(1), (1,)).round(3)  # The odds of 9 become 3.
+      array([[0.75, 0.25]])
+
+    Reference:
+      Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+
+    def scaled(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
+        # As `losses.from_probabilities`, in whose logits T is fitted.
+        probs = np.maximum(predict(image, native), EPSILON)
+        probs **= 1 / temperature
+        probs /= probs.sum(axis=-1, keepdims=True)
+        return probs
+
+    return scaled
 
 
 def make_predict(

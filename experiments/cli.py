@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -64,6 +65,15 @@ def _parse(argv: list[str]) -> list[str]:
         return app.parse_flags_with_usage(argv)
 
 
+def leave(interrupted: str) -> NoReturn:
+    """End an interrupted program at once, telling what the same command does then."""
+    print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # Checkpoints are closed. A compilation may be under way in a thread of XLA's, and the
+    # interpreter's own end would crash on it.
+    os._exit(INTERRUPTED)
+
+
 def run(main: Callable[[], None], interrupted: str) -> None:
     """Run a main; bad input ends it with one line instead of a traceback.
 
@@ -84,11 +94,7 @@ def run(main: Callable[[], None], interrupted: str) -> None:
                 raise
             parallel.leave(error)
         except KeyboardInterrupt:
-            print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-            # Checkpoints are closed. A compilation may be under way in a thread of XLA's, and the
-            # interpreter's own end would crash on it.
-            os._exit(INTERRUPTED)
+            leave(interrupted)
 
     for name in ("config", "workdir", "debug"):  # What --help lists.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

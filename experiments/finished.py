@@ -5,9 +5,10 @@ afterwards, by experiments.calibrate or as a sweep's ensemble, has a `derived.js
 which, in paths relative to it.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,9 +120,15 @@ def read(folder: Path) -> Finished:
 
     Raises:
       FileNotFoundError: if what it was made of is gone.
+      ValueError: if that has changed since.
     """
     derived = folder / DERIVED
     made: dict[str, Any] = json.loads(derived.read_text()) if derived.exists() else {}
+    if made and not is_current(folder):
+        raise ValueError(
+            f"{folder} was made of runs that have changed since; make it again by python -m "
+            "experiments.calibrate, or delete it"
+        )
     of = [(folder / path).resolve() for path in made.get("of", ["."])]
     missing = [path for path in of if not (path / record.RUN).exists()]
     if missing:
@@ -168,7 +175,7 @@ def _loss(config: ConfigDict) -> str:
 
 
 def write_derived(
-    folder: Path, kind: str, of: Iterable[Path], temperature: float | None = None
+    folder: Path, kind: str, of: Sequence[Path], temperature: float | None = None
 ) -> None:
     """Write of which runs a directory's scores are made.
 
@@ -181,6 +188,22 @@ def write_derived(
     about = {
         "kind": kind,
         "of": [os.path.relpath(path.resolve(), folder.resolve()) for path in of],
+        "scores": [_digest(path) for path in of],
         "temperature": temperature,
     }
     record.write_text(folder / DERIVED, json.dumps(about, indent=1) + "\n")
+
+
+def is_current(folder: Path) -> bool:
+    """Whether a directory holds scores made of runs that have not changed since."""
+    path = folder / DERIVED
+    if not (path.exists() and scores.is_complete(folder)):
+        return False
+    made = json.loads(path.read_text())
+    return made["scores"] == [_digest(folder / run) for run in made["of"]]
+
+
+def _digest(run: Path) -> str | None:
+    """Of a run's scores; None where there are none."""
+    path = run / scores.FOLDER / scores.CASES
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -233,6 +233,12 @@ def _differences(
             yield f"{path}: {before} there, {after} here"
 
 
+def differences(one: ConfigDict, other: ConfigDict, but: tuple[str, ...]) -> list[str]:
+    """Where two configs differ, apart from some fields or groups of fields."""
+    old, new = (json.loads(config.to_json()) for config in (one, other))
+    return list(_differences(old, new, but))
+
+
 def _git_commit() -> str | None:
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]

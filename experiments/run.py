@@ -9,6 +9,8 @@ import copy
 import functools
 import itertools
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -39,8 +41,29 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
-def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
-    """Train to the end of the schedule, going on from the last checkpoint if there is one."""
+class OutOfTimeError(Exception):
+    """The time given is over; the epochs so far are kept, and the same command goes on."""
+
+
+def check_time(epoch: train.Epoch, epochs: int, deadline: float) -> None:
+    """After an epoch has been saved.
+
+    Raises:
+      OutOfTimeError: if the deadline is over and there is more to train.
+    """
+    done = epoch.schedule.stopped or epoch.epoch + 1 == epochs
+    if not done and time.monotonic() > deadline:
+        raise OutOfTimeError(f"the time is over after epoch {epoch.epoch + 1}")
+
+
+def fit(
+    config: ConfigDict, parts: parts_lib.Parts, workdir: Path, deadline: float = math.inf
+) -> None:
+    """Train to the end of the schedule, going on from the last checkpoint if there is one.
+
+    Raises:
+      OutOfTimeError: if it does not come to the end before the deadline, by `time.monotonic`.
+    """
     name, batch_size = config.loss.name, config.data.batch_size
     training = parts_lib.prepared(parts, config, "train")
     validation = parts_lib.prepared(parts, config, "validation")
@@ -77,6 +100,7 @@ def fit(config: ConfigDict, parts: parts_lib.Parts, workdir: Path) -> None:
             ):
                 checkpoints.save(epoch)
                 on_epoch(epoch)
+                check_time(epoch, config.train.epochs, deadline)
                 if epoch.epoch > first_epoch:  # In the first, cases are read from disk.
                     waited, spent = waited + epoch.data_wait, spent + epoch.seconds
     needed = max(training.nbytes, validation.nbytes) / 2**30
@@ -200,11 +224,19 @@ def members(config: ConfigDict) -> dict[str, ConfigDict]:
     return configs
 
 
-def run(config: ConfigDict, workdir: Path) -> str:
+def run(config: ConfigDict, workdir: Path, deadline: float = math.inf) -> str:
     """Run a config in a directory.
+
+    Args:
+      config: of the run, or of several losses one after another.
+      workdir: the directory.
+      deadline: when to break off training, by `time.monotonic`.
 
     Returns:
       The report, which is also written there; empty in other processes than the first.
+
+    Raises:
+      OutOfTimeError: if training is broken off.
     """
     configs = members(config)
     folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
@@ -222,7 +254,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
                 _open(configs, parts, folders, config, workdir)
             else:
                 record.check_joined(workdir, config, parts[next(iter(parts))].loaded.digest)
-        return _run(configs, parts, folders, workdir)
+        return _run(configs, parts, folders, workdir, deadline)
 
 
 def _open(
@@ -249,10 +281,11 @@ def _run(
     parts: Mapping[str, parts_lib.Parts],
     folders: Mapping[str, Path],
     workdir: Path,
+    deadline: float,
 ) -> str:
     scored = {}
     for name, member in configs.items():
-        fit(member, parts[name], folders[name])
+        fit(member, parts[name], folders[name], deadline)
         predict = best_predictor(member, parts[name], folders[name], name)
         if parallel.is_first():
             scored[name] = scores.score(predict, member, parts[name], folders[name])

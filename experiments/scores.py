@@ -27,6 +27,7 @@ CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
     f"{name}.csv" for name in ("cases", "summary", "thresholds", "reliability")
 )
 SHOWN = "shown.npz"
+FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
 
 
 class Scored(NamedTuple):
@@ -121,6 +122,11 @@ def write(workdir: Path, scored: Scored, classes: Sequence[str]) -> None:
     os.replace(folder, workdir / FOLDER)
 
 
+def is_complete(workdir: Path) -> bool:
+    """Whether all scores are there."""
+    return all((workdir / FOLDER / name).exists() for name in FILES)
+
+
 def read(workdir: Path, classes: Sequence[str]) -> Scored:
     """Read what `write` wrote.
 
@@ -128,7 +134,7 @@ def read(workdir: Path, classes: Sequence[str]) -> Scored:
       FileNotFoundError: if a file is missing, as of a run that an older version scored.
     """
     folder = workdir / FOLDER
-    for name in (CASES, THRESHOLDS, RELIABILITY, SHOWN):
+    for name in FILES:
         if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder / name} does not exist; give the command of that run again, which scores "

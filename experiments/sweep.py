@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,11 +136,19 @@ def _points(axes: Mapping[str, Sequence[float]], zipped: Sequence[str]) -> list[
     return points
 
 
-def run(config: ConfigDict, workdir: Path) -> str:
+def run(config: ConfigDict, workdir: Path, deadline: float = math.inf) -> str:
     """Train and evaluate a grid in a directory.
+
+    Args:
+      config: of the grid.
+      workdir: the directory.
+      deadline: when to break off training, by `time.monotonic`.
 
     Returns:
       The report, which is also written there.
+
+    Raises:
+      run.OutOfTimeError: if training is broken off.
     """
     settings = expand(config)
     configs = {name: c for setting in settings.values() for name, c in setting.members.items()}
@@ -161,7 +170,7 @@ def run(config: ConfigDict, workdir: Path) -> str:
         for folder in (workdir, *(workdir / name for name in configs)):
             record.write_spec(folder, first.spec)
             record.write_text(folder / record.SPLIT, json.dumps(split, indent=1) + "\n")
-        diverged = fit(config, configs, parts, workdir)
+        diverged = fit(config, configs, parts, workdir, deadline)
         return _report(config, settings, parts, workdir, diverged)
 
 
@@ -170,11 +179,15 @@ def fit(
     configs: Mapping[str, ConfigDict],
     parts: Mapping[str, parts_lib.Parts],
     workdir: Path,
+    deadline: float = math.inf,
 ) -> dict[str, str]:
     """Train all members to the end of their schedules, going on from their checkpoints.
 
     Returns:
       Why members diverged, by name.
+
+    Raises:
+      run.OutOfTimeError: if they do not come to the end before the deadline.
     """
     names = list(configs)
     first = parts[names[0]]
@@ -229,6 +242,8 @@ def fit(
             progress.epoch(
                 {names[n]: epoch for n, epoch in done.epochs.items()}, status["diverged"]
             )
+            for epoch in done.epochs.values():
+                run_lib.check_time(epoch, config.train.epochs, deadline)
     return status["diverged"]
 
 

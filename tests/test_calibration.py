@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
 
 from dicepp_jax import metrics
-from dicepp_jax.metrics import CALIBRATION
+from dicepp_jax.metrics import CALIBRATION, LABEL_MAP
 from dicepp_jax.metrics.calibration import BINS
 
 CLASSES = 4
@@ -411,3 +411,16 @@ def test_a_band_leaves_out_what_does_not_count():
     assert metrics.foreground_band(np.array([[1, 0]]), 1, where=np.array([[1, 0]])).tolist() == [
         [True, False]
     ]
+
+
+@masked
+@shapes
+def test_the_notebooks_numbers_take_the_label_map_for_one_hot(shape, masked):
+    probs, labels, where = example(shape)
+    where = where if masked else np.ones(labels.shape, bool)
+    found = {name: f(probs, labels, where if masked else None) for name, f in LABEL_MAP.items()}
+    for b, keep in enumerate(where):
+        p, y = probs[b][keep].astype(np.float64), labels[b][keep].astype(np.float64)[:, None]
+        nll = -(y * np.log(np.clip(p, 1e-7, 1 - 1e-7))).mean(0)
+        np.testing.assert_allclose(found["nll_labelmap"][b], nll, rtol=1e-5)
+        np.testing.assert_allclose(found["brier_labelmap"][b], ((y - p) ** 2).mean(0), rtol=1e-5)

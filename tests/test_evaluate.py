@@ -1,5 +1,7 @@
 """Evaluation against scikit-learn and NumPy, its pictures and its tables."""
 
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import oracles
@@ -131,6 +133,31 @@ def test_reliability_is_that_of_the_whole_image():
             assert sums.shape == (2, 20)
             expected, _ = np.histogram(p, bins=20, range=(0, 1), weights=weights)
             np.testing.assert_allclose(sums[c], expected, rtol=1e-5)
+
+
+def test_counts_at_thresholds_are_of_the_whole_image():
+    stored = stored_case(0, (17, 23), DRIVE)
+    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    for c in range(2):
+        p, y = result.probs[..., c], result.label == c
+        for t, threshold in enumerate(metrics.THRESHOLDS.astype(np.float32)):
+            called = p >= threshold
+            expected = [np.sum(called & y), np.sum(called & ~y), np.sum(~called & y)]
+            assert [int(n[c, t]) for n in result.thresholds[:3]] == expected
+            assert sum(int(n[c, t]) for n in result.thresholds) == y.size
+
+
+def test_some_sets_are_scored_by_the_label_map_too():
+    spec = dataclasses.replace(PHANTOM_3D, label_map=True)
+    stored = stored_case(0, (5, 9, 8), spec)
+    (result,) = evaluate(predictor(spec), [stored], spec)
+    rows = {row[1:4]: row.value for row in result.rows}
+    for c, label in enumerate(spec.classes):
+        expected = np.mean((result.label - result.probs[..., c].astype(np.float64)) ** 2)
+        assert rows[label, "image", "brier_labelmap"] == pytest.approx(expected, rel=1e-5)
+        assert (label, "image", "nll_labelmap") in rows
+    (plain,) = evaluate(predictor(PHANTOM_3D), [stored], PHANTOM_3D)
+    assert not any(row.metric.endswith("labelmap") for row in plain.rows)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 8), (3, 43)])
@@ -305,8 +332,16 @@ def test_a_class_that_is_not_there_is_shown_where_it_is_most_probable():
 def test_an_image_is_shown_whole():
     image = scored(DRIVE, (9, 8))
     (view,) = plots.views(image)
-    assert view.where == "" and view.probs is image.probs
-    assert view.image is image.image and view.label is image.label
+    assert view.where == ""
+    for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
+        np.testing.assert_array_equal(shown, whole)
+
+
+def test_of_a_large_image_some_pixels_are_shown():
+    image = scored(PHANTOM, (3, 2050))
+    (view,) = plots.views(image)
+    for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
+        np.testing.assert_array_equal(shown, whole[::3, ::3])
 
 
 def save(figure, folder):

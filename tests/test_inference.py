@@ -14,7 +14,14 @@ from scipy.special import expit
 
 from dicepp_jax.data.preprocess import network_image, normalise
 from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
-from dicepp_jax.inference import WEIGHTINGS, axis_windows, make_predict, mirrored, sliding_window
+from dicepp_jax.inference import (
+    WEIGHTINGS,
+    axis_windows,
+    make_predict,
+    mirrored,
+    sliding_window,
+    tempered,
+)
 
 PATCHES = {
     2: dataclasses.replace(PHANTOM, patches=True),
@@ -361,3 +368,23 @@ def test_volumes_of_all_sizes_share_one_compilation():
             assert predict(stored_image(PHANTOM_3D, shape), shape).shape == (*shape, 3)
         # Nor does another network of the same layers.
         assert traced == [(4, 8, 8, 8, 1)]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.7])
+def test_temperature_divides_logits(temperature):
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 2, (5, 6, 3))
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    scaled = tempered(lambda image, native: probs.astype(np.float32), temperature)
+    expected = np.exp(logits / temperature)
+    expected /= expected.sum(-1, keepdims=True)
+    found = scaled(np.zeros((5, 6, 1)), (5, 6))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_temperature_leaves_what_is_certain_finite():
+    probs = np.array([[0, 1], [1e-9, 1]], np.float32)
+    found = tempered(lambda image, native: probs, 2.0)(np.zeros(1), (2,))
+    np.testing.assert_allclose(found[:, 0], 1e-7**0.5 / (1 + 1e-7**0.5), rtol=1e-5)
+    assert probs[0, 0] == 0

@@ -1,0 +1,142 @@
+"""Temperature scaling of a run and the ensemble of several, as commands."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import paper as cells
+from dicepp_jax.losses import ce, from_probabilities
+from dicepp_jax.rows import Row, read_csv
+from experiments import calibrate, finished, parts, run, scores
+
+CELL = "tiny/phantom/dsc"
+
+
+def config_of(cell, data_dir):
+    config = cells.get_config(cell)
+    config.data.data_dir = data_dir
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("calibrate")
+    for seed in (0, 1):
+        run.run(config_of(f"{CELL}_seed={seed}", data_dir), workdir / f"seed={seed}")
+    return workdir
+
+
+def values(folder, metric):
+    rows = read_csv(folder / "test" / "cases.csv", Row)
+    return np.array([row.value for row in rows if row.metric == metric and row.label != "vessel"])
+
+
+def test_a_temperature_is_fitted_on_validation_and_scored_on_test(trained, data_dir, capsys):
+    workdir = trained / "seed=0"
+    calibrate.main([str(workdir)])
+    found = finished.read(workdir / "temperature")
+    assert found.method == "dsc, temperature"
+    assert found.temperature is not None
+    config = config_of(CELL, data_dir)
+    made = parts.make(config)
+    predict = run.best_predictor(config, made, workdir, "")
+
+    def mean_ce(temperature):
+        losses = []
+        for case in made.splits["validation"]:
+            label = case["label"]
+            z = from_probabilities(predict(case["image"], label.shape)) / temperature
+            losses.append(float(ce(z[None], label[None].astype(np.int32))[0]))
+        return np.mean(losses)
+
+    best = mean_ce(found.temperature)
+    assert best < mean_ce(1.0)
+    assert best < min(mean_ce(found.temperature * 1.1), mean_ce(found.temperature / 1.1))
+    # Which class is the most likely stays the same, how likely it is does not.
+    np.testing.assert_array_equal(values(workdir, "dice"), values(workdir / "temperature", "dice"))
+    assert values(workdir / "temperature", "nll_full").mean() < values(workdir, "nll_full").mean()
+    assert f"T = {found.temperature:.2f}" in capsys.readouterr().out
+
+
+def test_an_ensemble_of_runs(trained, data_dir, capsys):
+    runs = [trained / "seed=0", trained / "seed=1"]
+    output = trained / "ensemble"
+    calibrate.main([*map(str, runs), f"--output={output}"])
+    found = finished.read(output)
+    assert (found.method, found.members, found.seed) == ("dsc, ensemble", 2, 0)
+    made = parts.make(config_of(CELL, data_dir))
+    stored = made.splits["test"][0]
+    probs = np.mean(
+        [
+            run.best_predictor(config_of(f"{CELL}_seed={n}", data_dir), made, folder, "")(
+                stored["image"], stored["label"].shape
+            )
+            for n, folder in enumerate(runs)
+        ],
+        axis=0,
+    )
+    rows = {row[:4]: row.value for row in found.scores().rows}
+    brier = np.mean((probs[..., 1] - (stored["label"] == 1)) ** 2)
+    place = (stored["id"].decode(), "vessel", "image", "brier")
+    assert rows[place] == pytest.approx(brier, rel=1e-5)
+    assert "seed 1" in capsys.readouterr().out
+
+
+def test_what_was_made_of_runs_that_changed_is_told(trained):
+    workdir = trained / "changed"
+    shutil.copytree(trained / "seed=0", workdir, ignore=shutil.ignore_patterns("temperature"))
+    shutil.copytree(trained / "seed=0" / "test", workdir / "temperature" / "test")
+    finished.write_derived(workdir / "temperature", finished.TEMPERATURE, [workdir], 2.0)
+    assert finished.is_current(workdir / "temperature")
+    path = workdir / "test" / scores.CASES
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    assert not finished.is_current(workdir / "temperature")
+    with pytest.raises(ValueError, match="runs that have changed since; make it again"):
+        finished.read(workdir / "temperature")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no nowhere/run.json; give the --workdir of experiments.run"),
+        (["{0}", "{0}", "--output={1}"], "two of the runs have the same seed"),
+        (["{0}", "{2}", "--output={1}"], "differ in more than their seed .*loss.name: dsc there"),
+        (["{0}", "{3}", "--output={1}"], "is not scored; give the command of that run again"),
+    ],
+)
+def test_what_cannot_be_calibrated_ends_in_one_line(trained, tmp_path, arguments, message):
+    other, unscored = tmp_path / "other", tmp_path / "unscored"
+    for folder in (other, unscored):
+        shutil.copytree(trained / "seed=1", folder)
+    about = json.loads((other / "run.json").read_text())
+    about["config"]["loss"]["name"] = "dscpp"
+    (other / "run.json").write_text(json.dumps(about))
+    shutil.rmtree(unscored / "test")
+    places = [str(path) for path in (trained / "seed=0", tmp_path / "out", other, unscored)]
+    with pytest.raises(SystemExit, match=message):
+        calibrate.main([argument.format(*places) for argument in arguments])
+
+
+@pytest.mark.parametrize("arguments", [["a", "b"], ["a", "--output=b"]])
+def test_an_ensemble_needs_a_folder_and_a_run_does_not(arguments, capsys):
+    with pytest.raises(SystemExit):
+        calibrate.main(arguments)
+    assert "--output is for several runs" in capsys.readouterr().err
+
+
+def test_voxels_are_drawn_of_large_images(monkeypatch):
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 1, (2, 64, 64, 2)).astype(np.float32)
+    p = jax.nn.softmax(logits, axis=-1)
+    labels = (rng.random((2, 64, 64)) < np.asarray(p)[..., 1]).astype(np.uint8)
+    cases = [
+        {"image": np.asarray(jax.nn.softmax(2 * z, axis=-1)), "label": y}
+        for z, y in zip(logits, labels, strict=True)
+    ]
+    monkeypatch.setattr(calibrate, "VOXELS", 2048)
+    found = calibrate.fitted(lambda image, native: image, cases, 2)
+    assert found == pytest.approx(2, rel=0.15)
+    assert found == calibrate.fitted(lambda image, native: image, cases, 2)
