@@ -1,12 +1,13 @@
-"""The one door to matplotlib: pictures of predictions, of calibration and of training.
+"""The door to matplotlib: pictures of predictions, of calibration and of training.
 
+The paper's figures are in `dicepp_jax.paper_plots`, the looks of methods in `dicepp_jax.styles`.
 Of a volume one slice along the first axis is shown; slices are counted from 1.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -25,6 +27,7 @@ from dicepp_jax.evaluate import Result
 from dicepp_jax.metrics import Reliability
 from dicepp_jax.rows import WHOLE_IMAGE, Summary
 from dicepp_jax.saved import segment
+from dicepp_jax.styles import line_styles
 
 FALSE_POSITIVE = (255, 0, 255)
 FALSE_NEGATIVE = (0, 200, 0)
@@ -152,14 +155,13 @@ def prediction(cases: Mapping[str, Sequence[View]], classes: Sequence[str]) -> F
     figure, axes = _panels(len(rows), 2 + 2 * len(cases), rows[0][1])
     for target, (row, (label, *same)) in enumerate(zip(axes, rows, strict=True), 1):
         first = same[0]
-        _panel(row[0], display(first.image), _title(first))
-        _panel(row[1], first.label == target, f"{label}: truth", cmap="gray")
+        panel(row[0], display(first.image), heading(first))
+        panel(row[1], first.label == target, f"{label}: truth", cmap="gray")
         for position, (name, view) in enumerate(zip(cases, same, strict=True)):
             heat, wrong = row[2 + 2 * position : 4 + 2 * position]
-            elsewhere = f", {view.where}" if view.where != first.where else ""
-            _heat(heat, view.probs[..., target], f"{name}: probability{elsewhere}")
+            _heat(heat, view.probs[..., target], f"{name}: probability{elsewhere(view, first)}")
             picture = errors(view.image, view.label, view.probs.argmax(-1), target)
-            _panel(wrong, picture, f"{name}: FP magenta, FN green")
+            panel(wrong, picture, f"{name}: FP magenta, FN green")
     return figure
 
 
@@ -183,14 +185,21 @@ def thresholds(
     Reference:
       DSC++ paper, Eq. 10 with the sign that its text gives it; Figure 5.
     """
-    rows = [
-        (target, name, same[target - 1])
-        for target in range(1, len(classes))
-        for name, same in cases.items()
-    ]
+    return called_at(
+        [
+            (name, classes[target], target, same[target - 1])
+            for target in range(1, len(classes))
+            for name, same in cases.items()
+        ],
+        values,
+    )
+
+
+def called_at(rows: Sequence[tuple[str, str, int, View]], values: Sequence[float]) -> Figure:
+    """A row for each method, class, number of the class, and view; see `thresholds`."""
     figure, axes = _panels(len(rows), 1 + len(values), rows[0][-1])
-    for (target, name, view), (heat, *called) in zip(rows, axes, strict=True):
-        _heat(heat, view.probs[..., target], f"{_title(view)}\n{name}: {classes[target]}")
+    for (name, label, target, view), (heat, *called) in zip(rows, axes, strict=True):
+        _heat(heat, view.probs[..., target], f"{heading(view)}\n{name}: {label}")
         truth = view.label == target
         for place, value in zip(called, values, strict=True):
             mask = segment(view.probs, value, target)
@@ -199,15 +208,15 @@ def thresholds(
                 f"{found / number:.2f}" if number else "undefined"
                 for number in map(np.count_nonzero, (truth, mask == target))
             )
-            title = f"T = {value:g}: recall {recall}, precision {precision}"
-            _panel(place, errors(view.image, view.label, mask, target), title)
+            above = f"T = {value:g}: recall {recall}, precision {precision}"
+            panel(place, errors(view.image, view.label, mask, target), above)
     figure.supxlabel("false positives magenta, false negatives green", fontsize=9)
     return figure
 
 
 def _panels(rows: int, columns: int, view: View) -> tuple[Figure, np.ndarray]:
     """A figure of panels that are about as tall as what is shown, without the colour bar."""
-    height = 0.85 * PANEL * min(_tallness(view.label.shape), 2) + 0.5
+    height = 0.85 * PANEL * min(height_over_width(view.label.shape), 2) + 0.5
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -219,23 +228,30 @@ def _panels(rows: int, columns: int, view: View) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def _tallness(shape: Sequence[int], aspect: float = 1) -> float:
+def height_over_width(shape: Sequence[int], aspect: float = 1) -> float:
     """Height over width of an image whose pixels are so much taller than wide."""
     return shape[0] * aspect / shape[1]
 
 
-def _title(view: View) -> str:
+def heading(view: View) -> str:
+    """The case, of a volume with the slice."""
     return _short(f"{view.case}, {view.where}" if view.where else view.case)
 
 
+def elsewhere(view: View, first: View) -> str:
+    """Which slice, where it is another than that of the first view."""
+    return f", {view.where}" if view.where != first.where else ""
+
+
 def _heat(axes: Axes, probability: np.ndarray, title: str, aspect: float = 1) -> None:
-    shown = _panel(axes, probability, title, cmap=HEAT, aspect=aspect)
+    shown = panel(axes, probability, title, cmap=HEAT, aspect=aspect)
     axes.figure.colorbar(shown, ax=axes, shrink=0.8)
 
 
-def _panel(
+def panel(
     axes: Axes, image: np.ndarray, title: str, cmap: str | None = None, aspect: float = 1
-) -> Any:
+) -> AxesImage:
+    """An image in [0, 1] or RGB, without ticks."""
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     image = _thinned(image, OVERLAY)
@@ -275,7 +291,7 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
     columns = min(6, len(samples))
     rows = -(-len(samples) // columns)
     thumbnails = [_thumbnail(sample) for sample in samples]
-    tallness = float(np.median([_tallness(label.shape) for _, label in thumbnails]))
+    tallness = float(np.median([height_over_width(label.shape) for _, label in thumbnails]))
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -290,15 +306,16 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
         place.set_title(_short(sample.title), fontsize=7)
         place.imshow(image, vmin=0, vmax=1)
         for target in range(1, len(classes)):
-            _outline(place, label, target)
+            outline(place, label, target)
     _legend(figure, classes)
     return figure
 
 
-def _outline(place: Axes, label: np.ndarray, target: int) -> None:
+def outline(place: Axes, label: np.ndarray, target: int, width: float = 0.8) -> None:
+    """A line, so many points wide, around all that is of the class."""
     inside = label == target
     if inside.any() and not inside.all():
-        place.contour(inside, [0.5], colors=[_colour(target)], linewidths=0.8)
+        place.contour(inside, [0.5], colors=[_colour(target)], linewidths=width)
 
 
 def _legend(figure: Figure, classes: Sequence[str]) -> None:
@@ -361,15 +378,15 @@ def overlay(
     figure, row = plt.subplots(
         1,
         len(classes),
-        figsize=_size(len(classes), _tallness(mask.shape, aspect)),
+        figsize=_size(len(classes), height_over_width(mask.shape, aspect)),
         dpi=DPI,
         layout="compressed",
     )
     figure.suptitle(title, fontsize=9)
-    _panel(row[0], image, "outlines", aspect=aspect)
+    panel(row[0], image, "outlines", aspect=aspect)
     for target, name in enumerate(classes):
         if target:
-            _outline(row[0], mask, target)
+            outline(row[0], mask, target)
             _heat(row[target], probs[..., target], f"{name}: probability", aspect)
     _legend(figure, classes)
     return figure
@@ -407,26 +424,40 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
     figure, axes = plt.subplots(
         2,
         len(foreground),
-        figsize=(4.2 * len(foreground), 5),
+        figsize=(6.2 * len(foreground), 5),
         squeeze=False,
         sharex=True,
         height_ratios=(3, 1),
         dpi=DPI,
         layout="constrained",
     )
+    styles = line_styles(curves)
     for column, target in enumerate(foreground):
         top, bottom = axes[:, column]
-        top.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect calibration")
+        (diagonal,) = top.plot([0, 1], [0, 1], color="0.7", linewidth=3, zorder=0)
+        explained = {"perfect calibration": diagonal}
         for name, sums in curves.items():
             count = np.asarray(sums.voxels)[target]
             seen = count > 0
             confidence = np.asarray(sums.confidence)[target][seen] / count[seen]
             frequency = np.asarray(sums.positives)[target][seen] / count[seen]
-            top.plot(confidence, frequency, marker="o", label=name)
+            style = styles[name]
+            (line,) = top.plot(confidence, frequency, markersize=4, label=name, **style)
+            explained[f"{name} (ECE {sums.ece[target]:.4f})"] = line
             edges = np.linspace(0, 1, len(count) + 1)
-            bottom.stairs(count / count.sum(), edges, label=name)
+            shape = {key: style[key] for key in ("color", "linestyle")}
+            bottom.stairs(count / count.sum(), edges, label=name, **shape)
         top.set(title=classes[target], ylabel="observed frequency", ylim=(0, 1))
-        top.legend(fontsize=8)
+        # Beside the diagram, as there is no corner of it that no method goes through.
+        top.legend(
+            explained.values(),
+            explained,
+            fontsize=9,
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            borderaxespad=0,
+            handlelength=3,
+        )
         bottom.set(
             xlabel="predicted probability", ylabel="share of voxels", yscale="log", xlim=(0, 1)
         )

@@ -45,6 +45,7 @@ def temper(workdir: Path, data_dir: str | None = None, manual_dir: str | None = 
       FileNotFoundError: if there is no run or its images are not at hand.
       ValueError: if the images are others, or no temperature is best.
     """
+    _check(workdir)
     with record.held(workdir):
         config, made = _open(workdir, data_dir, manual_dir)
         predict = best_predictor(config, made, workdir, config.loss.name)
@@ -111,6 +112,8 @@ def combine(
       FileNotFoundError: if there is no run or its images are not at hand.
       ValueError: if the runs differ in more than their seed, or the images are others.
     """
+    for workdir in workdirs:
+        _check(workdir)
     opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
     configs = [config for config, _ in opened]
     for workdir, config in zip(workdirs[1:], configs[1:], strict=True):
@@ -137,23 +140,28 @@ def combine(
     return _report({**rows, "ensemble": scored.rows}, made)
 
 
-def _open(
-    workdir: Path, data_dir: str | None, manual_dir: str | None
-) -> tuple[ConfigDict, parts.Parts]:
-    path = workdir / record.RUN
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; give the --workdir of experiments.run")
+def _check(workdir: Path) -> None:
+    """Refuse what is no run that has been scored."""
+    if not (workdir / record.RUN).exists():
+        raise FileNotFoundError(
+            f"there is no {workdir / record.RUN}; give the --workdir of experiments.run"
+        )
     if not scores.is_complete(workdir):
         raise FileNotFoundError(
             f"{workdir} is not scored; give the command of that run again, which goes on with it"
         )
+
+
+def _open(
+    workdir: Path, data_dir: str | None, manual_dir: str | None
+) -> tuple[ConfigDict, parts.Parts]:
     config = runs.read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir
     if manual_dir is not None:
         config.data.manual_dir = manual_dir
     made = parts.make(config)
-    if made.loaded.digest != json.loads(path.read_text())["data"]:
+    if made.loaded.digest != json.loads((workdir / record.RUN).read_text())["data"]:
         raise ValueError(
             f"the cases of {made.spec.title}, their masks or their split are not those of {workdir}"
         )

@@ -1,0 +1,48 @@
+"""How recall, precision and Dice of a class change with the threshold, over the cases of a split.
+
+>>> counts = Confusion(*np.array([[[8, 6]], [[4, 1]], [[2, 4]], [[9, 9]]]))
+>>> threshold_summary({"a": counts, "b": counts}, target=0).recall.mean
+array([0.8, 0.6])
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dicepp_jax.metrics import Confusion
+from dicepp_jax.statistics import Bootstrap, bootstrap
+
+
+class ThresholdCurves(NamedTuple):
+    """Means over cases at each threshold, with 95% intervals; arrays are `(T,)`.
+
+    Attributes:
+      recall: of the voxels of the class, the share that is called so.
+      precision: of the voxels that are called so, the share that is of the class.
+      dice: the harmonic mean of both.
+    """
+
+    recall: Bootstrap
+    precision: Bootstrap
+    dice: Bootstrap
+
+
+def threshold_summary(thresholds: Mapping[str, Confusion], target: int) -> ThresholdCurves:
+    """Means over cases of what becomes of a class at each threshold.
+
+    Args:
+      thresholds: counts `(C, T)` by case, as of `metrics.threshold_counts`.
+      target: the class, its number.
+
+    Returns:
+      The curves. A case in which a metric is not defined is left out of its mean at that threshold.
+
+    Reference:
+      DSC++ paper, Figure 5.
+    """
+    cases = [[np.asarray(number)[target] for number in counts] for counts in thresholds.values()]
+    counts = Confusion(*np.stack(cases, axis=1))
+    return ThresholdCurves(
+        *(bootstrap(np.asarray(x)) for x in (counts.recall, counts.precision, counts.dice))
+    )
