@@ -86,7 +86,9 @@ def by_gamma(
     columns = max(2, -(-len(views) // blocks))
     tall = 0.85 * WIDTH / columns * _tallness(first) + 0.3
     figure = plt.figure(
-        figsize=(WIDTH, tall * (1 + blocks) + 1.5 * blocks), dpi=plots.DPI, layout="constrained"
+        figsize=(WIDTH, tall * (1 + blocks) + 1.5 * blocks),
+        dpi=plots.PHOTOGRAPH_DPI,
+        layout="constrained",
     )
     heights = [tall, *[tall, 1.5] * blocks]
     # Half columns, so that the two panels above stand in the middle.
@@ -232,7 +234,7 @@ def _grid(rows: Sequence[View], columns: int) -> tuple[Figure, np.ndarray]:
         len(rows),
         columns,
         figsize=(WIDTH, sum(heights)),
-        dpi=plots.DPI,
+        dpi=plots.PHOTOGRAPH_DPI,
         squeeze=False,
         height_ratios=heights,
         layout="compressed",

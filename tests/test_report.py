@@ -1,0 +1,503 @@
+"""Reports of synthetic scores against NumPy and scipy, and what is written against its parsers."""
+
+import functools
+import html.parser
+import itertools
+import json
+import re
+import shlex
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import paper as cells
+from dicepp_jax import metrics, plots
+from dicepp_jax.data import SETS
+from dicepp_jax.metrics import Confusion, Reliability
+from dicepp_jax.rows import Row, read_csv
+from experiments import finished, record, report, report_figures, reproduce, scores, tables
+from experiments.groups import METRICS
+from experiments.paper_tables import Number
+from experiments.report import Compared, Point
+from experiments.tables import Cell, Column, Table
+
+CASES = 8
+BETTER = {"nll": 0.1, "brier": 0.03, "ece": 0.02, "dice": 0.8, "jaccard": 0.7}
+WORSE = {"nll": 0.3, "brier": 0.06, "ece": 0.05, "dice": 0.7, "jaccard": 0.6}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"}
+
+
+def values(means, cases=CASES, seed=0):
+    """Scores by metric, within 0.01 of the means."""
+    rng = np.random.default_rng(seed)
+    return {metric: mean + rng.uniform(-0.01, 0.01, cases) for metric, mean in means.items()}
+
+
+def write_scores(folder, spec, by_metric, recall_falls_by=0.5):
+    """Scores of foreground classes that all have the same; recall falls evenly with T."""
+    cases = [f"case {n}" for n in range(len(by_metric["nll"]))]
+    rows = [
+        Row(case, label, region, metric, float(value))
+        for label, region in itertools.product(spec.classes, ("image", "field of view"))
+        for metric, of_metric in by_metric.items()
+        for case, value in zip(cases, of_metric, strict=True)
+    ]
+    shape = (len(spec.classes), len(metrics.THRESHOLDS))
+    tp = np.broadcast_to(
+        np.round(1000 * (0.9 - recall_falls_by * np.linspace(0, 1, shape[1]))), shape
+    ).astype(int)
+    counts = Confusion(tp, np.broadcast_to(tp[:, ::-1], shape), 1000 - tp, tp)
+    zeros = np.zeros((shape[0], 20))
+    size = (4, 4)
+    view = plots.View(
+        "case 0",
+        "",
+        np.zeros((*size, 3), np.uint8),
+        np.zeros(size, int),
+        np.ones((*size, shape[0])),
+    )
+    scored = scores.Scored(
+        rows,
+        Reliability(zeros.astype(int), zeros, zeros.astype(int)),
+        dict.fromkeys(cases, counts),
+        [(view,) * (shape[0] - 1)],
+    )
+    scores.write(folder, scored, spec.classes)
+
+
+def write_run(
+    folder, cell, by_metric, gamma=None, filters=None, data="d" * 32, spec=None, falls=0.5
+):
+    """The directory of a run of a cell that has ended."""
+    config = cells.get_config(cell)
+    config.loss.gamma = gamma
+    config.model.filters = filters or config.model.filters
+    spec = spec or SETS[config.data.name].spec
+    folder.mkdir(parents=True)
+    about = {
+        "config": json.loads(config.to_json()),
+        "data": data,
+        "date": "2023-04-05T06:07:08+00:00",
+        "versions": {"jax": "0.10.2"},
+        "git_commit": "0123456789" * 4,
+        "devices": ["cpu cpu"],
+        "cpu_cores": 2,
+    }
+    record.write_text(folder / record.RUN, json.dumps(about))
+    record.write_spec(folder, spec)
+    for epoch in range(3):
+        record.append_log(folder, {"epoch": epoch})
+    write_scores(folder, spec, by_metric, falls)
+    return folder
+
+
+def write_temperature(run, temperature, by_metric):
+    folder = run / finished.TEMPERATURE
+    write_scores(folder, record.read_spec(run), by_metric)
+    finished.write_derived(folder, finished.TEMPERATURE, [run], temperature)
+
+
+@pytest.fixture(autouse=True)
+def one_figure(monkeypatch):
+    """Of figures there is a cheap one, whose title asks for escapes."""
+
+    def draw():
+        return plt.subplots(figsize=(1, 1))[0]
+
+    one = report_figures.Figure("figure", 'A "figure" & <more>', "How it is read.", draw)
+    monkeypatch.setattr(report_figures, "figures", lambda gathered: [one])
+
+
+DSC = values(WORSE, seed=1)
+DSCPP = values(BETTER, seed=2)
+TEMPERED = values({**WORSE, "nll": 0.15, "brier": 0.045, "ece": 0.03}, seed=3)
+
+
+def write_drive(folder, dsc=DSC, dscpp=DSCPP, scale="tiny"):
+    """DSC after temperature scaling, too; DSC++ with two seeds and their ensemble."""
+    cell = functools.partial("{}/drive/{}".format, scale)
+    run = write_run(folder / "dsc", cell("dsc"), dsc, falls=0.3)
+    write_temperature(run, 3.375, TEMPERED)
+    runs = [
+        write_run(folder / f"dscpp_{seed}", cell(f"dscpp_seed={seed}"), of_seed, falls=0.8)
+        for seed, of_seed in enumerate((dscpp, values(BETTER, seed=4)))
+    ]
+    ensemble = folder / "ensemble"
+    write_scores(ensemble, record.read_spec(run), values(BETTER, seed=5))
+    finished.write_derived(ensemble, finished.ENSEMBLE, runs)
+
+
+@pytest.fixture
+def drive(tmp_path):
+    write_drive(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def made(workdir):
+    """The report of a directory."""
+    report.write([workdir], workdir / "report")
+    return workdir / "report"
+
+
+def numbers(folder, **fields):
+    rows = read_csv(folder / "tables.csv", Number)
+    return [r for r in rows if fields.items() <= r._asdict().items()]
+
+
+def markdown_rows(text, first):
+    """Cells of the lines of tables that begin with a cell."""
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [line for line in lines if line[0] == first]
+
+
+def test_numbers(drive):
+    folder = made(drive)
+    (nll,) = numbers(folder, method="dsc", metric="nll")
+    assert nll[:6] == (4, "drive", "tiny", "vessel", "dsc", 0)
+    assert nll.mean == pytest.approx(DSC["nll"].mean(), rel=1e-12)
+    # The bootstrap's standard error is that of the mean with n in place of n - 1.
+    assert nll.error == pytest.approx(DSC["nll"].std() / np.sqrt(CASES), rel=0.05)
+    assert nll.low < nll.mean < nll.high
+    assert (nll.cases, nll.undefined, nll.paper_mean, nll.paper_error) == (CASES, 0, 0.204, 0.013)
+    assert nll.difference_in_errors == pytest.approx((DSC["nll"].mean() - 0.204) / 0.013)
+    (ece,) = numbers(folder, method="dscpp", metric="ece")
+    assert ece.mean == pytest.approx(DSCPP["ece"].mean())
+    assert np.isnan([ece.paper_mean, ece.difference_in_errors]).all()
+    shown = {(row.method, row.metric) for row in numbers(folder)}
+    methods = "dsc", "dscpp", "dsc, temperature", "dscpp, ensemble of 2"
+    assert shown == {*itertools.product(methods, METRICS)}
+
+
+def test_rows(drive):
+    text = (made(drive) / "report.md").read_text()
+    row = markdown_rows(text, "DSC")[0]
+    error = numbers(drive / "report", method="dsc", metric="nll")[0].error
+    difference = f"{(DSC['nll'].mean() - 0.204) / 0.013:+.1f} SE"
+    assert row[1:4] == [f"{DSC['nll'].mean():.4f} ± {error:.4f}", "0.204 ± 0.013", difference]
+    assert row[-2:] == ["0", "3"]
+    tempered = markdown_rows(text, "DSC, temperature 3.38")[0]
+    assert tempered[1].startswith(f"{TEMPERED['nll'].mean():.4f} ± ")
+    assert tempered[2:4] == ["", ""]
+    assert markdown_rows(text, "DSC++, ensemble of 2")[0][-2:] == ["0", "6"]
+    assert f"over {CASES} test cases" in text
+    assert "Tiny scale, no result: 32 x 32, 2 filters, depth 2, at most 2 epochs" in text
+    assert (
+        "the paper: 512 x 512, 32 filters, depth 4, at most 1000 epochs, patience 25 / 50" in text
+    )
+    assert "1 x cpu with 2 CPU cores; jax 0.10.2; commit 0123456; 2023-04-05." in text
+
+
+def test_the_best_are_bold(tmp_path):
+    one, two = values(BETTER), values(WORSE)
+    two = {**two, "nll": one["nll"] + 1e-7, "dice": one["dice"] + 0.001}
+    write_run(tmp_path / "ce", "tiny/drive/ce", one)
+    write_run(tmp_path / "focal", "tiny/drive/focal", two)
+    text = (made(tmp_path) / "report.md").read_text()
+    bold = {
+        name: [cell.startswith("**") for cell in markdown_rows(text, name)[0][1:]]
+        for name in ("CE", "Focal", "DSC++")
+    }
+    # Of each metric ours, the paper's and the difference; of ECE ours alone. Equal as printed:
+    # NLL. The paper has CE and DSC++ with the lowest Brier of 0.024.
+    assert bold["CE"][:7] == [True, False, False, True, True, False, True]
+    assert bold["Focal"][:7] == [True, False, False, False, False, False, False]
+    assert bold["CE"][7:10] == [False, False, False]
+    assert bold["Focal"][7:10] == [True, False, False]
+    assert bold["DSC++"][:10] == [False, True, False, False, True, False, False, False, True, False]
+
+
+def test_what_is_missing_has_a_command(tmp_path):
+    write_run(tmp_path / "dsc", "reduced/drive/dsc", DSC)
+    write_run(tmp_path / "gamma", "reduced/drive/dscpp", DSCPP, gamma=2.0)
+    write_run(tmp_path / "phantom", "tiny/phantom_3d/dsc", DSC)
+    text = (made(tmp_path) / "report.md").read_text()
+    assert markdown_rows(text, "CE")[0][1:4] == ["missing", "0.051 ± 0.003", ""]
+    assert markdown_rows(text, "gamma = 2")[0][1] != "missing"
+    assert markdown_rows(text, "gamma = 5")[0][1] == "missing"
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    python")]
+    runs = {}
+    for words in commands:
+        if words[2] != "experiments.reproduce":
+            path, _, cell = words[3].removeprefix("--config=").partition(":")
+            assert path == "configs/paper.py"
+            runs[cell] = words[2], words[4:]
+            cells.get_config(cell)
+    given = ["--config.data.manual_dir=FOLDER"]
+    assert runs == {
+        "reduced/drive/gamma": ("experiments.sweep", given),
+        **{
+            f"reduced/drive/{name}": ("experiments.run", given) for name in ("ce", "focal", "dscpp")
+        },
+        **{f"tiny/phantom_3d/{name}": ("experiments.run", []) for name in ("ce", "focal", "dscpp")},
+    }
+    parsed = [reproduce.parse(words[3:]) for words in commands if words[2].endswith("reproduce")]
+    asked = {(o.table[0], *o.data, o.scale) for o in parsed}
+    others = "bus2017", "dsb2018", "isic2018", "cvc_clinicdb"
+    assert asked == {
+        (3, "drive", "reduced"),
+        (4, "drive", "reduced"),
+        (5, "phantom_3d", "tiny"),
+        (5, "kits19", "reduced"),
+        (6, "drive", "reduced"),
+        *((4, name, "reduced") for name in others),
+    }
+    assert "BUS2017: no runs." in text
+
+
+def test_scales_and_splits_have_tables_of_their_own(tmp_path):
+    write_run(tmp_path / "tiny", "tiny/drive/dsc", DSC)
+    write_run(tmp_path / "custom", "tiny/drive/dsc", DSCPP, filters=3)
+    write_run(tmp_path / "other", "tiny/drive/dsc", DSCPP, data="e" * 32)
+    folder = made(tmp_path)
+    assert {row.scale for row in numbers(folder)} == {"tiny", "tiny_2", "custom"}
+    text = (folder / "report.md").read_text()
+    custom = text[text.index("DRIVE, scale of its own") : text.index("## Table 5")]
+    assert "Scale of its own: 32 x 32, 3 filters, depth 2" in custom
+    assert "Missing: CE, Focal, DSC++." in custom
+    assert "python" not in custom[: custom.index("no runs")]
+
+
+def test_two_runs_of_a_cell(tmp_path):
+    write_run(tmp_path / "one", "tiny/drive/dsc", DSC)
+    write_run(tmp_path / "two", "tiny/drive/dsc", DSCPP)
+    with pytest.raises(ValueError, match=r"(?s)/one and .*/two are both DSC with seed 0 on DRIVE"):
+        report.write([tmp_path], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_nothing_found(tmp_path):
+    with pytest.raises(SystemExit, match="error: nothing in .* is scored"):
+        report.main([str(tmp_path)])
+    with pytest.raises(SystemExit, match="error: there is no directory .*gone"):
+        report.main([str(tmp_path / "gone")])
+
+
+def test_comparisons(drive):
+    rows = read_csv(made(drive) / "comparisons.csv", Compared)
+    pairs = [("dscpp", "dsc"), ("dsc, temperature", "dscpp")]
+    assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in METRICS]
+    assert {row.label for row in rows} == {"vessel"}
+    expected = []
+    for (a, b), metric in itertools.product(((DSCPP, DSC), (TEMPERED, DSCPP)), METRICS):
+        expected.append((
+            (a[metric] - b[metric]).mean(),
+            stats.ranksums(a[metric], b[metric]).pvalue,
+            stats.wilcoxon(a[metric], b[metric], method="exact").pvalue,
+        ))  # fmt: skip
+    found = [(row.difference, row.rank_sum, row.signed_rank) for row in rows]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    p = np.array([row[2] for row in expected])
+    order, left = np.argsort(p), np.arange(len(p), 0, -1)
+    holm = np.empty(len(p))
+    holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * left))
+    np.testing.assert_allclose([row.holm for row in rows], holm)
+    text = (drive / "report" / "report.md").read_text()
+    shown = markdown_rows(text, "DSC++ − DSC")[0]
+    assert shown[1:3] == ["NLL", f"{expected[0][0]:.4f}".replace("-", "−")]
+    assert f"all {len(rows)} lines of this table" in text
+
+
+def test_methods_with_other_cases_are_not_compared(tmp_path):
+    write_run(tmp_path / "dsc", "tiny/drive/dsc", values(WORSE, cases=5))
+    write_run(tmp_path / "dscpp", "tiny/drive/dscpp", DSCPP)
+    folder = made(tmp_path)
+    text = (folder / "report.md").read_text()
+    assert "Not compared: dscpp and dsc must have the same cases" in text
+    assert "over 5 or 8 test cases" in text
+    assert not (folder / "comparisons.csv").exists()
+
+
+def test_seeds(drive):
+    text = (made(drive) / "report.md").read_text()
+    seeds = [line for line in markdown_rows(text, "DSC++") if len(line) == 8]
+    assert [line[1] for line in seeds] == ["0", "1"]
+    other = values(BETTER, seed=4)
+    assert [line[2][:6] for line in seeds] == [f"{s['nll'].mean():.4f}" for s in (DSCPP, other)]
+    (shown,) = numbers(drive / "report", method="dscpp", metric="nll")
+    assert (shown.seed, shown.mean) == (0, pytest.approx(DSCPP["nll"].mean()))
+
+
+def test_kits19(tmp_path):
+    both = values({**WORSE, "nll_labelmap": 0.03, "brier_labelmap": 0.01})
+    write_run(tmp_path / "real" / "dsc", "tiny/kits19/dsc", both)
+    write_run(tmp_path / "drawn" / "dsc", "tiny/kits19_synthetic/dsc", both)
+    real, drawn = made(tmp_path / "real"), made(tmp_path / "drawn")
+    kidney = functools.partial(numbers, label="kidney")
+    (nll,), (compared,) = (kidney(real, metric=f"nll{end}") for end in ("", "_labelmap"))
+    assert (nll.paper_mean, compared.paper_mean, compared.paper_error) == (0.05, 0.05, 0.022)
+    assert np.isnan(nll.difference_in_errors)
+    assert compared.difference_in_errors == pytest.approx(
+        (both["nll_labelmap"].mean() - 0.05) / 0.022
+    )
+    (nll,), (dice,) = (kidney(drawn, metric=metric) for metric in ("nll", "dice"))
+    assert np.isnan(nll.paper_mean)
+    assert dice.paper_mean == 0.818
+    assert np.isnan([row.difference_in_errors for row in numbers(drawn)]).all()
+    assert {row.label for row in numbers(drawn)} == {"kidney", "tumour"}
+    assert "SYNTHETIC INTENSITIES" in (drawn / "report.md").read_text()
+    assert "SYNTHETIC" not in (real / "report.md").read_text()
+
+
+def test_a_set_of_ones_own(tmp_path):
+    spec = SETS["phantom"].spec
+    own = spec.__class__(**{
+        **vars(spec), "name": "folder_a_b", "title": "a_b & 50% <x>", "classes": ("rest", "cell|s")
+    })  # fmt: skip
+    for name, scored in (("dsc", DSC), ("dscpp", DSCPP)):
+        write_run(tmp_path / name, f"tiny/phantom/{name}", scored, spec=own)
+    folder = made(tmp_path)
+    assert {row[:3] for row in numbers(folder)} == {(0, "folder_a_b", "custom")}
+    text = (folder / "report.md").read_text()
+    assert "## Other runs" in text
+    assert "## Table 3" not in text
+    assert (
+        r"\textbf{a\_b \& 50\% $<$x$>$, scale of its own, cell$|$s.}"
+        in (folder / "tables" / "other_folder_a_b_custom.tex").read_text()
+    )
+    assert "a_b &amp; 50% &lt;x&gt;, scale of its own" in (folder / "report.html").read_text()
+
+
+def verdicts(folder):
+    """Of each claim, from the page."""
+    text = (folder / "report.html").read_text()
+    found = re.findall(r'<p>([^<]+): <span class="verdict[^"]*">([^<]+)</span>\.</p>', text)
+    return {claim: verdict for claim, verdict in found}
+
+
+def test_findings_turn_with_the_numbers(tmp_path):
+    write_drive(tmp_path / "better")
+    write_drive(tmp_path / "worse", dsc=DSCPP, dscpp=DSC)
+    better, worse = (list(verdicts(made(tmp_path / n)).values()) for n in ("better", "worse"))
+    holds, fails, none = "holds", "does not hold", "no runs"
+    # NLL, Brier, Dice, variants, gamma, thresholds, temperature, ensemble.
+    assert better == [holds, holds, holds, none, none, holds, holds, none]
+    assert worse == [fails, fails, fails, none, none, holds, fails, none]
+    text = (tmp_path / "better" / "report" / "report.md").read_text()
+    p = stats.ranksums(DSCPP["nll"], DSC["nll"]).pvalue
+    assert (
+        f"{DSCPP['nll'].mean():.4f} with DSC++, {DSC['nll'].mean():.4f} with DSC; "
+        f"rank-sum p = {p:.3g}, 8 cases" in text
+    )
+    assert "recall changes by 0.800 with DSC++, by 0.300 with DSC" in text
+
+
+def test_a_small_difference_is_not_significant(tmp_path):
+    nearly = {name: of - 1e-4 for name, of in DSC.items()}
+    write_drive(tmp_path / "runs", dscpp=nearly)
+    nll, brier, dice, *_ = verdicts(made(tmp_path / "runs")).values()
+    assert (nll, brier, dice) == ("not significant", "not significant", "holds")
+
+
+@pytest.mark.parametrize(
+    ("brier", "verdict"),
+    [
+        ([6, 5, 4, 3, 4, 5, 6, 7, 8, 9], "holds"),
+        ([6, 5, 4, 3, 4, 5, 6, 7, 8, 7], "holds in 2 of 3"),
+        ([6, 5, 4, 3, 4, 5, 6, 7, 1, 2], "holds in 1 of 3"),
+        ([6, 5, 4, 3, 4, 5, 6, 7, 8], "holds"),
+    ],
+)
+def test_gamma(tmp_path, brier, verdict):
+    for index, level in enumerate(brier):
+        gamma = 0.5 + index / 2
+        means = {**BETTER, "brier": level / 50, "nll": 0.5 / gamma}
+        cell = values(means, seed=index)
+        write_run(tmp_path / f"gamma={gamma:g}", "tiny/drive/dscpp", cell, gamma=gamma)
+    folder = made(tmp_path)
+    claim = next(found for claim, found in verdicts(folder).items() if "gamma" in claim)
+    assert claim == verdict
+    assert ("Missing: gamma = 5" in (folder / "report.md").read_text()) == (len(brier) < 10)
+
+
+class Parsed(html.parser.HTMLParser):
+    """Checks that tags are closed in their order, and keeps attributes and style."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.style = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["style"]:
+            self.style += data
+
+
+def test_the_page_needs_nothing_else(drive):
+    folder = made(drive)
+    page = Parsed((folder / "report.html").read_text())
+    assert page.open == []
+    tags = [tag for tag, _ in page.found]
+    assert not {"script", "link", "iframe", "object"} & {*tags}
+    assert not re.search(r"url\(|@import", page.style)
+    sources = [a["src"] for _, a in page.found if "src" in a]
+    assert [source.partition(",")[0] for source in sources] == ["data:image/png;base64"]
+    assert {"lang": "en"} in [a for tag, a in page.found if tag == "html"]
+    assert "viewport" in [a.get("name") for tag, a in page.found if tag == "meta"]
+    assert [a["alt"] for tag, a in page.found if tag == "img"] == ['A "figure" & <more>']
+    ids = [a["id"] for _, a in page.found if "id" in a]
+    assert len({*ids}) == len(ids)
+    links = [a["href"] for tag, a in page.found if tag == "a"]
+    assert {"#table4", "#figures"} <= {*links}
+    assert {link.removeprefix("#") for link in links} <= {*ids}
+    assert '![A "figure" & <more>](figures/figure.png)' in (folder / "report.md").read_text()
+    assert (folder / "figures" / "figure.png").exists()
+
+
+def test_latex():
+    table = Table(
+        "name",
+        "50% of a_b & c#",
+        "A ± B.",
+        (Column("method"), Column("ours", "NLL"), Column("paper", "NLL"), Column("seed")),
+        (((Cell("a_1"), Cell("0.1 ± 0.2", True), Cell("−3"), Cell("0")),),) * 2,
+        ("Note {x} \\ y^2~.",),
+    )
+    text = tables.to_latex(table)
+    assert r"\caption{\textbf{50\% of a\_b \& c\#.} A $\pm$ B.}" in text
+    assert r"a\_1 & \textbf{0.1 $\pm$ 0.2} & $-$3 & 0 \\" in text
+    assert r" & \multicolumn{2}{c}{NLL} &  \\" in text
+    assert r"\cmidrule(lr){2-3}" in text
+    assert r"Note \{x\} \textbackslash{} y\textasciicircum{}2\textasciitilde{}." in text
+    assert text.count(r"\midrule") == 2
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+
+
+def test_equal_runs_give_equal_files(drive):
+    folder = made(drive)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    stale = folder / "tables" / "gone.tex"
+    stale.write_text("")
+    kept = folder / "notes.txt"
+    kept.write_text("")
+    report.write([drive], folder)
+    kept.unlink()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    names = {str(path.relative_to(folder)) for path in before}
+    tests = "table4_drive_tiny_tests.tex", "table4_drive_tiny_seeds.tex"
+    assert {f"tables/{name}" for name in ("table4_drive_tiny.tex", *tests)} <= names
+
+
+def test_curves(drive):
+    points = read_csv(made(drive) / "curves.csv", Point)
+    dsc = [point for point in points if point.method == "dsc"]
+    np.testing.assert_allclose([point.threshold for point in dsc], metrics.THRESHOLDS)
+    tp = np.round(1000 * (0.9 - 0.3 * np.linspace(0, 1, 91)))
+    np.testing.assert_allclose([point.recall for point in dsc], tp / 1000, rtol=1e-6)
+    precision = tp / (tp + tp[::-1])
+    np.testing.assert_allclose([point.precision for point in dsc], precision, rtol=1e-6)
+    dice = 2 * tp / (tp + tp[::-1] + 1000)
+    np.testing.assert_allclose([point.dice for point in dsc], dice, rtol=1e-6)
+    assert {(p.method, p.seed) for p in points} >= {("dscpp", 0), ("dscpp", 1)}

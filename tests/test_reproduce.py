@@ -1,0 +1,195 @@
+"""The paper by one command, on drawn images at the smallest scale."""
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import paper as cells
+from dicepp_jax import train
+from experiments import parts, record, reproduce, run
+from experiments.reproduce import Planned, Source, Task
+
+ROOT = Path(__file__).parents[1]
+FIGURE = "--figure=5", "--data=phantom"
+
+
+def command(data_dir, workdir, *arguments):
+    flags = "--scale=tiny", f"--data_dir={data_dir}", f"--workdir={workdir}"
+    return [sys.executable, "-m", "experiments.reproduce", *flags, *arguments]
+
+
+def options(data_dir, workdir, *arguments):
+    return reproduce.parse(command(data_dir, workdir, *arguments)[3:])
+
+
+def contents(folder):
+    """The report's files, dates left out."""
+    return {
+        path.relative_to(folder): re.sub(rb"\d{4}-\d\d-\d\d", b"DATE", path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def figure(data_dir, tmp_path_factory):
+    """Figure 5 on the phantom: DSC and DSC++, from nothing to the report."""
+    workdir = tmp_path_factory.mktemp("reproduce")
+    subprocess.run(command(data_dir, workdir, *FIGURE), cwd=ROOT, check=True)
+    return workdir / "tiny"
+
+
+def test_a_table_is_its_cells_then_what_goes_beyond_them():
+    names = [task.name for task in reproduce.tasks([4], [], ["phantom"], seeds=3)]
+    assert names[:4] == [f"phantom/{loss}" for loss in ("ce", "focal", "dsc", "dscpp")]
+    assert names[4:6] == ["phantom/dsc/temperature", "phantom/dscpp/temperature"]
+    assert names[6:9] == ["phantom/dsc_seed=1", "phantom/dsc_seed=2", "phantom/dsc_ensemble"]
+    assert len(names) == 12
+    alone = reproduce.tasks([4], [], ["phantom"], seeds=1)
+    assert [task.name for task in alone] == names[:6]
+    (ensemble,) = (task for task in reproduce.tasks([4], [], ["drive"], 2) if len(task.of) > 1
+                   and "dscpp" in task.name)  # fmt: skip
+    assert ensemble.of == ("drive/dscpp", "drive/dscpp_seed=1")
+
+
+def test_everything_of_the_paper_is_planned_once():
+    planned = reproduce.tasks([3, 4, 5, 6], [1, 2, 3, 4, 5], [], seeds=1)
+    names = [task.name for task in planned if not task.of]
+    assert len(names) == len(set(names)) == 1 + 5 * 4 + 4 + 8
+    for name in names:
+        cells.get_config(f"full/{name}")
+
+
+@pytest.mark.parametrize(("number", "count"), [(1, 2), (2, 1), (3, 4), (5, 2)])
+def test_a_figure_needs_less_than_a_table(number, count):
+    assert len(reproduce.tasks([], [number], ["phantom"], seeds=3)) == count
+
+
+def test_a_table_of_none_of_the_sets_is_refused():
+    with pytest.raises(ValueError, match="--data=phantom has none of what --table=5 is of: kits19"):
+        reproduce.tasks([5], [], ["phantom"], seeds=1)
+
+
+def test_what_is_finished_is_not_run_again(figure, data_dir, monkeypatch, capsys):
+    before = contents(figure / "report")
+    assert {Path("tables.csv"), Path("comparisons.csv")} <= set(before)
+
+    def fail(*args):
+        raise AssertionError("it is finished")
+
+    monkeypatch.setattr(run, "run", fail)
+    again = options(data_dir, figure.parent, *FIGURE)
+    assert reproduce.reproduce(again) == 0
+    assert "2 in all, 2 finished" in capsys.readouterr().out
+    assert contents(figure / "report") == before
+
+
+def test_killed_anywhere_it_ends_with_the_same_report(figure, data_dir, tmp_path):
+    same = command(data_dir, tmp_path, *FIGURE)
+    # Killed once the second of the two runs has begun.
+    process = subprocess.Popen(same, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "tiny/phantom/dscpp/run.json").exists():
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "tiny" / "report").exists()
+    subprocess.run(same, cwd=ROOT, check=True)
+    assert contents(tmp_path / "tiny" / "report") == contents(figure / "report")
+
+
+def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, capsys):
+    done = []
+
+    def trains(config, workdir, deadline):
+        if config.loss.name == "focal":
+            raise train.NonFiniteLossError("the loss is nan")
+        done.append(config.loss.name)
+
+    monkeypatch.setattr(run, "run", trains)
+    monkeypatch.setattr(reproduce.calibrate, "temper", lambda workdir, *args: done.append("T"))
+    code = reproduce.reproduce(options(data_dir, tmp_path, "--table=4", "--data=phantom,drive",
+                                       "--seeds=1"))  # fmt: skip
+    told = capsys.readouterr()
+    assert code == 1
+    assert done == ["ce", "dsc", "dscpp", "T", "T"]
+    assert "error: phantom/focal: the loss is nan" in told.err
+    assert "error: drive is not at hand:" in told.err and "grand-challenge" in told.err
+
+
+def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
+    source = {"phantom": Source("", "", None)}
+    made = Task("phantom", "phantom/dsc/temperature", ("phantom/dsc",))
+    planned = [Planned(t, "to do", 1.0) for t in (Task("phantom", "phantom/dsc"), made)]
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(reproduce, "_perform", fail)
+    outcome = reproduce.perform(planned, source, "tiny", Path(), "", float("inf"))
+    assert outcome.failed["phantom/dsc"] == "disk full"
+    assert "phantom/dsc, of which it is made" in outcome.failed[made.name]
+
+
+def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
+    config = cells.get_config("tiny/phantom/dsc")
+    config.data.data_dir = data_dir
+    with pytest.raises(run.OutOfTimeError, match="after epoch 1"):
+        run.run(config, tmp_path / "tiny/phantom/dsc", deadline=0)
+    assert len(record.read_log(tmp_path / "tiny/phantom/dsc")) == 1
+    spent = options(data_dir, tmp_path, *FIGURE, "--budget_minutes=0")
+    assert reproduce.reproduce(spent) == 0
+    told = capsys.readouterr().out
+    assert "1 epochs are there" in told and "2 are left; the same command goes on" in told
+    # With time it goes on from there.
+    run.run(config, tmp_path / "tiny/phantom/dsc")
+    assert len(record.read_log(tmp_path / "tiny/phantom/dsc")) == 2
+
+
+def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
+    shown = options(data_dir, tmp_path, "--table=3", "--data=phantom", "--dry_run")
+    assert reproduce.reproduce(shown) == 0
+    told = capsys.readouterr().out
+    assert "phantom/gamma" in told and "to do" in told and "min" in told
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
+    config = cells.get_config("tiny/phantom/dsc")
+    config.data.data_dir = data_dir
+    made = parts.make(config)
+    clock = iter([0, 100, 200, 207, 300, 305, 400, 406])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    train_cases, validation = (len(made.splits[name]) for name in ("train", "validation"))
+    expected = 5 * (train_cases + validation / 3)
+    assert reproduce.epoch_seconds(config, made) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what: --table=4, --figure=5 or --all"),
+        (["--table=7"], "invalid choice: 7"),
+        (["--table=4", "--data=dirve=x"], "'dirve' is no data set; known: drive"),
+        (["--all", "--scale=half"], "invalid choice: 'half'"),
+        (["--all", "--seeds=0"], "--seeds is 0"),
+    ],
+)
+def test_a_wrong_command_line_ends_in_one_clear_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_folders_of_sets(tmp_path):
+    parsed = reproduce.parse(["--all", f"--data=drive={tmp_path},phantom"])
+    assert parsed.data == {"drive": str(tmp_path), "phantom": ""}
+    assert isinstance(parsed, argparse.Namespace)
