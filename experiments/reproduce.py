@@ -102,7 +102,7 @@ def tasks(
       Each task once, after those that it is made of.
 
     Raises:
-      ValueError: if a table or figure has none of the data sets.
+      ValueError: if nothing that is asked is of the data sets.
     """
     asked = [(f"--table={n}", TABLES[n], _trained(n)) for n in tables]
     asked += [(f"--figure={n}", TABLES[FIGURES[n][0]], FIGURES[n][1]) for n in figures]
@@ -111,15 +111,16 @@ def tasks(
     for option, of, methods in asked:
         known = (*of.datasets, *of.drawn)
         chosen = [name for name in known if name in (datasets or of.datasets)]
-        if not chosen and not asked[1:]:
-            raise ValueError(
-                f"--data={','.join(datasets)} has none of what {option} is of: {', '.join(known)}"
-            )
         for dataset in chosen:
             paper += [Task(dataset, f"{dataset}/{method}") for method in methods]
         if option.startswith("--table"):
             pairs = itertools.product(chosen, [m for m in methods if m in CALIBRATED])
             beyond += [task for pair in pairs for task in _calibrated(*pair, seeds)]
+    if not paper:
+        of_all = "; ".join(
+            f"{option} is of {', '.join((*of.datasets, *of.drawn))}" for option, of, _ in asked
+        )
+        raise ValueError(f"--data={','.join(datasets)} has nothing of what is asked: {of_all}")
     # What costs no training first.
     beyond.sort(key=lambda task: not task.name.endswith(finished.TEMPERATURE))
     return list(dict.fromkeys((*paper, *beyond)))
@@ -139,11 +140,11 @@ def _calibrated(dataset: str, method: str, seeds: int) -> Iterator[Task]:
         yield Task(dataset, f"{name}_{finished.ENSEMBLE}", (name, *others))
 
 
-def cell_config(task: Task, scale: str, source: Source | None, data_dir: str) -> ConfigDict:
+def cell_config(task: Task, scale: str, source: Source, data_dir: str) -> ConfigDict:
     """The config of a task that is trained."""
     config = cells.get_config(f"{scale}/{task.name}")
     config.data.data_dir = data_dir
-    config.data.manual_dir = source.manual_dir if source else ""
+    config.data.manual_dir = source.manual_dir
     return config
 
 

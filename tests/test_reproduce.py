@@ -74,7 +74,9 @@ def test_a_figure_needs_less_than_a_table(number, count):
 
 
 def test_a_table_of_none_of_the_sets_is_refused():
-    with pytest.raises(ValueError, match="--data=phantom has none of what --table=5 is of: kits19"):
+    with pytest.raises(
+        ValueError, match="--data=phantom has nothing of what is asked: --table=5 is of kits19"
+    ):
         reproduce.tasks([5], [], ["phantom"], seeds=1)
 
 
