@@ -26,7 +26,7 @@ from dicepp_jax import __version__
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
 from dicepp_jax.data.wording import by
-from dicepp_jax.inference import Predict, make_predict
+from dicepp_jax.inference import Predict, make_predict, tempered
 
 if TYPE_CHECKING:
     from dicepp_jax.train import ApplyFn
@@ -95,6 +95,12 @@ class Model:
         if self.spec.spacing is not None:
             image = self._resampled(image, spacing, self.spec.spacing)
         return self._predict(image, native)
+
+    def tempered(self, temperature: float) -> "Model":
+        """The model after temperature scaling, see `inference.tempered`."""
+        about = {**self.about, "temperature": temperature}
+        predict = tempered(self._predict, temperature)
+        return dataclasses.replace(self, about=about, _predict=predict)
 
     def _with_channels(self, image: np.ndarray) -> np.ndarray:
         """The image with an axis of as many channels as the network takes."""

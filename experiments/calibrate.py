@@ -21,7 +21,7 @@ from dicepp_jax.calibrate import fit_temperature
 from dicepp_jax.losses import from_probabilities
 from dicepp_jax.progress import track
 from dicepp_jax.rows import Row, read_csv, summarise
-from experiments import finished, parts, record, runs, scores, table
+from experiments import derived, parts, record, runs, scores, table
 from experiments.run import best_predictor
 
 VOXELS = 2**16
@@ -51,9 +51,10 @@ def temper(workdir: Path, data_dir: str | None = None, manual_dir: str | None = 
         predict = best_predictor(config, made, workdir, config.loss.name)
         temperature = fitted(predict, made.splits["validation"], len(made.spec.classes))
         print(f"{config.loss.name}: T = {temperature:.3f}")
-        folder = workdir / finished.TEMPERATURE
+        folder = workdir / derived.TEMPERATURE
+        (folder / runs.CURVE).unlink(missing_ok=True)
         scored = scores.score(inference.tempered(predict, temperature), config, made, folder)
-        finished.write_derived(folder, finished.TEMPERATURE, [workdir], temperature)
+        derived.write(folder, derived.TEMPERATURE, [workdir], temperature)
     before = read_csv(workdir / scores.FOLDER / scores.CASES, Row)
     names = config.loss.name, f"{config.loss.name}, T = {temperature:.2f}"
     return _report(dict(zip(names, (before, scored.rows), strict=True)), made)
@@ -132,7 +133,7 @@ def combine(
     config, made = opened[0]
     with record.held(output):
         scored = scores.score(inference.ensemble(predicts), config, made, output)
-        finished.write_derived(output, finished.ENSEMBLE, workdirs)
+        derived.write(output, derived.ENSEMBLE, workdirs)
     rows = {
         f"seed {config.seed}": read_csv(workdir / scores.FOLDER / scores.CASES, Row)
         for config, workdir in zip(configs, workdirs, strict=True)
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             output = options.output.expanduser()
             text = combine(workdirs, output, options.data_dir, options.manual_dir)
         else:
-            output = workdirs[0] / finished.TEMPERATURE
+            output = workdirs[0] / derived.TEMPERATURE
             text = temper(workdirs[0], options.data_dir, options.manual_dir)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax.rows import Comparison
-from experiments.finished import ENSEMBLE, TEMPERATURE
+from experiments.derived import ENSEMBLE, TEMPERATURE
 from experiments.groups import loss_title, method_title
 from experiments.paper import GAMMAS, TABLES
 from experiments.paper_tables import OTHER, TITLES, Part, labels, p_text

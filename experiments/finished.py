@@ -1,14 +1,11 @@
 """Runs that have been scored, found below directories, and what is known of each.
 
-A run of experiments.run or a member of experiments.sweep has a `run.json`. What is made of runs
-afterwards, by experiments.calibrate or as a sweep's ensemble, has a `derived.json` that says of
-which, in paths relative to it.
+A run of experiments.run or a member of experiments.sweep has a `run.json`; what is made of runs
+afterwards, by experiments.calibrate or as a sweep's ensemble, is `derived`.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +13,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from dicepp_jax.data import Spec
+from experiments import derived, record, runs, scores
 from experiments import parts as parts_lib
-from experiments import record, runs, scores
-
-DERIVED = "derived.json"
-TEMPERATURE, ENSEMBLE = "temperature", "ensemble"
 
 
 class Scale(NamedTuple):
@@ -51,7 +45,7 @@ class Finished(NamedTuple):
       spec: of its data set.
       loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
         of dscpp with a gamma of its own "gamma=3", as the paper's Table 3 has it.
-      kind: "" for a single network, `TEMPERATURE` for one after temperature scaling, `ENSEMBLE`.
+      kind: "" for a single network, or as of `derived`: `TEMPERATURE`, `ENSEMBLE`.
       members: how many networks.
       temperature: None but after temperature scaling.
       seed: of the network, of an ensemble its first one's.
@@ -122,13 +116,7 @@ def read(folder: Path) -> Finished:
       FileNotFoundError: if what it was made of is gone.
       ValueError: if that has changed since.
     """
-    derived = folder / DERIVED
-    made: dict[str, Any] = json.loads(derived.read_text()) if derived.exists() else {}
-    if made and not is_current(folder):
-        raise ValueError(
-            f"{folder} was made of runs that have changed since; make it again by python -m "
-            "experiments.calibrate, or delete it"
-        )
+    made = derived.read(folder) if (folder / derived.DERIVED).exists() else {}
     of = [(folder / path).resolve() for path in made.get("of", ["."])]
     missing = [path for path in of if not (path / record.RUN).exists()]
     if missing:
@@ -172,38 +160,3 @@ def _loss(config: ConfigDict) -> str:
     if name == "dscpp" and list(given) == ["gamma"]:
         return values
     return f"{name} {values}" if values else name
-
-
-def write_derived(
-    folder: Path, kind: str, of: Sequence[Path], temperature: float | None = None
-) -> None:
-    """Write of which runs a directory's scores are made.
-
-    Args:
-      folder: the directory, which exists.
-      kind: `TEMPERATURE` or `ENSEMBLE`.
-      of: the runs' directories.
-      temperature: if that is the kind.
-    """
-    about = {
-        "kind": kind,
-        "of": [os.path.relpath(path.resolve(), folder.resolve()) for path in of],
-        "scores": [_digest(path) for path in of],
-        "temperature": temperature,
-    }
-    record.write_text(folder / DERIVED, json.dumps(about, indent=1) + "\n")
-
-
-def is_current(folder: Path) -> bool:
-    """Whether a directory holds scores made of runs that have not changed since."""
-    path = folder / DERIVED
-    if not (path.exists() and scores.is_complete(folder)):
-        return False
-    made = json.loads(path.read_text())
-    return made["scores"] == [_digest(folder / run) for run in made["of"]]
-
-
-def _digest(run: Path) -> str | None:
-    """Of a run's scores; None where there are none."""
-    path = run / scores.FOLDER / scores.CASES
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -12,7 +12,8 @@ from dicepp_jax.data.wording import by
 from dicepp_jax.metrics import Confusion
 from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise
 from experiments import finished
-from experiments.finished import ENSEMBLE, TEMPERATURE, Finished, Scale
+from experiments.derived import ENSEMBLE, TEMPERATURE
+from experiments.finished import Finished, Scale
 from experiments.paper import TITLES
 from experiments.scores import Scored
 

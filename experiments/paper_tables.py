@@ -12,7 +12,7 @@ from dicepp_jax import statistics
 from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments import groups as groups_lib
-from experiments.finished import TEMPERATURE
+from experiments.derived import TEMPERATURE
 from experiments.groups import CUSTOM, LABEL_MAP, METRICS, Group, method_title
 from experiments.paper import TABLES, Published, published
 from experiments.tables import Cell, Column, Line, Table

@@ -176,12 +176,15 @@ def run(options: argparse.Namespace) -> int:
     """
     workdir, output = options.workdir.expanduser(), options.output.expanduser()
     model = runs.open_model(workdir)
+    if options.calibrated:
+        model = runs.calibrated(workdir, model)
     about = model.about
     epochs = about["epoch"] + 1
     print(
         f"model: {model.spec.title}, {', '.join(model.classes)}, {epochs} "
         f"epoch{'' if epochs == 1 else 's'}, "
         f"validation loss {about['val_loss']:.4f}"
+        + (f", temperature {about['temperature']:.2f}" if options.calibrated else "")
     )
     cases = inputs.find(options.input, model.spec, output)
     asked = {name: getattr(options, name) for name in ("threshold", "recall", "precision")}
@@ -193,6 +196,7 @@ def run(options: argparse.Namespace) -> int:
         "target": None if decision.threshold is None else model.classes[decision.target],
         "probabilities": options.probabilities,
         "network": about["sha256"][PARAMS][:16],
+        "temperature": about.get("temperature"),
     }
     config = about["config"]
     keep_settings(
@@ -248,6 +252,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument("--recall", type=float, help="the threshold with this recall on validation")
     how.add_argument("--precision", type=float, help="that with this precision on validation")
     parser.add_argument("--target", help="the class of the threshold, if there are several")
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="with the temperature that experiments.calibrate has fitted for the run",
+    )
     parser.add_argument(
         "--probabilities",
         choices=outputs.STORED,

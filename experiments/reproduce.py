@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import paper as cells
 from dicepp_jax import train
-from experiments import calibrate, cli, finished, record, report, run, scores, sweep, table
+from experiments import calibrate, cli, derived, record, report, run, scores, sweep, table
 from experiments import parts as parts_lib
 from experiments.paper import TABLES
 
@@ -122,7 +122,7 @@ def tasks(
         )
         raise ValueError(f"--data={','.join(datasets)} has nothing of what is asked: {of_all}")
     # What costs no training first.
-    beyond.sort(key=lambda task: not task.name.endswith(finished.TEMPERATURE))
+    beyond.sort(key=lambda task: not task.name.endswith(derived.TEMPERATURE))
     return list(dict.fromkeys((*paper, *beyond)))
 
 
@@ -133,11 +133,11 @@ def _trained(number: int) -> tuple[str, ...]:
 
 def _calibrated(dataset: str, method: str, seeds: int) -> Iterator[Task]:
     name = f"{dataset}/{method}"
-    yield Task(dataset, f"{name}/{finished.TEMPERATURE}", (name,))
+    yield Task(dataset, f"{name}/{derived.TEMPERATURE}", (name,))
     if seeds > 1:
         others = tuple(f"{name}_seed={seed}" for seed in range(1, seeds))
         yield from (Task(dataset, other) for other in others)
-        yield Task(dataset, f"{name}_{finished.ENSEMBLE}", (name, *others))
+        yield Task(dataset, f"{name}_{derived.ENSEMBLE}", (name, *others))
 
 
 def cell_config(task: Task, scale: str, source: Source, data_dir: str) -> ConfigDict:
@@ -253,7 +253,7 @@ def plan(
 def _is_finished(task: Task, scale: str, source: Source, folder: Path, data_dir: str) -> bool:
     there = folder / task.name
     if task.of:
-        return finished.is_current(there)
+        return derived.is_current(there)
     config = cell_config(task, scale, source, data_dir)
     if not record.is_finished(there, config, source.digest):
         return False

@@ -18,7 +18,7 @@ from dicepp_jax.data import Spec
 from dicepp_jax.metrics import Confusion
 from dicepp_jax.progress import track
 from dicepp_jax.rows import read_csv, write_csv
-from experiments import parts, record
+from experiments import derived, parts, record
 
 CHECKPOINTS = "checkpoints"
 CURVE = "validation_thresholds.csv"
@@ -89,6 +89,28 @@ def open_model(workdir: Path) -> saved.Model:
     return saved.load_model(workdir)
 
 
+def calibrated(workdir: Path, model: saved.Model) -> saved.Model:
+    """A run's model with the temperature that experiments.calibrate has fitted.
+
+    Args:
+      workdir: the run's directory.
+      model: its model.
+
+    Returns:
+      The model after temperature scaling.
+
+    Raises:
+      FileNotFoundError: if none has been fitted.
+      ValueError: if the run has changed since.
+    """
+    folder = workdir / derived.TEMPERATURE
+    if not (folder / derived.DERIVED).exists():
+        raise FileNotFoundError(
+            f"{workdir} has no temperature yet; fit it by python -m experiments.calibrate {workdir}"
+        )
+    return model.tempered(derived.read(folder)["temperature"])
+
+
 def _save(workdir: Path, checkpoints: Checkpoints, epoch: int) -> None:
     config = read_config(workdir)
     spec = _read_spec(workdir, config)
@@ -147,7 +169,9 @@ def validation_counts(workdir: Path, model: saved.Model) -> Confusion:
     Raises:
       FileNotFoundError: if they have not been measured and the data are not at hand.
     """
-    path = workdir / CURVE
+    # Of a model after temperature scaling there are others.
+    folder = workdir / derived.TEMPERATURE if "temperature" in model.about else workdir
+    path = folder / CURVE
     kept = read_csv(path, Count) if path.exists() else []
     if not kept or kept[0].epoch != model.about["epoch"]:
         try:

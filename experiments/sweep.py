@@ -27,7 +27,7 @@ from dicepp_jax.data import pipeline
 from dicepp_jax.data.wording import by
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.rows import Row, summarise, write_csv
-from experiments import cli, finished, memory, record, scores, table
+from experiments import cli, derived, memory, record, scores, table
 from experiments import parts as parts_lib
 from experiments import run as run_lib
 from experiments.paper import published
@@ -434,7 +434,7 @@ def _report(
                 inference.ensemble(predicts), config, first, workdir / f"{name}_ensemble"
             )
             of = [workdir / member for member in setting.members if member in trained]
-            finished.write_derived(workdir / f"{name}_ensemble", finished.ENSEMBLE, of)
+            derived.write(workdir / f"{name}_ensemble", derived.ENSEMBLE, of)
             rows[f"{name}, ensemble"] = together.rows
     summaries = {name: summarise(of) for name, of in rows.items()}
     if summaries:

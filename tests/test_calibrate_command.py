@@ -6,11 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import paper as cells
 from dicepp_jax.losses import ce, from_probabilities
 from dicepp_jax.rows import Row, read_csv
-from experiments import calibrate, finished, parts, run, scores
+from experiments import calibrate, derived, finished, outputs, parts, predict, run, runs, scores
 
 CELL = "tiny/phantom/dsc"
 
@@ -89,11 +90,11 @@ def test_what_was_made_of_runs_that_changed_is_told(trained):
     workdir = trained / "changed"
     shutil.copytree(trained / "seed=0", workdir, ignore=shutil.ignore_patterns("temperature"))
     shutil.copytree(trained / "seed=0" / "test", workdir / "temperature" / "test")
-    finished.write_derived(workdir / "temperature", finished.TEMPERATURE, [workdir], 2.0)
-    assert finished.is_current(workdir / "temperature")
+    derived.write(workdir / "temperature", derived.TEMPERATURE, [workdir], 2.0)
+    assert derived.is_current(workdir / "temperature")
     path = workdir / "test" / scores.CASES
     path.write_text(path.read_text().replace("0.1", "0.2"))
-    assert not finished.is_current(workdir / "temperature")
+    assert not derived.is_current(workdir / "temperature")
     with pytest.raises(ValueError, match="runs that have changed since; make it again"):
         finished.read(workdir / "temperature")
 
@@ -140,3 +141,32 @@ def test_voxels_are_drawn_of_large_images(monkeypatch):
     found = calibrate.fitted(lambda image, native: image, cases, 2)
     assert found == pytest.approx(2, rel=0.15)
     assert found == calibrate.fitted(lambda image, native: image, cases, 2)
+
+
+def test_predictions_after_temperature_scaling(trained, data_dir, tmp_path, capsys):
+    workdir = trained / "seed=0"
+    calibrate.temper(workdir)
+    model = runs.open_model(workdir)
+    scaled = runs.calibrated(workdir, model)
+    temperature = json.loads((workdir / "temperature" / "derived.json").read_text())["temperature"]
+    stored = parts.make(config_of(CELL, data_dir)).splits["test"][0]
+    p = np.maximum(model.predict(stored["image"]), 1e-7).astype(np.float64) ** (1 / temperature)
+    expected = p / p.sum(-1, keepdims=True)
+    np.testing.assert_allclose(scaled.predict(stored["image"]), expected, rtol=1e-4)
+    # A threshold for the one is none for the other: each has counts of its own.
+    plain, counts = (runs.validation_counts(workdir, m) for m in (model, scaled))
+    assert (np.asarray(plain.tp) != np.asarray(counts.tp)).any()
+    assert (workdir / "temperature" / runs.CURVE).exists()
+    Image.fromarray(stored["image"]).save(tmp_path / "a.png")
+    options = [f"--workdir={workdir}", f"--input={tmp_path / 'a.png'}", "--calibrated"]
+    with pytest.raises(SystemExit) as code:
+        predict.main([*options, f"--output={tmp_path / 'out'}", "--probabilities=float32"])
+    assert code.value.code == 0
+    path = tmp_path / "out" / "probabilities" / "vessel" / "a.png"
+    found = outputs.read_probability(path).pixels.array
+    np.testing.assert_allclose(found, expected[..., 1], atol=1 / 65535)
+    made = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert made["temperature"] == temperature
+    assert f"temperature {temperature:.2f}" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="has no temperature yet; fit it by python -m exp"):
+        runs.calibrated(trained / "seed=1", model)

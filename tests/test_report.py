@@ -17,7 +17,7 @@ from dicepp_jax import metrics, plots
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.rows import Row, read_csv
-from experiments import finished, record, report, report_figures, reproduce, scores, tables
+from experiments import derived, record, report, report_figures, reproduce, scores, tables
 from experiments.groups import METRICS
 from experiments.paper_tables import Number
 from experiments.report import Compared, Point
@@ -94,9 +94,9 @@ def write_run(
 
 
 def write_temperature(run, temperature, by_metric):
-    folder = run / finished.TEMPERATURE
+    folder = run / derived.TEMPERATURE
     write_scores(folder, record.read_spec(run), by_metric)
-    finished.write_derived(folder, finished.TEMPERATURE, [run], temperature)
+    derived.write(folder, derived.TEMPERATURE, [run], temperature)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def write_drive(folder, dsc=DSC, dscpp=DSCPP, scale="tiny"):
     ]
     ensemble = folder / "ensemble"
     write_scores(ensemble, record.read_spec(run), values(BETTER, seed=5))
-    finished.write_derived(ensemble, finished.ENSEMBLE, runs)
+    derived.write(ensemble, derived.ENSEMBLE, runs)
 
 
 @pytest.fixture
