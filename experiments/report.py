@@ -28,6 +28,9 @@ HTML, MARKDOWN = "report.html", "report.md"
 MADE = (HTML, MARKDOWN, "*.csv", "tables/*.tex", "figures/*.png")
 """What a report consists of."""
 
+DRAWN = ("all", "numbers", "none")
+"""Which figures a report has."""
+
 TITLE = "Calibrating the Dice loss: the paper's tables and these runs"
 PAPER = (
     "The paper is Yeung et al., Calibrating the Dice loss to handle neural network overconfidence "
@@ -93,13 +96,13 @@ class Point(NamedTuple):
     dice: float
 
 
-def write(workdirs: Sequence[Path], output: Path, cases: bool = True) -> str:
+def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
     """Write the report of runs.
 
     Args:
       workdirs: of runs, of grids, or above several of them.
       output: the folder of the report; of an earlier report there, what is no longer made goes.
-      cases: whether to draw what shows images of the data sets.
+      drawn: which figures, one of `DRAWN`.
 
     Returns:
       What holds, and where the report is.
@@ -118,7 +121,7 @@ def write(workdirs: Sequence[Path], output: Path, cases: bool = True) -> str:
     (output / "tables").mkdir(parents=True, exist_ok=True)
     pictures = []
     for figure in report_figures.figures(gathered):
-        if figure.shows_cases and not cases:
+        if drawn == "none" or (drawn == "numbers" and figure.shows_cases):
             continue
         path = output / "figures" / f"{figure.name}.png"
         plots.save(figure.draw(), path)
@@ -206,9 +209,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help=f"by default {FOLDER} in the first WORKDIR")
     parser.add_argument(
-        "--no_images",
-        action="store_true",
-        help="leave out what shows images of the data sets, which may not be yours to hand on",
+        "--figures",
+        choices=DRAWN,
+        default=DRAWN[0],
+        help="numbers leaves out what shows images of the data sets, perhaps not yours to hand "
+        "on; none draws nothing",
     )
     return parser.parse_args(argv)
 
@@ -219,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdirs = [path.expanduser() for path in options.workdirs]
     try:
         output = (options.output or workdirs[0] / FOLDER).expanduser()
-        print(write(workdirs, output, cases=not options.no_images))
+        print(write(workdirs, output, options.figures))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

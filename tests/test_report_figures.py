@@ -120,7 +120,9 @@ def test_cases_are_those_that_all_have_drawn(tmp_path, of_dscpp, expected):
 def test_what_shows_images_may_be_left_out(tmp_path):
     for loss in ("dsc", "dscpp"):
         write_run(tmp_path / "runs" / loss, f"tiny/drive/{loss}")
-    report.write([tmp_path / "runs"], tmp_path / "out", cases=False)
+    report.write([tmp_path / "runs"], tmp_path / "out", "numbers")
     names = sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir())
     assert names == ["figure5_curves_drive_tiny", "reliability_losses_drive_tiny"]
     assert "figure1" not in (tmp_path / "out" / "report.md").read_text()
+    report.write([tmp_path / "runs"], tmp_path / "out", "none")
+    assert list((tmp_path / "out" / "figures").iterdir()) == []
