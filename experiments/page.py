@@ -64,7 +64,9 @@ FINDINGS = ("findings", "What holds at this scale")
 FIGURES = ("figures", "Figures")
 JUDGED_BY = (
     "Lower and higher are judged by the paper's rank-sum test over the test cases, p < 0.05, "
-    "unadjusted as in the paper; the tests' tables have the adjusted p-values."
+    "unadjusted as in the paper. It leaves out that all methods saw the same cases; the paired "
+    "signed-rank test does not, and where it alone says so, that is told. The tables of tests have "
+    "p-values adjusted for their number."
 )
 
 CSS = """

@@ -376,18 +376,23 @@ def test_findings_turn_with_the_numbers(tmp_path):
     assert worse == [fails, fails, fails, none, none, holds, fails, none]
     text = (tmp_path / "better" / "report" / "report.md").read_text()
     p = stats.ranksums(DSCPP["nll"], DSC["nll"]).pvalue
+    paired = stats.wilcoxon(DSCPP["nll"], DSC["nll"]).pvalue
     assert (
         f"{DSCPP['nll'].mean():.4f} with DSC++, {DSC['nll'].mean():.4f} with DSC; "
-        f"rank-sum p = {p:.3g}, 8 cases" in text
+        f"p = {p:.3g} by rank-sum, {paired:.3g} by signed-rank, 8 cases" in text
     )
     assert "recall changes by 0.800 with DSC++, by 0.300 with DSC" in text
 
 
-def test_a_small_difference_is_not_significant(tmp_path):
-    nearly = {name: of - 1e-4 for name, of in DSC.items()}
-    write_drive(tmp_path / "runs", dscpp=nearly)
-    nll, brier, dice, *_ = verdicts(made(tmp_path / "runs")).values()
-    assert (nll, brier, dice) == ("not significant", "not significant", "holds")
+def test_a_small_difference_is_not_significant_unless_all_cases_have_it(tmp_path):
+    some, every = np.array([-1, 1, -1, 1, -1, 1, -1, 0.5]) * 1e-4, -1e-4
+    for name, change in (("some", some), ("every", every)):
+        nearly = {metric: of + change for metric, of in DSC.items()}
+        write_drive(tmp_path / name, dscpp=nearly)
+    found = {n: list(verdicts(made(tmp_path / n)).values())[:3] for n in ("some", "every")}
+    assert found["some"] == ["not significant", "not significant", "holds"]
+    holds, falls = "holds by the paired test alone", "falls by the paired test alone"
+    assert found["every"] == [holds, holds, falls]
 
 
 @pytest.mark.parametrize(
