@@ -111,8 +111,15 @@ def combine(
 
     Raises:
       FileNotFoundError: if there is no run or its images are not at hand.
-      ValueError: if the runs differ in more than their seed, or the images are others.
+      ValueError: if the runs differ in more than their seed, the images are others, or the folder
+        is a run's.
     """
+    if (output / record.RUN).exists() or (
+        scores.is_complete(output) and not (output / derived.DERIVED).exists()
+    ):
+        raise ValueError(
+            f"{output} holds a run, whose scores would be lost; give a --output of its own"
+        )
     for workdir in workdirs:
         _check(workdir)
     opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
@@ -146,6 +153,12 @@ def _check(workdir: Path) -> None:
     if not (workdir / record.RUN).exists():
         raise FileNotFoundError(
             f"there is no {workdir / record.RUN}; give the --workdir of experiments.run"
+        )
+    members = sorted(path.parent.name for path in workdir.glob(f"*/{runs.CHECKPOINTS}"))
+    if members:
+        raise ValueError(
+            f"{workdir} holds several runs; give one of them: "
+            f"{', '.join(str(workdir / name) for name in members)}"
         )
     if not scores.is_complete(workdir):
         raise FileNotFoundError(

@@ -35,12 +35,20 @@ def write(folder: Path, kind: str, of: Sequence[Path], temperature: float | None
     record.write_text(folder / DERIVED, json.dumps(about, indent=1) + "\n")
 
 
-def is_current(folder: Path) -> bool:
-    """Whether a directory holds scores made of runs that have not changed since."""
+def is_current(folder: Path, of: Sequence[Path] | None = None) -> bool:
+    """Whether a directory holds scores made of runs that have not changed since.
+
+    Args:
+      folder: the directory.
+      of: the runs of which they are to be made, None for any.
+    """
     path = folder / DERIVED
     if not (path.exists() and scores.is_complete(folder)):
         return False
     made = json.loads(path.read_text())
+    there = [(folder / run).resolve() for run in made["of"]]
+    if of is not None and there != [run.resolve() for run in of]:
+        return False
     return made["scores"] == [_digest(folder / run) for run in made["of"]]
 
 

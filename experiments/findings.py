@@ -172,8 +172,21 @@ def _numbers(part: Part, c: Comparison) -> str:
     a, b = (method_title(part.group.entries[name].run) for name in (c.method_a, c.method_b))
     return (
         f"{c.mean_a:.4f} with {a}, {c.mean_b:.4f} with {b}; p = {p_text(c.rank_sum)} by rank-sum, "
-        f"{p_text(c.signed_rank)} by signed-rank, {c.cases} cases"
+        f"{p_text(c.signed_rank)} by signed-rank, {c.cases} cases{_seeds(part, c)}"
     )
+
+
+def _seeds(part: Part, c: Comparison) -> str:
+    """In how many of the seeds that both methods have the difference has the same sign."""
+    means = [
+        {e.run.seed: e.means[c.label, c.metric].mean for e in part.group.seeds.get(name, ())}
+        for name in (c.method_a, c.method_b)
+    ]
+    both = means[0].keys() & means[1].keys()
+    if len(both) < 2:
+        return ""
+    same = sum((means[0][seed] - means[1][seed]) * c.difference > 0 for seed in both)
+    return f"; the same way round in {same} of {len(both)} seeds"
 
 
 def _grid(part: Part) -> Iterator[Judged]:

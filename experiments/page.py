@@ -66,7 +66,8 @@ JUDGED_BY = (
     "Lower and higher are judged by the paper's rank-sum test over the test cases, p < 0.05, "
     "unadjusted as in the paper. It leaves out that all methods saw the same cases; the paired "
     "signed-rank test does not, and where it alone says so, that is told. The tables of tests have "
-    "p-values adjusted for their number."
+    "p-values adjusted for their number. Does not hold: the means are the other way round, "
+    "significantly or not. Of a method with several seeds the lowest one is judged and compared."
 )
 
 CSS = """

@@ -13,6 +13,7 @@ from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments import groups as groups_lib
 from experiments.derived import TEMPERATURE
+from experiments.finished import Finished
 from experiments.groups import CUSTOM, LABEL_MAP, METRICS, Group, method_title
 from experiments.paper import TABLES, Published, published
 from experiments.tables import Cell, Column, Line, Table
@@ -294,9 +295,12 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> Table:
                 for name in rows
             ]
             columns.append((Column(kind, TITLES[metric]), _best(texts, metric)))
-    for head in ("seed", "epochs"):
-        texts_of_run = [str(getattr(e.run, head)) if e else "" for e in entries]
-        columns.append((Column(head), list(map(Cell, texts_of_run))))
+    seeds = [_seed(e.run) if e else "" for e in entries]
+    epochs = [str(e.run.epochs) if e else "" for e in entries]
+    columns += [
+        (Column("seed"), list(map(Cell, seeds))),
+        (Column("epochs"), list(map(Cell, epochs))),
+    ]
     lines = tuple(zip(*(cells_ for _, cells_ in columns), strict=True))
     border = len(part.methods)
     blocks = tuple(block for block in (lines[:border], lines[border:]) if block)
@@ -311,11 +315,16 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> Table:
     )
 
 
+def _seed(run: Finished) -> str:
+    return f"{run.members} seeds" if run.members > 1 else str(run.seed)
+
+
 def _best(texts: Sequence[tuple[str, float | None]], metric: str) -> list[Cell]:
     """Cells of a column, the best in bold where there are several."""
     values = [value for _, value in texts if value is not None]
     best = (max if metric in HIGHER_IS_BETTER else min)(values, default=None)
-    return [Cell(text, len(values) > 1 and value == best) for text, value in texts]
+    differ = len({*values}) > 1
+    return [Cell(text, differ and value == best) for text, value in texts]
 
 
 def _kinds(part: Part, label: str, metric: str) -> tuple[str, ...]:
@@ -370,8 +379,7 @@ def _notes(part: Part, label: str) -> Iterator[str]:
         )
     yield groups_lib.made_by(_entries(part).values())
     about = next(iter(_entries(part).values())).run.about
-    split, digest = about["config"]["data"]["split"], about["data"][:8]
-    yield f"Split: {split}; digest of cases and split {digest}."
+    yield f"Digest of cases and split: {about['data'][:8]}."
 
 
 def _missing(part: Part) -> Iterator[Line]:

@@ -10,6 +10,7 @@ curves.csv, every number in long form. Equal runs give equal files.
 import argparse
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from dicepp_jax import metrics, plots
 from dicepp_jax.rows import write_csv
 from experiments import finished, groups, page, paper_tables, record, report_figures
+from experiments.derived import ENSEMBLE, TEMPERATURE
 from experiments.findings import findings
 from experiments.groups import Group
 from experiments.paper import TABLES
@@ -36,6 +38,14 @@ PAPER = (
     "The paper is Yeung et al., Calibrating the Dice loss to handle neural network overconfidence "
     "for biomedical image segmentation, J. Digit. Imaging 36 (2023), "
     "doi:10.1007/s10278-022-00735-3."
+)
+
+COLUMNS = (
+    "NLL and Brier score are those of the paper's tables, of one class, the mean over all voxels. "
+    "NLL counts the voxels of the class alone: a network that calls everything probable has a low "
+    "one, so read it beside Brier, ECE and Dice. A temperature is fitted to NLL of all classes, "
+    "not to this one. ECE is the expected calibration error of the class in 20 bins. Dice and "
+    "Jaccard are of the most likely class."
 )
 
 
@@ -146,12 +156,22 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         write_csv(path, rows)
     for path in earlier - {*texts, *lists, *(picture.path for picture in pictures)}:
         path.unlink()
-    return "\n".join([*(f"{f.claim}: {f.verdict}" for f in found), f"report: {output / HTML}"])
+    return "\n".join(
+        [
+            f"of {'; '.join(group.title for group in gathered)}:",
+            *(f"{f.claim}: {f.verdict}" for f in found),
+            f"report: {output / HTML}",
+        ]
+    )
 
 
 def _intro(gathered: Sequence[Group]) -> tuple[str, ...]:
     entries = [entry for group in gathered for entry in _all(group)]
-    return PAPER, f"{len(entries)} scored runs. {groups.made_by(entries)}"
+    kinds = Counter(entry.run.kind for entry in entries)
+    counted = [f"{kinds['']} networks"]
+    counted += [f"{kinds[TEMPERATURE]} after temperature scaling"] * bool(kinds[TEMPERATURE])
+    counted += [f"{kinds[ENSEMBLE]} ensembles"] * bool(kinds[ENSEMBLE])
+    return PAPER, COLUMNS, f"{', '.join(counted)}. {groups.made_by(entries)}"
 
 
 def _all(group: Group) -> Iterator[groups.Entry]:

@@ -164,7 +164,7 @@ def _reliability(group: Group, drawn: Mapping[str, _Drawn]) -> Iterator[Figure]:
             f"reliability_{name}_{_name(group)}",
             f"Reliability {what} ({group.title})",
             "How often a voxel was of the class, against how probable it was said to be; under it "
-            "the share of voxels that were said to be so. On the dashed line probabilities are "
+            "the share of voxels that were said to be so. On the grey line probabilities are "
             "frequencies. ECE here is over all test voxels together, in the tables the mean over "
             "cases.",
             functools.partial(plots.reliability_diagram, sums, group.spec.classes),

@@ -23,7 +23,7 @@ from configs import paper as cells
 from dicepp_jax import train
 from experiments import calibrate, cli, derived, record, report, run, scores, sweep, table
 from experiments import parts as parts_lib
-from experiments.paper import TABLES
+from experiments.paper import TABLES, Table
 
 FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
     1: (3, ("dsc", "dscpp")),
@@ -40,6 +40,8 @@ CALIBRATED = ("dsc", "dscpp")
 FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 """What ends one run and not the others."""
 
+LEFT = 3
+"""The exit code when there was no time for all."""
 STEPS = 3
 FORWARD = 1 / 3
 """Of a training step's time, what a validation case takes."""
@@ -104,13 +106,11 @@ def tasks(
     Raises:
       ValueError: if nothing that is asked is of the data sets.
     """
-    asked = [(f"--table={n}", TABLES[n], _trained(n)) for n in tables]
-    asked += [(f"--figure={n}", TABLES[FIGURES[n][0]], FIGURES[n][1]) for n in figures]
+    asked = _asked(tables, figures)
     paper: list[Task] = []
     beyond: list[Task] = []
     for option, of, methods in asked:
-        known = (*of.datasets, *of.drawn)
-        chosen = [name for name in known if name in (datasets or of.datasets)]
+        chosen = _chosen(of, datasets)
         for dataset in chosen:
             paper += [Task(dataset, f"{dataset}/{method}") for method in methods]
         if option.startswith("--table"):
@@ -124,6 +124,19 @@ def tasks(
     # What costs no training first.
     beyond.sort(key=lambda task: not task.name.endswith(derived.TEMPERATURE))
     return list(dict.fromkeys((*paper, *beyond)))
+
+
+def _asked(
+    tables: Sequence[int], figures: Sequence[int]
+) -> list[tuple[str, Table, tuple[str, ...]]]:
+    """What is asked: the option, the table that says of which sets it is, and what is trained."""
+    asked = [(f"--table={n}", TABLES[n], _trained(n)) for n in tables]
+    return asked + [(f"--figure={n}", TABLES[FIGURES[n][0]], FIGURES[n][1]) for n in figures]
+
+
+def _chosen(of: Table, datasets: Sequence[str]) -> list[str]:
+    """The data sets of a table that are wanted; the paper's, if nothing is said."""
+    return [name for name in (*of.datasets, *of.drawn) if name in (datasets or of.datasets)]
 
 
 def _trained(number: int) -> tuple[str, ...]:
@@ -170,7 +183,7 @@ def find_sources(
         try:
             made = parts_lib.make(config)
         except FAILURES as error:
-            missing[dataset] = str(error)
+            missing[dataset] = str(error).replace("--config.data.manual_dir=", f"--data={dataset}=")
             continue
         sources[dataset] = Source(config.data.manual_dir, made.loaded.digest, made)
     return sources, missing
@@ -253,7 +266,7 @@ def plan(
 def _is_finished(task: Task, scale: str, source: Source, folder: Path, data_dir: str) -> bool:
     there = folder / task.name
     if task.of:
-        return derived.is_current(there)
+        return derived.is_current(there, [folder / name for name in task.of])
     config = cell_config(task, scale, source, data_dir)
     if not record.is_finished(there, config, source.digest):
         return False
@@ -267,15 +280,18 @@ def _epochs(folder: Path) -> int:
 
 def told(planned: Sequence[Planned], missing: Mapping[str, str], budget: float) -> str:
     """The plan, as it is printed."""
-    rows = [["what", "state", "takes at most"]]
+    rows = [["what", "state", "trains at most"]]
     rows += [[p.task.name, p.state, _duration(p.seconds)] for p in planned]
     total = sum(p.seconds for p in planned)
     lines = [
         table.layout(rows),
-        f"{len(planned)} in all, {sum(p.state == 'finished' for p in planned)} finished; the rest "
-        f"takes at most {_duration(total) or 'no time'} of training by the steps measured just "
-        "now; most runs stop early",
+        f"{len(planned)} in all, {sum(p.state == 'finished' for p in planned)} finished",
     ]
+    if total:
+        lines.append(
+            f"training takes at most {_duration(total)} by the steps measured just now, and most "
+            "runs stop early; compiling, evaluation and the report come on top"
+        )
     lines += [f"{dataset} is not at hand: {why}" for dataset, why in missing.items()]
     if math.isfinite(budget):
         lines.append(f"--budget_minutes={budget / 60:g}: what is not done by then is left")
@@ -336,7 +352,9 @@ def perform(
             failed[task.name] = f"{broken[0]}, of which it is made, failed"
             continue
         rest = _duration(sum(p.seconds for p in to_do[number - 1 :]))
-        print(f"\n== {number} of {len(to_do)}: {task.name}; at most {rest or 'seconds'} left ==")
+        print(
+            f"\n== {number} of {len(to_do)}: {task.name}; {rest or 'nothing'} to train at most =="
+        )
         sys.stdout.flush()
         try:
             _perform(task, source, scale, folder, data_dir, deadline)
@@ -369,7 +387,7 @@ def reproduce(options: argparse.Namespace) -> int:
     """Do what the options say.
 
     Returns:
-      The exit code: 1 if something failed.
+      The exit code: 1 if something failed, `LEFT` if there was no time for all.
     """
     start = time.monotonic()
     tables = tuple(TABLES) if options.all else tuple(options.table)
@@ -378,6 +396,9 @@ def reproduce(options: argparse.Namespace) -> int:
     folder = options.workdir.expanduser() / options.scale
     budget = 60 * options.budget_minutes
     sources, missing = find_sources(wanted, options.data, options.scale, options.data_dir)
+    for option, of, _ in _asked(tables, figures):
+        if not _chosen(of, tuple(options.data)):
+            print(f"{option} is of {', '.join((*of.datasets, *of.drawn))}: left out")
     planned = plan(wanted, sources, missing, options.scale, folder, options.data_dir)
     print(f"\n{told(planned, missing, budget)}")
     if options.dry_run:
@@ -390,9 +411,9 @@ def reproduce(options: argparse.Namespace) -> int:
         print(f"{len(outcome.left)} are left; the same command goes on: {', '.join(outcome.left)}")
     for name, why in outcome.failed.items():
         print(f"error: {name}: {why}", file=sys.stderr)
-    for dataset, why in missing.items():
-        print(f"error: {dataset} is not at hand: {why}", file=sys.stderr)
-    return 1 if outcome.failed or missing else 0
+    if missing:
+        print(f"error: not at hand, as told above: {', '.join(missing)}", file=sys.stderr)
+    return 1 if outcome.failed or missing else LEFT if outcome.left else 0
 
 
 def _folders(text: str) -> dict[str, str]:
@@ -442,6 +463,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not (options.all or options.table or options.figure):
         parser.error("say what: --table=4, --figure=5 or --all")
+    if options.budget_minutes < 0:
+        parser.error(f"--budget_minutes is {options.budget_minutes:g}; it must not be negative")
     if options.seeds < 1:
         parser.error(f"--seeds is {options.seeds}; it must be at least 1")
     return options

@@ -92,6 +92,8 @@ def test_what_was_made_of_runs_that_changed_is_told(trained):
     shutil.copytree(trained / "seed=0" / "test", workdir / "temperature" / "test")
     derived.write(workdir / "temperature", derived.TEMPERATURE, [workdir], 2.0)
     assert derived.is_current(workdir / "temperature")
+    assert derived.is_current(workdir / "temperature", [workdir])
+    assert not derived.is_current(workdir / "temperature", [workdir, trained / "seed=1"])
     path = workdir / "test" / scores.CASES
     path.write_text(path.read_text().replace("0.1", "0.2"))
     assert not derived.is_current(workdir / "temperature")
@@ -106,6 +108,8 @@ def test_what_was_made_of_runs_that_changed_is_told(trained):
         (["{0}", "{0}", "--output={1}"], "two of the runs have the same seed"),
         (["{0}", "{2}", "--output={1}"], "differ in more than their seed .*loss.name: dsc there"),
         (["{0}", "{3}", "--output={1}"], "is not scored; give the command of that run again"),
+        (["{0}", "{4}", "--output={4}"], "seed=1 holds a run, whose scores would be lost"),
+        (["{5}"], r"holds several runs; give one of them: .*seed=0, .*seed=1"),
     ],
 )
 def test_what_cannot_be_calibrated_ends_in_one_line(trained, tmp_path, arguments, message):
@@ -116,7 +120,11 @@ def test_what_cannot_be_calibrated_ends_in_one_line(trained, tmp_path, arguments
     about["config"]["loss"]["name"] = "dscpp"
     (other / "run.json").write_text(json.dumps(about))
     shutil.rmtree(unscored / "test")
-    places = [str(path) for path in (trained / "seed=0", tmp_path / "out", other, unscored)]
+    first, second = trained / "seed=0", trained / "seed=1"
+    places = list(map(str, (first, tmp_path / "out", other, unscored, second, tmp_path / "both")))
+    for folder in (first, second):
+        shutil.copytree(folder, tmp_path / "both" / folder.name)
+    shutil.copy(first / "run.json", tmp_path / "both" / "run.json")
     with pytest.raises(SystemExit, match=message):
         calibrate.main([argument.format(*places) for argument in arguments])
 

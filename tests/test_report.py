@@ -180,7 +180,7 @@ def test_rows(drive):
     tempered = markdown_rows(text, "DSC, temperature 3.38")[0]
     assert tempered[1].startswith(f"{TEMPERED['nll'].mean():.4f} ± ")
     assert tempered[2:4] == ["", ""]
-    assert markdown_rows(text, "DSC++, ensemble of 2")[0][-2:] == ["0", "6"]
+    assert markdown_rows(text, "DSC++, ensemble of 2")[0][-2:] == ["2 seeds", "6"]
     assert f"over {CASES} test cases" in text
     assert "Tiny scale, no result: 32 x 32, 2 filters, depth 2, at most 2 epochs" in text
     assert (
@@ -194,6 +194,7 @@ def test_the_best_are_bold(tmp_path):
     two = {**two, "nll": one["nll"] + 1e-7, "dice": one["dice"] + 0.001}
     write_run(tmp_path / "ce", "tiny/drive/ce", one)
     write_run(tmp_path / "focal", "tiny/drive/focal", two)
+    write_run(tmp_path / "dsc", "tiny/drive/dsc", values(WORSE))
     text = (made(tmp_path) / "report.md").read_text()
     bold = {
         name: [cell.startswith("**") for cell in markdown_rows(text, name)[0][1:]]
@@ -506,3 +507,11 @@ def test_curves(drive):
     dice = 2 * tp / (tp + tp[::-1] + 1000)
     np.testing.assert_allclose([point.dice for point in dsc], dice, rtol=1e-6)
     assert {(p.method, p.seed) for p in points} >= {("dscpp", 0), ("dscpp", 1)}
+
+
+def test_the_seeds_that_say_the_same_are_counted(tmp_path):
+    for seed, (dsc, dscpp) in enumerate([(DSC, DSCPP), (DSC, DSCPP), (DSCPP, DSC)]):
+        for name, of in (("dsc", dsc), ("dscpp", dscpp)):
+            write_run(tmp_path / f"{name}_{seed}", f"tiny/drive/{name}_seed={seed}", of)
+    text = (made(tmp_path) / "report.md").read_text()
+    assert text.count("; the same way round in 2 of 3 seeds") == 3  # NLL, Brier and Dice

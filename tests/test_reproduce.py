@@ -124,7 +124,8 @@ def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, 
     assert code == 1
     assert done == ["ce", "dsc", "dscpp", "T", "T"]
     assert "error: phantom/focal: the loss is nan" in told.err
-    assert "error: drive is not at hand:" in told.err and "grand-challenge" in told.err
+    assert "drive is not at hand: DRIVE" in told.out and "--data=drive=FOLDER" in told.out
+    assert "error: not at hand, as told above: drive" in told.err
 
 
 def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
@@ -148,7 +149,7 @@ def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
         run.run(config, tmp_path / "tiny/phantom/dsc", deadline=0)
     assert len(record.read_log(tmp_path / "tiny/phantom/dsc")) == 1
     spent = options(data_dir, tmp_path, *FIGURE, "--budget_minutes=0")
-    assert reproduce.reproduce(spent) == 0
+    assert reproduce.reproduce(spent) == reproduce.LEFT
     told = capsys.readouterr().out
     assert "1 epochs are there" in told and "2 are left; the same command goes on" in told
     # With time it goes on from there.
@@ -157,9 +158,10 @@ def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
 
 
 def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
-    shown = options(data_dir, tmp_path, "--table=3", "--data=phantom", "--dry_run")
-    assert reproduce.reproduce(shown) == 0
+    more = "--figure=4", "--data=phantom", "--dry_run"
+    assert reproduce.reproduce(options(data_dir, tmp_path, "--table=3", *more)) == 0
     told = capsys.readouterr().out
+    assert "--figure=4 is of kits19, kits19_synthetic, phantom_3d: left out" in told
     assert "phantom/gamma" in told and "to do" in told and "min" in told
     assert not (tmp_path / "tiny").exists()
 
@@ -183,6 +185,7 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
         (["--table=4", "--data=dirve=x"], "'dirve' is no data set; known: drive"),
         (["--all", "--scale=half"], "invalid choice: 'half'"),
         (["--all", "--seeds=0"], "--seeds is 0"),
+        (["--all", "--budget_minutes=-1"], "--budget_minutes is -1; it must not be negative"),
     ],
 )
 def test_a_wrong_command_line_ends_in_one_clear_line(arguments, message, capsys):
