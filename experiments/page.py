@@ -82,7 +82,9 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { margin-top: 2.5rem; font-size:
 a { color: var(--link); } p, li, figcaption { max-width: 75ch; }
 figure { margin: 2rem 0; } figcaption { margin-bottom: .5rem; }
 img { max-width: 100%; height: auto; background: #fff; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, rgb(128 128 128 / 40%), transparent) right / 1.2rem 100% no-repeat; }
 table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--text); border-bottom: 2px solid var(--text); }
 th, td { padding: .25rem .45rem; text-align: right; white-space: nowrap; font-weight: normal; }
