@@ -509,6 +509,14 @@ def test_curves(drive):
     assert {(p.method, p.seed) for p in points} >= {("dscpp", 0), ("dscpp", 1)}
 
 
+def test_three_cases_are_never_significant(tmp_path):
+    few = [{metric: of[:3] for metric, of in by.items()} for by in (DSC, DSCPP)]
+    for name, of in zip(("dsc", "dscpp"), few, strict=True):
+        write_run(tmp_path / name, f"tiny/drive/{name}", of)
+    assert stats.ranksums(few[1]["nll"], few[0]["nll"]).pvalue < 0.05
+    assert list(verdicts(made(tmp_path)).values())[:2] == ["not significant"] * 2
+
+
 def test_the_seeds_that_say_the_same_are_counted(tmp_path):
     for seed, (dsc, dscpp) in enumerate([(DSC, DSCPP), (DSC, DSCPP), (DSCPP, DSC)]):
         for name, of in (("dsc", dsc), ("dscpp", dscpp)):
