@@ -67,7 +67,7 @@ JUDGED_BY = (
     "unadjusted as in the paper. It leaves out that all methods saw the same cases; the paired "
     "signed-rank test does not, and where it alone says so, that is told. The tables of tests have "
     "p-values adjusted for their number. Does not hold: the means are the other way round, "
-    "significantly or not. Fewer than 4 cases are never significant. Of a method with several seeds "
+    "significantly or not. Fewer than 4 cases are never significant. Of several seeds of a method "
     "the lowest one is judged and compared."
 )
 
