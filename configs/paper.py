@@ -4,8 +4,8 @@ Command:   python -m experiments.run --config=configs/paper.py:full/dsb2018/foca
                --config.data.manual_dir=DSB
            python -m experiments.sweep --config=configs/paper.py:full/drive/gamma (Table 3)
            python -m experiments.reproduce runs the cells of a table or a figure one after another
-Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to ten (2018DSB) a cell, half an
-           hour for Table 3. tiny: seconds; it shows that everything works, and nothing else
+Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (2018DSB) a cell,
+           half an hour for Table 3. tiny: seconds; it shows that everything works, and nothing else
 Expected:  experiments/paper.csv at full scale; results/paper_reduced at reduced scale
 
 METHOD is a loss with its hyper-parameters of the paper's Table 2, or "gamma" for Table 3's grid;
@@ -18,23 +18,11 @@ import re
 
 from ml_collections import ConfigDict
 
+from dicepp_jax.losses import LOSSES
+
 SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
-LOSSES = (
-    "ce",
-    "focal",
-    "dsc",
-    "dscpp",
-    "tversky",
-    "tverskypp",
-    "focal_tversky",
-    "focal_tverskypp",
-    "combo",
-    "combopp",
-    "unified_focal",
-    "unified_focalpp",
-)
 GAMMA = "gamma"
 
 

@@ -21,13 +21,11 @@ from dicepp_jax.calibrate import fit_temperature
 from dicepp_jax.losses import from_probabilities
 from dicepp_jax.progress import track
 from dicepp_jax.rows import Row, read_csv, summarise
-from experiments import derived, parts, record, runs, scores, table
+from experiments import cli, derived, parts, record, runs, scores, table
 from experiments.run import best_predictor
 
 VOXELS = 2**16
 """Of each validation case so many voxels are looked at, drawn at random if it has more."""
-
-INTERRUPTED = 130
 
 
 def temper(workdir: Path, data_dir: str | None = None, manual_dir: str | None = None) -> str:
@@ -220,8 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command begins anew", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        cli.leave("the same command begins anew")
     print(f"\n{text}\n\nscores: {output / scores.FOLDER}")
 
 

@@ -18,7 +18,7 @@ from experiments.paper import TITLES
 from experiments.scores import Scored
 
 METRICS = ("nll", "brier", "ece", "dice", "jaccard")
-"""What is printed and tested."""
+"""What tables print and test: the paper's metrics, and the calibration error."""
 
 LABEL_MAP = ("nll_labelmap", "brier_labelmap")
 """What is set against the paper's NLL and Brier of KiTS19."""

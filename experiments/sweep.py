@@ -30,6 +30,7 @@ from dicepp_jax.rows import Row, summarise, write_csv
 from experiments import cli, derived, memory, record, scores, table
 from experiments import parts as parts_lib
 from experiments import run as run_lib
+from experiments.groups import METRICS
 from experiments.paper import published
 from experiments.progress import SweepProgress
 
@@ -37,8 +38,6 @@ FIELDS = {name: f"loss.{name}" for name in base.HYPER} | {"learning_rate": "trai
 """The field that each axis of a grid sets."""
 STRATEGIES = ("auto", "vmap", "sequential", "devices")
 STATUS = "sweep.json"
-METRICS = ("nll", "brier", "ece", "dice", "jaccard")
-"""Columns of the report: the paper's, and the calibration error."""
 
 
 class Setting(NamedTuple):
