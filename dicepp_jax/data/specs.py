@@ -43,6 +43,8 @@ class Spec:
       patches: whether training and prediction go by patches of `size`, cut from the volume, rather
         than by whole images resized to it.
       label_map: whether it is scored by `metrics.LABEL_MAP`, too, to compare with the paper.
+      drawn: a sentence for captions of a set whose images are not of patients, else empty.
+      stands_for: name of the set of the paper that a set with drawn images stands for, else None.
       region: name of a part of the image that is scored beside the whole, None if there is none.
       excluded: cases that are left out, as the paper did.
       index: what a number means in a list of splits such as the authors': "position from 0",
@@ -70,6 +72,8 @@ class Spec:
     # Not in the repr, by which `data.prepare` tells whether what is stored would be another.
     patches: bool = dataclasses.field(default=False, repr=False)
     label_map: bool = dataclasses.field(default=False, repr=False)
+    drawn: str = dataclasses.field(default="", repr=False)
+    stands_for: str | None = dataclasses.field(default=None, repr=False)
     region: str | None = None
     excluded: tuple[str, ...] = ()
     index: str | None = None
@@ -281,6 +285,8 @@ KITS19_SYNTHETIC = dataclasses.replace(
         "imaging is drawn"
     ),
     downloads=(),
+    drawn="SYNTHETIC INTENSITIES: the masks are those of KiTS19, the images are drawn.",
+    stands_for="kits19",
 )
 
 PHANTOM = Spec(
@@ -294,6 +300,7 @@ PHANTOM = Spec(
     homepage="",
     licence="Apache-2.0, as dicepp_jax, which draws it.",
     citation="dicepp_jax.data.phantom.vessels",
+    drawn="DRAWN IMAGES, of no patient.",
 )
 
 PHANTOM_3D = Spec(
@@ -308,4 +315,5 @@ PHANTOM_3D = Spec(
     homepage="",
     licence="Apache-2.0, as dicepp_jax, which draws it.",
     citation="dicepp_jax.data.phantom.kidney",
+    drawn="DRAWN IMAGES, of no patient.",
 )
