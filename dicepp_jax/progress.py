@@ -1,11 +1,15 @@
-"""How far long work is: a bar on a terminal, a line with the time left now and then in a file."""
+"""Progress of long work: a bar on a terminal, or a line with the time left every few seconds."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from dicepp_jax.train import Epoch
 
 LINE_EVERY = 15.0
 
@@ -13,13 +17,13 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
-    """Go through items, telling how far it is and how long the rest will take.
+    """Iterate over items, reporting how many are done and how long the rest will take.
 
     Args:
-      items: what to go through.
-      title: what is being done.
-      total: how many there are.
-      unit: what they are.
+      items: to iterate over.
+      title: of the work.
+      total: number of items.
+      unit: singular noun for an item.
 
     Yields:
       The items.
@@ -35,3 +39,147 @@ def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
             last, left = now, (now - start) / done * (total - done)
             when = f"{left / 60:.1f} min left" if done < total else "done"
             print(f"{title}: {done} of {total} {unit}s, {when}", file=sys.stderr, flush=True)
+
+
+class TrainingProgress:
+    """Progress of the training of one network.
+
+    The time left is what the remaining epochs would take; early stopping may shorten it.
+
+    Args:
+      name: of the network.
+      epochs: number of epochs at most.
+      steps: number of steps in an epoch.
+      first_epoch: epochs done before.
+    """
+
+    def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 0):
+        self._name, self._epochs = name, epochs
+        self._start, self._first = time.monotonic(), first_epoch
+        self._last_line = self._start
+        self._notes: dict[str, str] = {}
+        self._bar = tqdm(
+            total=epochs * steps,
+            initial=first_epoch * steps,
+            desc=name,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "TrainingProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """After a step."""
+        del step
+        self._bar.set_description_str(f"{self._name} epoch {epoch + 1}/{self._epochs}", False)
+        self._bar.set_postfix(loss=f"{loss:.4f}", **self._notes, refresh=False)
+        self._bar.update()
+
+    def epoch(self, epoch: "Epoch") -> None:
+        """After an epoch."""
+        rate = epoch.schedule.learning_rate
+        self._notes = {"val": f"{epoch.val_loss:.4f}", "lr": f"{rate:g}"}
+        now, done = time.monotonic(), epoch.epoch + 1
+        last = done == self._epochs or epoch.schedule.stopped
+        if sys.stderr.isatty() or (now - self._last_line < LINE_EVERY and not last):
+            return
+        self._last_line = now
+        each = (now - self._start) / (done - self._first)
+        waited = epoch.data_wait / max(epoch.seconds, 1e-9)
+        print(
+            f"{self._name} epoch {done}/{self._epochs} loss {epoch.train_loss:.4f} "
+            f"val {epoch.val_loss:.4f} lr {rate:g}, {each:.2f} s an epoch, "
+            f"{waited:.1%} of it waiting for data, "
+            + ("done" if last else f"at most {each * (self._epochs - done) / 60:.1f} min left"),
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class GridProgress:
+    """Progress of a grid: a bar for each member on a terminal, or a line each every few seconds.
+
+    The time left is what the remaining epochs would take at the pace so far; early stopping may
+    shorten it.
+
+    Args:
+      names: of the members.
+      epochs: number of epochs at most.
+    """
+
+    def __init__(self, names: Sequence[str], epochs: int):
+        self._names, self._epochs = list(names), epochs
+        self._start, self._first = time.monotonic(), -1
+        self._last_line = -LINE_EVERY
+        self._status = dict.fromkeys(names, "")
+        self._bars = [
+            tqdm(
+                total=epochs,
+                desc=name,
+                unit="epoch",
+                position=n,
+                disable=None,
+                dynamic_ncols=True,
+            )
+            for n, name in enumerate(names)
+        ]
+
+    def __enter__(self) -> "GridProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for bar in self._bars:
+            bar.close()
+
+    def step(self, epoch: int, step: int, losses: Mapping[int, float]) -> None:
+        """After a step."""
+        del step
+        for n, loss in losses.items():
+            self._bars[n].n = epoch
+            self._bars[n].set_postfix_str(f"loss {loss:.4f} {self._status[self._names[n]]}")
+
+    def epoch(self, epochs: Mapping[str, "Epoch"], diverged: Mapping[str, str]) -> None:
+        """After an epoch of those in training; `diverged` says why others stopped, by name."""
+        for name, why in diverged.items():
+            if self._status[name] != "diverged":
+                print(f"{name} diverged: {why}", file=sys.stderr, flush=True)
+                self._status[name] = "diverged"
+        if not epochs:
+            return
+        number = next(iter(epochs.values())).epoch
+        if self._first < 0:
+            self._first = number
+        now = time.monotonic()
+        each = (now - self._start) / (number + 1 - self._first)
+        last = number + 1 == self._epochs or all(e.schedule.stopped for e in epochs.values())
+        for name, epoch in epochs.items():
+            ended = ", stopped" if epoch.schedule.stopped else ""
+            self._status[name] = f"val {epoch.val_loss:.4f} lr {epoch.learning_rate:g}{ended}"
+        if sys.stderr.isatty() or (now - self._last_line < LINE_EVERY and not last):
+            return
+        self._last_line = now
+        left = "done" if last else f"at most {each * (self._epochs - number - 1) / 60:.1f} min left"
+        print(
+            f"epoch {number + 1}/{self._epochs}, {len(epochs)} of {len(self._names)} members, "
+            f"{each:.2f} s an epoch, {left}",
+            file=sys.stderr,
+        )
+        for name in self._names:
+            loss = f"loss {epochs[name].train_loss:.4f} " if name in epochs else ""
+            status = self._status[name] or "done before"
+            print(f"  {name}: {loss}{status}", file=sys.stderr, flush=True)

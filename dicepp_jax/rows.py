@@ -1,21 +1,22 @@
 """Scores as tables in long form, one number a row, and what is said of them.
 
 A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
-`Comparison` two methods side by side. `write_csv` and `read_csv` keep any such kind whose fields
-are str, int or float, exactly. Importing this module loads NumPy and scipy alone, so that results
-can be read where jax is not installed.
+`Comparison` two methods side by side. `write_csv` and `read_csv` preserve exactly any kind whose
+fields are str, int, float or another such kind, whose columns then stand in its place. Importing
+this module loads NumPy and scipy alone, so that results can be read where jax is not installed.
 """
 
 import csv
-import os
+import functools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 
 from dicepp_jax import statistics
+from dicepp_jax.atomic import write_atomically
 
 WHOLE_IMAGE = "image"
 ALL_CLASSES = "all"
@@ -237,13 +238,37 @@ def write_csv(path: str | Path, rows: Sequence[NamedTuple]) -> None:
     """
     if not rows:
         raise ValueError(f"there are no rows to write to {path}; the first one gives the header")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0]._fields)
-        writer.writerows(rows)
-    os.replace(temporary, path)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_columns(type(rows[0])))
+            writer.writerows(map(_flat, rows))
+
+    write_atomically(Path(path), write)
+
+
+@functools.cache
+def _fields(kind: Callable[..., Any]) -> dict[str, type]:
+    """The fields of a named tuple by name; those that are tuples are nested kinds."""
+    return get_type_hints(kind)
+
+
+def _columns(kind: type) -> list[str]:
+    """The names of all columns, those of nested kinds in their place."""
+    return [
+        column
+        for name, of in _fields(kind).items()
+        for column in (_columns(of) if issubclass(of, tuple) else [name])
+    ]
+
+
+def _flat(row: tuple) -> Iterator[Any]:
+    for value in row:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
@@ -274,20 +299,31 @@ def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
             lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    types = get_type_hints(kind)
-    if header != list(types):
+    columns = _columns(kind)
+    if header != columns:
         raise ValueError(
             f"{path}, line 1: found the header {','.join(header)!r}, expected that of a "
-            f"{kind.__name__}, {','.join(types)!r}"
+            f"{kind.__name__}, {','.join(columns)!r}"
         )
-    return [kind(*_parsed(line, types, f"{path}, line {number}")) for number, line in lines]
+    rows = []
+    for number, line in lines:
+        place = f"{path}, line {number}"
+        if len(line) != len(columns):
+            raise ValueError(f"{place}: found {len(line)} values, expected {len(columns)}")
+        rows.append(_parsed(iter(line), kind, place))
+    return rows
 
 
-def _parsed(line: list[str], types: dict[str, type], place: str) -> Iterator[Any]:
-    if len(line) != len(types):
-        raise ValueError(f"{place}: found {len(line)} values, expected {len(types)}")
-    for text, (name, of) in zip(line, types.items(), strict=True):
+def _parsed(texts: Iterator[str], kind: Callable[..., Any], place: str) -> Any:
+    """A row of a kind from as many texts as it has columns."""
+    values: list[Any] = []
+    for name, of in _fields(kind).items():
+        if issubclass(of, tuple):
+            values.append(_parsed(texts, of, place))
+            continue
+        text = next(texts)
         try:
-            yield of(text)
+            values.append(of(text))
         except ValueError:
             raise ValueError(f"{place}: found {text!r} as {name}, expected {of.__name__}") from None
+    return kind(*values)

@@ -13,8 +13,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from jax import export
 
 from dicepp_jax import __version__
+from dicepp_jax.atomic import write_atomically
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
 from dicepp_jax.data.wording import by
@@ -259,9 +260,7 @@ def save_model(
     # The last of them makes the others valid.
     files[ABOUT] = (json.dumps(about, indent=2) + "\n").encode()
     for name, content in files.items():
-        temporary = folder / f".{name}.{os.getpid()}.part"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))
     return folder
 
 

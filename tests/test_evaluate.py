@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import oracles
 import pytest
+from dicepp_jax.evaluate import evaluate
+from experiments.table import layout, summary_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,9 +15,7 @@ from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, 
 
 from dicepp_jax import metrics, plots
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
-from dicepp_jax.evaluate import evaluate
 from dicepp_jax.rows import Row, compare, summarise
-from experiments.table import layout, summary_table
 
 NAN = float("nan")
 REGIONS = ("image", "field of view")

@@ -1,13 +1,13 @@
 """The cells of the paper's tables, and the configs that reproduce them."""
 
 import pytest
+from experiments.paper import METRICS, TABLES, TITLES, published
 
 from configs import base
 from configs import paper as cells
 from dicepp_jax.data import SETS
 from dicepp_jax.losses import LOSSES
 from experiments import paper, parts
-from experiments.paper import METRICS, TABLES, TITLES, published
 
 
 @pytest.mark.parametrize("number", TABLES)

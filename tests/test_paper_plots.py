@@ -3,15 +3,15 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from dicepp_jax.curves import ThresholdCurves, threshold_summary
+from dicepp_jax.styles import line_styles
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from dicepp_jax import paper_plots, plots
-from dicepp_jax.curves import ThresholdCurves, threshold_summary
 from dicepp_jax.metrics import THRESHOLDS, Confusion, Reliability
 from dicepp_jax.statistics import Bootstrap
-from dicepp_jax.styles import line_styles
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import layouts_3d
 import nibabel as nib
 import numpy as np
 import pytest
+from experiments.runs import THRESHOLDS
 from PIL import Image
 from test_docs import run_blocks
 from test_saved import save_linear
@@ -26,7 +27,6 @@ from dicepp_jax.data.specs import KITS19, PHANTOM
 from dicepp_jax.rows import read_csv, write_csv
 from dicepp_jax.saved import load_model, segment
 from experiments import evaluate, inputs, outputs, parts, predict, record, runs
-from experiments.runs import THRESHOLDS
 
 ROOT = Path(__file__).parents[1]
 KITS = dataclasses.replace(KITS19, spacing=(3.0, 1.5, 1.5))

@@ -10,6 +10,9 @@ import shlex
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from experiments.groups import METRICS
+from experiments.paper_tables import Number
+from experiments.tables import Cell, Column, Table
 from scipy import stats
 
 from configs import paper as cells
@@ -18,10 +21,7 @@ from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.rows import Row, read_csv
 from experiments import derived, record, report, report_figures, reproduce, scores, tables
-from experiments.groups import METRICS
-from experiments.paper_tables import Number
 from experiments.report import Compared, Point
-from experiments.tables import Cell, Column, Table
 
 CASES = 8
 BETTER = {"nll": 0.1, "brier": 0.03, "ece": 0.02, "dice": 0.8, "jaccard": 0.7}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dicepp_jax.sweep import Cost, Member, Programs, Strategy
+from experiments.paper import published
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
@@ -18,10 +20,8 @@ from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.losses import get_loss
 from dicepp_jax.models import MODELS
 from dicepp_jax.rows import Row, Summary, read_csv
-from dicepp_jax.sweep import Cost, Member, Programs, Strategy
 from experiments import parts, record, run
 from experiments import sweep as command
-from experiments.paper import published
 
 SHAPE = (16, 16)
 GAMMAS = (0.5, 1.0, 2.0, 3.0)

@@ -11,7 +11,6 @@ that is returned and little more, whatever type the file has.
 import contextlib
 import gzip
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -28,6 +27,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from dicepp_jax.atomic import write_atomically
 from dicepp_jax.data.files import File
 
 CANONICAL = axcodes2ornt("IPL")
@@ -249,9 +249,7 @@ def write(
     if header is not None:
         for field in GEOMETRY:
             image.header[field] = header[field]
-    temporary = path.with_name(f".part.{path.name}")
-    nib.save(image, temporary)
-    os.replace(temporary, path)
+    write_atomically(path, lambda temporary: nib.save(image, temporary))
 
 
 def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:

@@ -1,0 +1,26 @@
+"""Figures on matplotlib's file backend, and how they are saved."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from dicepp_jax.atomic import write_atomically
+
+DPI, PHOTOGRAPH_DPI = 150, 110
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and close it; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        path,
+        lambda temporary: figure.savefig(
+            temporary, format="png", dpi="figure", bbox_inches="tight"
+        ),
+    )
+    plt.close(figure)

@@ -1,0 +1,186 @@
+"""Images to be predicted: found among files, folders, archives and patterns, and read."""
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from nibabel import Nifti1Header
+
+from dicepp_jax.data import files, formats, nifti
+from dicepp_jax.data.files import File
+from dicepp_jax.data.formats import ENDINGS
+from dicepp_jax.data.nifti import Grid
+from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.wording import listed
+
+ENDING = re.compile(rf"\.({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
+"""nnU-Net's names for the channels of a case."""
+
+
+class InputCase(NamedTuple):
+    """An image to be predicted.
+
+    Attributes:
+      name: its path without the ending, relative to the given folder or the fixed part of the
+        given pattern; relative to the common folder of all inputs if two names would collide.
+      files: one, or one per channel.
+      missing: names of channel files that do not exist.
+    """
+
+    name: str
+    files: tuple[File, ...]
+    missing: tuple[str, ...] = ()
+
+
+class InputImage(NamedTuple):
+    """An image in memory, and the geometry of its voxels.
+
+    Attributes:
+      array: `(*spatial, channels)`, with as many spatial axes as the model takes.
+      spacing: mm between voxels, 1 where the file does not say.
+      grid: of a NIfTI file, else None.
+      header: of a NIfTI file, else None.
+      axis: the axis of length 1 that was removed from a volume of one slice, else None.
+    """
+
+    array: np.ndarray
+    spacing: tuple[float, ...]
+    grid: Grid | None = None
+    header: Nifti1Header | None = None
+    axis: int | None = None
+
+    def as_stored(self, array: np.ndarray) -> np.ndarray:
+        """An array `(*spatial)` with the removed axis restored."""
+        return array if self.axis is None else np.expand_dims(array, self.axis)
+
+
+def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
+    """Find the cases that inputs name.
+
+    Args:
+      inputs: files, folders, zip archives, and patterns with `*`, `?` and `**`.
+      spec: of the model, which says how many channels a case has.
+      output: the folder of predictions, whose files are not inputs.
+
+    Returns:
+      Cases in natural order of their names.
+
+    Raises:
+      FileNotFoundError: if an input does not exist.
+      ValueError: if there is nothing to predict, or two cases have the same name.
+    """
+    given = [_paths(text) for text in inputs]
+    found: dict[str, tuple[Path, File]] = {}
+    for root, paths in given:
+        for file in itertools.chain.from_iterable(map(_files, paths)):
+            found.setdefault(file.where, (root, file))
+    inside = output.resolve()
+    outside = {w: f for w, f in found.items() if not Path(w).resolve().is_relative_to(inside)}
+    if found and not outside:
+        raise ValueError(
+            f"all images in {listed(inputs)} are in --output={output}, where predictions go; "
+            "choose another --output"
+        )
+    if not found:
+        raise ValueError(
+            f"there is no image in {listed(inputs)}; readable formats are {', '.join(ENDINGS)}"
+        )
+    names = [_name(where, root) for where, (root, _) in outside.items()]
+    if len(set(names)) < len(names):  # As of two folders with files of one name.
+        common = Path(os.path.commonpath([root.absolute() for root, _ in given]))
+        names = [_name(where, common) for where in outside]
+    named: dict[str, File] = {}
+    for name, (_, file) in zip(names, outside.values(), strict=True):
+        first = named.setdefault(name, file)
+        if first is not file:
+            raise ValueError(
+                f"{first} and {file} would both be predicted as {name}; give only one of them, or "
+                "predict them into different folders (--output)"
+            )
+    return sorted(_cases(named, spec), key=lambda case: files.natural(case.name))
+
+
+def _name(where: str, root: Path) -> str:
+    return ENDING.sub("", Path(os.path.relpath(where, root)).as_posix())
+
+
+def _paths(text: str) -> tuple[Path, list[Path]]:
+    """The paths that an input names, and the folder that case names are relative to."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return path if _is_holder(path) else path.parent, [path]
+    hits = sorted(glob.glob(str(path), recursive=True))
+    if not hits:
+        raise FileNotFoundError(
+            f"{text} does not exist; give files, a folder, or a pattern like 'a/*'"
+        )
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+    return Path(*fixed), [Path(hit) for hit in hits]
+
+
+def _is_holder(path: Path) -> bool:
+    """Whether it is a folder or an archive."""
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def _files(path: Path) -> list[File]:
+    if _is_holder(path):
+        return [file for file in files.tree(path).values() if ENDING.search(file.name)]
+    return [files.from_path(path)]
+
+
+def _cases(named: dict[str, File], spec: Spec) -> Iterator[InputCase]:
+    """Cases from files; files of one channel each are grouped."""
+    channels: dict[str, dict[int, File]] = {}
+    alone = dict(named)
+    if spec.channels > 1:
+        for name, file in named.items():
+            hit = CHANNEL.fullmatch(name)
+            if hit and (spec.per_channel or formats.is_nifti(file)):
+                channels.setdefault(hit["case"], {})[int(hit["number"])] = alone.pop(name)
+    # nnU-Net numbers the only channel, too.
+    numbered = all(name.endswith("_0000") for name in alone)
+    for name, file in alone.items():
+        yield InputCase(name.removesuffix("_0000") if numbered else name, (file,))
+    for name, there in channels.items():
+        missing = [f"{name}_{n:04d}" for n in range(spec.channels) if n not in there]
+        yield InputCase(name, tuple(there[n] for n in sorted(there)), tuple(missing))
+
+
+def read(case: InputCase, spec: Spec) -> InputImage:
+    """Read a case.
+
+    Args:
+      case: of `find`.
+      spec: of the model, which says how many axes and channels it takes.
+
+    Returns:
+      Its image.
+
+    Raises:
+      FileNotFoundError: if a channel is missing.
+      ValueError: if a file cannot be read, or the channels' grids differ.
+    """
+    if case.missing:
+        raise FileNotFoundError(
+            f"{listed(case.missing)} {'is' if len(case.missing) == 1 else 'are'} missing; the "
+            f"model of {spec.title} takes {spec.channels} channels"
+        )
+    first, *others = case.files
+    pixels = [formats.read_image(file) for file in case.files]
+    for file, other in zip(others, pixels[1:], strict=True):
+        formats.check_fits(first, pixels[0], file, other)
+    size, grid = pixels[0].size, pixels[0].grid
+    array = np.concatenate([one.array for one in pixels], axis=-1)
+    spacing = grid.spacing if grid else (1.0,) * len(size)
+    axis = None
+    if len(size) == 3 and spec.ndim == 2 and 1 in size:
+        axis = size.index(1)
+        array, spacing = array.squeeze(axis), spacing[:axis] + spacing[axis + 1 :]
+    return InputImage(array, spacing, grid, nifti.read_header(first) if grid else None, axis)

@@ -1,0 +1,269 @@
+"""The files that prediction writes for each case, on the grid of its image, and reading them.
+
+    masks/CASE                the label map: NIfTI for NIfTI, a palette PNG for images
+    probabilities/CLASS/CASE  the map of a foreground class
+    overlays/CASE.png         outlines and heat maps, to look at
+    prediction.json           the settings that all of them share
+
+Label maps hold 0, 1, ..., C-1. Probabilities are float32 or bytes; a NIfTI file of bytes has a
+slope of 1/255, so that every program shows probabilities; an image is a PNG of 8 bits (0 to 255)
+or, for float32, of 16 (0 to 65535). Predictions for NumPy volumes are NumPy files.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from dicepp_jax.atomic import write_atomically, write_text
+from dicepp_jax.data import files, formats, nifti
+from dicepp_jax.data.formats import Pixels
+from dicepp_jax.data.specs import Spec
+from dicepp_jax.plots import canvas
+from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.predictions import images
+from dicepp_jax.predictions.decisions import Decision
+from dicepp_jax.predictions.images import InputCase, InputImage
+from dicepp_jax.progress import track
+from dicepp_jax.saved import Model, segment
+
+SETTINGS = "prediction.json"
+MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
+UINT8, FLOAT32, NONE = "uint8", "float32", "none"
+STORED = (UINT8, FLOAT32, NONE)
+"""Ways to store probabilities."""
+
+
+class Paths(NamedTuple):
+    """The paths of a case's files.
+
+    Attributes:
+      mask: the label map.
+      probabilities: of every foreground class; empty if they are not stored.
+      overlay: the image.
+    """
+
+    mask: Path
+    probabilities: tuple[Path, ...]
+    overlay: Path
+
+    def newer_than(self, moment: float) -> bool:
+        """Whether all exist and were written after a moment, in seconds."""
+        every = (self.mask, *self.probabilities, self.overlay)
+        return all(path.exists() and path.stat().st_mtime > moment for path in every)
+
+
+def paths(output: Path, case: InputCase, spec: Spec, stored: str) -> Paths:
+    """The paths of a case's files.
+
+    Args:
+      output: the folder of all predictions.
+      case: the case.
+      spec: of the model.
+      stored: how probabilities are stored, one of `STORED`.
+
+    Returns:
+      The paths.
+    """
+    ending = ".npy" if spec.ndim == 3 else ".png"
+    name = case.name + (".nii.gz" if formats.is_nifti(case.files[0]) else ending)
+    classes = spec.classes[1:] if stored != NONE else ()
+    return Paths(
+        output / MASKS / name,
+        tuple(output / PROBABILITIES / folder_of(label) / name for label in classes),
+        output / OVERLAYS / f"{case.name}.png",
+    )
+
+
+def folder_of(label: str) -> str:
+    """The name of a class as a folder name.
+
+    Example:
+      >>> folder_of("left kidney/cyst")
+      'left_kidney_cyst'
+    """
+    return re.sub(r"[^\w.-]+", "_", label)
+
+
+def write(
+    to: Paths,
+    image: InputImage,
+    probs: np.ndarray,
+    mask: np.ndarray,
+    classes: Sequence[str],
+    stored: str,
+) -> None:
+    """Write the files of a case, each whole or not at all.
+
+    Args:
+      to: their paths.
+      image: of the case.
+      probs: `(*spatial, C)`.
+      mask: `(*spatial)` classes.
+      classes: their names, the background first.
+      stored: how probabilities are stored, one of `STORED`.
+    """
+    for path in (to.mask, *to.probabilities):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _write_mask(to.mask, image, mask, len(classes))
+    for target, path in enumerate(to.probabilities, 1):
+        _write_probability(path, image, probs[..., target], stored)
+    figure = case_plots.overlay(
+        to.overlay.stem,
+        image.array,
+        mask,
+        probs,
+        classes,
+        image.spacing,
+        from_top=image.grid is not None,
+    )
+    canvas.save(figure, to.overlay)
+
+
+def _write_mask(path: Path, image: InputImage, mask: np.ndarray, num_classes: int) -> None:
+    if image.grid:
+        nifti.write(path, image.as_stored(mask), image.grid, image.header)
+    elif path.suffix == ".npy":
+        write_atomically(path, lambda temporary: np.save(temporary, mask))
+    else:
+        picture = Image.fromarray(mask)
+        picture.putpalette(case_plots.palette(num_classes))
+        write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
+
+
+def _write_probability(path: Path, image: InputImage, p: np.ndarray, stored: str) -> None:
+    if image.grid:
+        _write_nifti(path, image, image.as_stored(p), stored)
+    elif path.suffix == ".npy":
+        array = _levels(p, np.uint8) if stored == UINT8 else p
+        write_atomically(path, lambda temporary: np.save(temporary, array))
+    else:
+        picture = Image.fromarray(_levels(p, np.uint8 if stored == UINT8 else np.uint16))
+        write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
+
+
+def _levels(p: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """Probabilities quantised to the range of an unsigned integer type."""
+    return np.rint(np.clip(p, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def _write_nifti(path: Path, image: InputImage, p: np.ndarray, stored: str) -> None:
+    assert image.grid and image.header
+    if stored == FLOAT32:
+        nifti.write(path, p, image.grid, image.header)
+        return
+    volume = nib.Nifti1Image(nifti.to_native(_levels(p, np.uint8), image.grid), image.grid.affine)
+    for field in nifti.GEOMETRY:
+        volume.header[field] = image.header[field]
+    volume.header.set_slope_inter(1 / 255, 0)
+    write_atomically(path, lambda temporary: nib.save(volume, temporary))
+
+
+def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write `prediction.json`, which describes all predictions in a folder.
+
+    Args:
+      output: the folder.
+      settings: what all predictions in it must share.
+      about: what else is worth knowing.
+
+    Raises:
+      ValueError: if the folder holds predictions made with other settings.
+    """
+    path = output / SETTINGS
+    earlier = json.loads(path.read_text()) if path.exists() else settings
+    changes = [
+        f"{name} {earlier.get(name)} there, {value} here"
+        for name, value in settings.items()
+        if earlier.get(name) != value
+    ]
+    if changes:
+        raise ValueError(
+            f"{output} holds predictions made with other settings ({'; '.join(changes)}); choose "
+            "another --output, or delete that one"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({**settings, **about}, indent=2) + "\n")
+
+
+def is_done(model: Model, case: InputCase, output: Path, stored: str) -> bool:
+    """Whether all files of a case exist and are newer than the model and the image."""
+    sources = [model.path, *(Path(file.where) for file in case.files)]
+    # A member of an archive has no path of its own.
+    newest = max(path.stat().st_mtime for path in sources if path.exists())
+    return paths(output, case, model.spec, stored).newer_than(newest)
+
+
+def predict_cases(
+    model: Model, cases: Sequence[InputCase], output: Path, decision: Decision, stored: str
+) -> list[str]:
+    """Predict cases, with progress, and write their files.
+
+    Args:
+      model: that predicts.
+      cases: the images.
+      output: the folder of all predictions.
+      decision: how the class of a voxel is decided.
+      stored: how probabilities are stored, one of `STORED`.
+
+    Returns:
+      Why cases failed, one line each.
+    """
+    failed = []
+    for case in track(cases, "predicting", len(cases), "case"):
+        try:
+            image = images.read(case, model.spec)
+            probs = model.predict(image.array, image.spacing)
+            mask = segment(probs, decision.threshold, decision.target)
+            to = paths(output, case, model.spec, stored)
+            write(to, image, probs, mask, model.classes, stored)
+        except (ValueError, OSError) as error:
+            failed.append(f"{case.name}: {error}")
+    return failed
+
+
+class ProbabilityMap(NamedTuple):
+    """A probability map read from a file.
+
+    Attributes:
+      pixels: `(*spatial)` float32 in [0, 1], and its grid.
+      coarse: whether it was stored in 256 steps.
+    """
+
+    pixels: Pixels
+    coarse: bool
+
+
+def read_probability(path: Path) -> ProbabilityMap:
+    """Read the map of a class that `write` wrote.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The map.
+
+    Raises:
+      ValueError: if it cannot be read, or its values are not probabilities.
+      FileNotFoundError: if it does not exist.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist, though the maps of other classes do")
+    file = files.from_path(path)
+    pixels = formats.read_image(file)
+    array = pixels.array[..., 0]
+    stored = nifti.read_header(file).get_data_dtype() if pixels.grid else array.dtype
+    if array.dtype.kind == "u":
+        array = array / np.float32(np.iinfo(array.dtype).max)
+    # A slope of 1/255 in float32 lets 255 be a little more than 1.
+    if not (array.min() >= 0 and array.max() <= 1 + 1e-6):
+        raise ValueError(
+            f"{path} goes from {array.min()} to {array.max()}, expected probabilities from 0 to 1"
+        )
+    array = np.minimum(array, 1, dtype=np.float32)
+    return ProbabilityMap(pixels._replace(array=array), stored == np.uint8)

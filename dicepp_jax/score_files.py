@@ -1,0 +1,203 @@
+"""The scores of a test split, and their files in the folder `test` of a run's directory.
+
+`test/` holds `cases.csv`, the rows of every case; `summary.csv`, their means; `thresholds.csv`,
+counts of every case at `metrics.THRESHOLDS`; `reliability.csv`, sums over all cases; `shown.npz`,
+the cases that figures show. Reports read nothing but these files.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dicepp_jax import metrics, scoring
+from dicepp_jax.data.specs import Spec
+from dicepp_jax.inference import Predict
+from dicepp_jax.metrics import Confusion, Reliability
+from dicepp_jax.plots.cases import View, views
+from dicepp_jax.progress import track
+from dicepp_jax.rows import Row, read_csv, summarise, write_csv
+
+FOLDER = "test"
+CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
+    f"{name}.csv" for name in ("cases", "summary", "thresholds", "reliability")
+)
+SHOWN = "shown.npz"
+FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
+
+
+class SplitScores(NamedTuple):
+    """The scores of a test split.
+
+    Attributes:
+      rows: of every case.
+      reliability: sums over all cases, `(C, bins)` each.
+      thresholds: counts at `metrics.THRESHOLDS` by case, `(C, T)` each.
+      shown: views of the cases that figures show.
+    """
+
+    rows: list[Row]
+    reliability: Reliability
+    thresholds: dict[str, Confusion]
+    shown: list[tuple[View, ...]]
+
+
+class ThresholdCount(NamedTuple):
+    """Confusion of a case and a class at a threshold, a row of `thresholds.csv`."""
+
+    case: str
+    label: str
+    threshold: float
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+class ReliabilityBin(NamedTuple):
+    """Sums over the voxels whose probability falls in a bin, a row of `reliability.csv`.
+
+    Attributes:
+      label: the class.
+      bin: its number, from 0.
+      voxels: their number.
+      confidence: sum of their predicted probabilities.
+      positives: number of them that are of the class.
+    """
+
+    label: str
+    bin: int
+    voxels: int
+    confidence: float
+    positives: int
+
+
+def score_split(
+    predict: Predict,
+    cases: Sequence[dict[str, Any]],
+    spec: Spec,
+    workdir: Path,
+    *,
+    figures: int = 0,
+) -> SplitScores:
+    """Score the cases of a split, with progress, and write their scores.
+
+    Args:
+      predict: from a stored image to probabilities on the native grid.
+      cases: stored cases.
+      spec: of their data set.
+      workdir: the directory whose folder `test` the scores go to.
+      figures: number of cases that figures will show.
+
+    Returns:
+      What has been written.
+    """
+    rows: list[Row] = []
+    sums: list[Reliability] = []
+    thresholds: dict[str, Confusion] = {}
+    shown: list[tuple[View, ...]] = []
+    scored_cases = scoring.evaluate(predict, cases, spec)
+    for scored in track(scored_cases, "evaluating", len(cases), "case"):
+        rows += scored.rows
+        sums.append(scored.reliability)
+        thresholds[scored.case] = scored.thresholds
+        if len(shown) < figures:
+            shown.append(views(scored))
+    reliability = jax.tree.map(lambda *x: np.sum(x, axis=0), *sums)
+    scores = SplitScores(rows, reliability, thresholds, shown)
+    write(workdir, scores, spec.classes)
+    return scores
+
+
+def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
+    """Write scores below a directory, all of them or none."""
+    # When a run is scored again, its old files stay until all the new ones exist.
+    folder = workdir / f".{FOLDER}.part"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_csv(folder / CASES, scored.rows)
+    write_csv(folder / SUMMARY, summarise(scored.rows))
+    write_csv(folder / THRESHOLDS, list(_counts(scored.thresholds, classes)))
+    write_csv(folder / RELIABILITY, list(_bins(scored.reliability, classes)))
+    (folder / SHOWN).write_bytes(_packed(scored.shown))
+    shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+    os.replace(folder, workdir / FOLDER)
+
+
+def is_complete(workdir: Path) -> bool:
+    """Whether all scores are there."""
+    return all((workdir / FOLDER / name).exists() for name in FILES)
+
+
+def read(workdir: Path, classes: Sequence[str]) -> SplitScores:
+    """Read what `write` wrote.
+
+    Raises:
+      FileNotFoundError: if a file is missing, as when an older version scored the run.
+    """
+    folder = workdir / FOLDER
+    for name in FILES:
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"{folder / name} does not exist; repeat the command of that run, which scores it "
+                "and does not train again what has been trained"
+            )
+    bins = read_csv(folder / RELIABILITY, ReliabilityBin)
+    columns = np.array([row[2:] for row in bins]).reshape(len(classes), -1, 3)
+    counts: dict[str, list[tuple[int, ...]]] = {}
+    for count in read_csv(folder / THRESHOLDS, ThresholdCount):
+        counts.setdefault(count.case, []).append(count[3:])
+    shape = (len(classes), len(metrics.THRESHOLDS), 4)
+    thresholds = {
+        case: Confusion(*np.moveaxis(np.array(of_case, np.int64).reshape(shape), -1, 0))
+        for case, of_case in counts.items()
+    }
+    return SplitScores(
+        read_csv(folder / CASES, Row),
+        Reliability(*np.moveaxis(columns, -1, 0)),
+        thresholds,
+        _unpacked((folder / SHOWN).read_bytes()),
+    )
+
+
+def _counts(thresholds: dict[str, Confusion], classes: Sequence[str]) -> Iterator[ThresholdCount]:
+    for case, counts in thresholds.items():
+        for c, label in enumerate(classes):
+            for t, threshold in enumerate(metrics.THRESHOLDS):
+                yield ThresholdCount(case, label, float(threshold), *(int(n[c, t]) for n in counts))
+
+
+def _bins(sums: Reliability, classes: Sequence[str]) -> Iterator[ReliabilityBin]:
+    for c, label in enumerate(classes):
+        for number, (voxels, confidence, positives) in enumerate(
+            zip(*(np.asarray(x)[c] for x in sums), strict=True)
+        ):
+            yield ReliabilityBin(label, number, int(voxels), float(confidence), int(positives))
+
+
+def _packed(shown: Sequence[Sequence[View]]) -> bytes:
+    """Views as the bytes of an npz file, one array a field."""
+    file = io.BytesIO()
+    arrays = {
+        f"{case}/{target}/{name}": np.asarray(value)
+        for case, views in enumerate(shown)
+        for target, view in enumerate(views)
+        for name, value in view._asdict().items()
+    }
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _unpacked(content: bytes) -> list[tuple[View, ...]]:
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    with np.load(io.BytesIO(content)) as arrays:
+        for key, array in arrays.items():
+            case, target, name = key.split("/")
+            fields = found.setdefault(int(case), {}).setdefault(int(target), {})
+            fields[name] = array if array.ndim else str(array)
+    return [tuple(View(**fields) for fields in views.values()) for views in found.values()]

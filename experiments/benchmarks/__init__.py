@@ -1,0 +1,1 @@
+"""Timings of what the library computes, beside other libraries."""

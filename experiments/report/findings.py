@@ -1,0 +1,252 @@
+"""The claims of the paper, judged by the numbers of the available runs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dicepp_jax.rows import Comparison
+from experiments.report.groups import loss_title, method_title
+from experiments.report.published import GAMMAS, TABLES
+from experiments.report.table_numbers import METRIC_TITLES, OTHER, Part, labels
+from experiments.report.tables import p_text
+from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
+
+HOLDS, FAILS, OPEN, NO_RUNS = "holds", "does not hold", "not significant", "no runs"
+PAIRED, FALLS = "holds by the paired test alone", "falls by the paired test alone"
+"""The verdicts on a claim."""
+
+SIGNIFICANT = 0.05
+"""The level of p-values, unadjusted as in the paper."""
+
+FEWEST = 4
+"""The exact p-value of a rank-sum of 3 cases against 3 is at least 0.1; the normal approximation,
+which the paper uses, can give 0.0495."""
+
+BEST_GAMMAS = ("gamma=2", "gamma=2.5")
+
+
+class Judgement(NamedTuple):
+    """The verdict of one group of runs on a claim.
+
+    Attributes:
+      where: the group, the class and the metric.
+      verdict: one of `HOLDS`, `PAIRED`, `OPEN`, `FALLS`, `FAILS`, `NO_RUNS`.
+      numbers: that it rests on.
+    """
+
+    where: str
+    verdict: str
+    numbers: str
+
+
+class Finding(NamedTuple):
+    """A claim of the paper.
+
+    Attributes:
+      claim: in a sentence.
+      judged: one judgement of each group of runs that can judge it.
+    """
+
+    claim: str
+    judged: tuple[Judgement, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of all groups together."""
+        verdicts = [judged.verdict for judged in self.judged if judged.verdict != NO_RUNS]
+        if not verdicts:
+            return NO_RUNS
+        if len({*verdicts}) == 1:
+            return verdicts[0]
+        counted = f"{HOLDS} in {verdicts.count(HOLDS)} of {len(verdicts)}"
+        paired = verdicts.count(PAIRED)
+        return f"{counted}, in {paired} more by the paired test alone" if paired else counted
+
+
+def findings(parts: Sequence[Part]) -> list[Finding]:
+    """Every claim, judged.
+
+    Args:
+      parts: of `table_numbers.divide`.
+
+    Returns:
+      A `Finding` for each claim, in a fixed order.
+    """
+    losses = [part for part in parts if part.number in (4, 5, OTHER)]
+    grids = [part for part in parts if part.number == 3]
+    variants = [part for part in parts if part.number in (6, OTHER)]
+    pair = [("dscpp", "dsc")]
+    of_variants = list(TABLES[6].pairs)
+    return [
+        Finding("The NLL of DSC++ is below that of DSC", _lower(losses, pair, ("nll",))),
+        Finding("The Brier score of DSC++ is below that of DSC", _lower(losses, pair, ("brier",))),
+        Finding(
+            "The Dice of DSC++ does not fall significantly below that of DSC",
+            tuple(_judged(part, c, not_worse(c)) for part, c in _chosen(losses, pair, ("dice",))),
+        ),
+        Finding(
+            "NLL and Brier score of the ++ variants are below those of their originals",
+            _lower(variants, of_variants, ("nll", "brier")),
+        ),
+        Finding(
+            "NLL falls from gamma = 1 to gamma = 2; the Brier score is lowest at 2 to 2.5 and "
+            "rises above",
+            tuple(judged for part in grids for judged in _grid(part)),
+        ),
+        Finding(
+            "Thresholds of DSC++ reach a wider range of recall and of precision than those of DSC",
+            tuple(judged for part in losses for judged in _ranges(part)),
+        ),
+        *(
+            Finding(
+                f"DSC++ is better calibrated than {of} (not a claim of the paper)",
+                tuple(_beyond(losses, kind)),
+            )
+            for kind, of in (
+                (TEMPERATURE, "DSC after temperature scaling"),
+                (ENSEMBLE, "a deep ensemble of DSC"),
+            )
+        ),
+    ]
+
+
+def _chosen(
+    parts: Sequence[Part], pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+) -> Iterator[tuple[Part, Comparison]]:
+    for part in parts:
+        for c in part.compared:
+            if (c.method_a, c.method_b) in pairs and c.metric in metrics:
+                yield part, c
+
+
+def _lower(
+    parts: Sequence[Part], pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+) -> tuple[Judgement, ...]:
+    """Whether metrics of the first methods of pairs are lower."""
+    return tuple(_judged(part, c, below(c)) for part, c in _chosen(parts, pairs, metrics))
+
+
+def below(c: Comparison) -> str:
+    """Whether the first method is lower, by the paper's rank-sum test or else the signed-rank test.
+
+    The rank-sum test ignores that both methods saw the same cases, and has little power where cases
+    differ much from each other.
+    """
+    if c.difference < 0 and c.cases < FEWEST:
+        return OPEN
+    if c.difference < 0:
+        tests = {HOLDS: c.rank_sum, PAIRED: c.signed_rank}
+        return next((verdict for verdict, p in tests.items() if p < SIGNIFICANT), OPEN)
+    return OPEN if math.isnan(c.difference) else FAILS
+
+
+def not_worse(c: Comparison) -> str:
+    """Whether the first method is not lower by either test."""
+    if math.isnan(c.difference):
+        return OPEN
+    return {HOLDS: FAILS, PAIRED: FALLS}.get(below(c), HOLDS)
+
+
+def _beyond(parts: Sequence[Part], kind: str) -> Iterator[Judgement]:
+    for part in parts:
+        for c in part.compared:
+            if c.method_a.startswith(f"dsc, {kind}") and c.metric in ("nll", "brier", "ece"):
+                yield _judged(part, _swapped(c), below(_swapped(c)))
+
+
+def _swapped(c: Comparison) -> Comparison:
+    """The same pair in the other order, as far as verdicts need it."""
+    return c._replace(
+        method_a=c.method_b,
+        method_b=c.method_a,
+        mean_a=c.mean_b,
+        mean_b=c.mean_a,
+        difference=-c.difference,
+    )
+
+
+def _judged(part: Part, c: Comparison, verdict: str) -> Judgement:
+    return Judgement(
+        f"{_place(part, c.label)}, {METRIC_TITLES[c.metric]}", verdict, _numbers(part, c)
+    )
+
+
+def _place(part: Part, label: str) -> str:
+    return ", ".join([part.group.title, *([label] if labels(part)[1:] else [])])
+
+
+def _numbers(part: Part, c: Comparison) -> str:
+    a, b = (method_title(part.group.entries[name].run) for name in (c.method_a, c.method_b))
+    return (
+        f"{c.mean_a:.4f} with {a}, {c.mean_b:.4f} with {b}; p = {p_text(c.rank_sum)} by rank-sum, "
+        f"{p_text(c.signed_rank)} by signed-rank, {c.cases} cases{_seeds(part, c)}"
+    )
+
+
+def _seeds(part: Part, c: Comparison) -> str:
+    """In how many of the seeds of both methods the difference has the same sign."""
+    means = [
+        {e.run.seed: e.means[c.label, c.metric].mean for e in part.group.seeds.get(name, ())}
+        for name in (c.method_a, c.method_b)
+    ]
+    both = means[0].keys() & means[1].keys()
+    if len(both) < 2:
+        return ""
+    same = sum((means[0][seed] - means[1][seed]) * c.difference > 0 for seed in both)
+    return f"; the same way round in {same} of {len(both)} seeds"
+
+
+def _grid(part: Part) -> Iterator[Judgement]:
+    for label in labels(part):
+        for _, c in _chosen([part], [("gamma=2", "gamma=1")], ("nll",)):
+            if c.label == label:
+                yield _judged(part, c, below(c))
+        place = f"{_place(part, label)}, {METRIC_TITLES['brier']}"
+        gone = [gamma for gamma in GAMMAS if gamma not in part.group.entries]
+        if gone:
+            yield Judgement(place, NO_RUNS, f"Missing: {', '.join(map(loss_title, gone))}")
+            continue
+        means = [part.group.entries[gamma].means[label, "brier"].mean for gamma in GAMMAS]
+        best = GAMMAS[int(np.argmin(means))]
+        yield Judgement(
+            place,
+            HOLDS if best in BEST_GAMMAS else FAILS,
+            f"Lowest at {loss_title(best)}, {min(means):.4f}",
+        )
+        above = means[GAMMAS.index(BEST_GAMMAS[-1]) :]
+        yield Judgement(
+            place,
+            HOLDS if (np.diff(above) > 0).all() else FAILS,
+            f"From gamma = 2.5 to 5: {', '.join(f'{mean:.4f}' for mean in above)}",
+        )
+
+
+def _ranges(part: Part) -> Iterator[Judgement]:
+    entries = part.group.entries
+    if not {"dsc", "dscpp"} <= {*part.methods} & {*entries}:
+        return
+    for label in labels(part):
+        ranges = {
+            (name, curve): _range(entries[name].curves[label, curve])
+            for name in ("dsc", "dscpp")
+            for curve in ("recall", "precision")
+        }
+        wider = all(ranges["dscpp", c] > ranges["dsc", c] for c in ("recall", "precision"))
+        yield Judgement(
+            _place(part, label),
+            HOLDS if wider else FAILS,
+            "Between T = 0.05 and 0.95 "
+            + "; ".join(
+                f"{curve} changes by {ranges['dscpp', curve]:.3f} with DSC++, by "
+                f"{ranges['dsc', curve]:.3f} with DSC"
+                for curve in ("recall", "precision")
+            ),
+        )
+
+
+def _range(values: np.ndarray) -> float:
+    """The range of the values that are defined."""
+    defined = values[~np.isnan(values)]
+    return float(np.ptp(defined)) if len(defined) else math.nan

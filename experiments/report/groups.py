@@ -1,0 +1,241 @@
+"""Scored runs grouped by what one table may show: one data set, one split, one scale."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from configs import paper as cells
+from dicepp_jax.data import SETS, Spec
+from dicepp_jax.data.wording import by
+from dicepp_jax.metrics import Confusion
+from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise
+from dicepp_jax.score_files import SplitScores
+from experiments.report.published import REPORTED, TITLES
+from experiments.workdirs import finished
+from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
+from experiments.workdirs.finished import Finished, Scale
+
+LABEL_MAP = ("nll_labelmap", "brier_labelmap")
+"""The metrics that are compared with the paper's NLL and Brier of KiTS19."""
+
+CUSTOM = "custom"
+"""The name of a scale that is not one of `configs.paper.SCALES`."""
+
+CURVES = ("recall", "precision", "dice")
+
+
+class Entry(NamedTuple):
+    """A scored run and its foreground numbers over the whole image.
+
+    Attributes:
+      run: the run.
+      rows: of every case, for `REPORTED` and `LABEL_MAP`.
+      means: over the cases, by label and metric.
+      curves: means of `CURVES` over the cases at `metrics.THRESHOLDS`, by label and name.
+    """
+
+    run: Finished
+    rows: list[Row]
+    means: Mapping[tuple[str, str], Summary]
+    curves: Mapping[tuple[str, str], np.ndarray]
+
+
+class Group(NamedTuple):
+    """Runs that one table may show.
+
+    Attributes:
+      title: its name in reports.
+      spec: the data set.
+      scale: of the runs.
+      scale_name: a key of `configs.paper.SCALES`, or `CUSTOM`.
+      tag: the scale's name, numbered where the data set has several groups of that name.
+      entries: by method, each the run with the lowest seed.
+      seeds: the runs of all seeds, for methods that have several.
+    """
+
+    title: str
+    spec: Spec
+    scale: Scale
+    scale_name: str
+    tag: str
+    entries: Mapping[str, Entry]
+    seeds: Mapping[str, tuple[Entry, ...]]
+
+
+def method(run: Finished) -> str:
+    """The key of a run in its group: "dsc", "dsc, temperature", "dsc, ensemble of 3"."""
+    return f"{run.method} of {run.members}" if run.kind == ENSEMBLE else run.method
+
+
+def method_title(run: Finished) -> str:
+    """The name of a run in tables: "DSC++", "DSC, temperature 3.38", "DSC, ensemble of 3"."""
+    title = loss_title(run.loss)
+    if run.kind == TEMPERATURE:
+        return f"{title}, {TEMPERATURE} {run.temperature:.2f}"
+    return f"{title}, {ENSEMBLE} of {run.members}" if run.kind == ENSEMBLE else title
+
+
+def loss_title(loss: str) -> str:
+    """The name of a loss or a setting in tables.
+
+    Example:
+      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5")
+      ('Tversky++, gamma = 3', 'gamma = 0.5')
+    """
+    first, *rest = loss.split()
+    return ", ".join([TITLES.get(first, first), *rest]).replace("=", " = ")
+
+
+def gather(runs: Iterable[Finished]) -> list[Group]:
+    """Group runs and read their scores.
+
+    Args:
+      runs: of `finished.find`.
+
+    Returns:
+      Groups in the order of data sets in the paper, then of the others, then of scales.
+
+    Raises:
+      ValueError: if two runs belong in the same cell.
+      FileNotFoundError: if a file of scores is missing.
+    """
+    alike: dict[tuple[str, Scale, str], list[Finished]] = {}
+    for run in runs:
+        key = (run.spec.name, run.scale, run.about["data"])
+        alike.setdefault(key, []).append(run)
+    groups: list[Group] = []
+    for of_group in alike.values():
+        spec, named = of_group[0].spec, scale_name(of_group[0].scale, of_group[0].spec)
+        same = sum((g.spec.name, g.scale_name) == (spec.name, named) for g in groups)
+        groups.append(_group(of_group, named, f" {same + 1}" if same else ""))
+    datasets, scales = [*SETS], [*cells.SCALES, CUSTOM]
+    return sorted(
+        groups,
+        key=lambda group: (
+            datasets.index(group.spec.name) if group.spec.name in datasets else len(datasets),
+            scales.index(group.scale_name),
+            group.spec.name,
+            group.tag,
+        ),
+    )
+
+
+def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
+    spec, scale = runs[0].spec, runs[0].scale
+    words = "scale of its own" if named == CUSTOM else f"{named} scale"
+    title = f"{spec.title}, {words}{number}"
+    by_method: dict[str, dict[int, Finished]] = {}
+    for run in runs:
+        of_method = by_method.setdefault(method(run), {})
+        if run.seed in of_method:
+            raise ValueError(
+                f"{of_method[run.seed].folder} and {run.folder} are both {method_title(run)} with "
+                f"seed {run.seed} on {title}; give only one of them"
+            )
+        of_method[run.seed] = run
+    entries = {
+        name: [entry(of_method[seed]) for seed in sorted(of_method)]
+        for name, of_method in by_method.items()
+    }
+    return Group(
+        title,
+        spec,
+        scale,
+        named,
+        named + number.replace(" ", "_"),
+        {name: of_method[0] for name, of_method in entries.items()},
+        {
+            name: tuple(of_method)
+            for name, of_method in entries.items()
+            if len(of_method) > 1 and not of_method[0].run.kind
+        },
+    )
+
+
+def entry(run: Finished) -> Entry:
+    """Read the scores of a run."""
+    scored = run.scores()
+    classes = run.spec.classes
+    rows = [
+        row
+        for row in scored.rows
+        if row.label in classes[1:]
+        and row.region == WHOLE_IMAGE
+        and row.metric in (*REPORTED, *LABEL_MAP)
+    ]
+    means = {(row.label, row.metric): row for row in summarise(rows)}
+    return Entry(run, rows, means, _curves(scored, classes))
+
+
+def _curves(scored: SplitScores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    # (cases, C, T) each.
+    stacked = [np.stack(counts) for counts in zip(*scored.thresholds.values(), strict=True)]
+    counts = Confusion(*stacked)  # type: ignore[arg-type]
+    return {
+        (classes[target], name): _mean(np.asarray(getattr(counts, name), float)[:, target])
+        for target in range(1, len(classes))
+        for name in CURVES
+    }
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the cases where it is defined; NaN if there are none."""
+    number = np.sum(~np.isnan(values), axis=0)
+    return np.where(number, np.nansum(values, axis=0) / np.maximum(number, 1), np.nan)
+
+
+def scale_name(scale: Scale, spec: Spec) -> str:
+    """The scale of `configs.paper` that this is, or `CUSTOM`."""
+    for name in cells.SCALES if spec.name in (*cells.SETS, *cells.DRAWN) else ():
+        if scale == cell_scale(name, spec):
+            return name
+    return CUSTOM
+
+
+def cell_scale(name: str, spec: Spec) -> Scale:
+    """The scale of a data set's cells of `configs.paper`."""
+    return finished.scale(cells.get_config(f"{name}/{spec.name}/dscpp"), spec)
+
+
+def scale_text(group: Group) -> str:
+    """The scale of a group beside the paper's, in a sentence."""
+    spec, ours = group.spec, _described(group.scale)
+    if spec.name in cells.SETS and group.scale_name == "full":
+        return f"The paper's setting: {ours}."
+    named = {CUSTOM: "Scale of its own", "tiny": "Tiny scale, no result"}
+    text = f"{named.get(group.scale_name, f'{group.scale_name.capitalize()} scale')}: {ours}"
+    original = spec.stands_for or spec.name
+    if original not in cells.SETS:
+        return f"{text}."
+    return f"{text}; the paper: {_described(cell_scale('full', SETS[original].spec))}."
+
+
+def _described(scale: Scale) -> str:
+    depth = "depth by size" if scale.depth is None else f"depth {scale.depth}"
+    return (
+        f"{by(scale.size)}, {scale.filters} filters, {depth}, at most {scale.epochs} epochs, "
+        f"patience {scale.patience} / {scale.stop_patience}"
+    )
+
+
+def made_by(entries: Iterable[Entry]) -> str:
+    """The hardware, versions, commits and dates of runs, in a sentence."""
+    about = [part for e in entries for part in (e.run.about, *e.run.about.get("continued", []))]
+    hardware = {
+        # JAX calls a CPU "cpu cpu".
+        f"{len(part['devices'])} x {' '.join(dict.fromkeys(part['devices'][0].split()))} with "
+        f"{part['cpu_cores']} CPU cores"
+        for part in about
+    }
+    commits = {
+        re.sub("[0-9a-f]{40}", lambda found: found[0][:7], part["git_commit"] or "unknown")
+        for part in about
+    }
+    dates = sorted({part["date"][:10] for part in about})
+    versions = {part["versions"]["jax"] for part in about}
+    return (
+        f"Made on {', '.join(sorted(hardware))}; jax {', '.join(sorted(versions))}; "
+        f"commit {', '.join(sorted(commits))}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+    )

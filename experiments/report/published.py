@@ -1,0 +1,125 @@
+"""The numbers that the paper prints, to be shown beside ours.
+
+Tables 3 to 6 of Yeung et al. 2023, means and standard errors over the test cases. Two errors of
+Table 3's Jaccard are printed as 0.05 and read as 0.005. NLL and Brier of Table 5 (KiTS19) are of
+another definition, see docs/decisions.md.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+from dicepp_jax.rows import read_csv
+
+
+class Published(NamedTuple):
+    """A cell of a table of the paper.
+
+    Attributes:
+      table: its number.
+      dataset: a key of `dicepp_jax.data.SETS`.
+      label: the class.
+      method: a key of `dicepp_jax.losses.LOSSES`; in Table 3 "gamma=0.5".
+      metric: its name.
+      mean: over the test cases.
+      error: its standard error.
+    """
+
+    table: int
+    dataset: str
+    label: str
+    method: str
+    metric: str
+    mean: float
+    error: float
+
+
+@functools.cache
+def published() -> tuple[Published, ...]:
+    """Every cell of Tables 3 to 6."""
+    return tuple(read_csv(Path(__file__).with_name("paper.csv"), Published))
+
+
+class PaperTable(NamedTuple):
+    """A table of the paper: its cells, and the pairs that its text compares.
+
+    Attributes:
+      number: 3 to 6.
+      title: its subject.
+      datasets: the paper's, in its order.
+      drawn: sets of drawn images, on which it can be tried out.
+      methods: its rows for each data set.
+      pairs: methods whose scores are compared, each with the one that it should improve on.
+    """
+
+    number: int
+    title: str
+    datasets: tuple[str, ...]
+    drawn: tuple[str, ...]
+    methods: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+GAMMAS = tuple(f"gamma={n / 2:g}" for n in range(1, 11))
+LOSSES = ("ce", "focal", "dsc", "dscpp")
+VARIANTS = ("tversky", "focal_tversky", "combo", "unified_focal")
+AGAINST_DSCPP = (("dscpp", "dsc"), ("dscpp", "ce"), ("dscpp", "focal"))
+
+TABLES = {
+    table.number: table
+    for table in (
+        PaperTable(
+            3,
+            "The exponent gamma of DSC++",
+            ("drive",),
+            ("phantom",),
+            GAMMAS,
+            tuple((gamma, "gamma=1") for gamma in GAMMAS if gamma != "gamma=1"),
+        ),
+        PaperTable(
+            4,
+            "Losses on two-dimensional sets",
+            ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb"),
+            ("phantom",),
+            LOSSES,
+            AGAINST_DSCPP,
+        ),
+        PaperTable(
+            5,
+            "Losses in three dimensions",
+            ("kits19",),
+            ("kits19_synthetic", "phantom_3d"),
+            LOSSES,
+            AGAINST_DSCPP,
+        ),
+        PaperTable(
+            6,
+            "Variants of the Dice loss and their ++ forms",
+            ("drive",),
+            ("phantom",),
+            tuple(name for loss in VARIANTS for name in (loss, f"{loss}pp")),
+            tuple((f"{loss}pp", loss) for loss in VARIANTS),
+        ),
+    )
+}
+
+REPORTED = ("nll", "brier", "ece", "dice", "jaccard")
+"""The metrics that reports print and test: the paper's columns, and the calibration error."""
+
+TITLES = {
+    "ce": "CE",
+    "focal": "Focal",
+    "dsc": "DSC",
+    "dscpp": "DSC++",
+    "tversky": "Tversky",
+    "tverskypp": "Tversky++",
+    "focal_tversky": "Focal Tversky",
+    "focal_tverskypp": "Focal Tversky++",
+    "combo": "Combo",
+    "combopp": "Combo++",
+    "unified_focal": "Unified Focal",
+    "unified_focalpp": "Unified Focal++",
+    "dsc_ce": "DSC + CE",
+    "dscpp_ce": "DSC++ + CE",
+}
+"""The names of losses in tables and figures."""

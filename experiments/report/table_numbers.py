@@ -1,0 +1,206 @@
+"""The numbers of a report: which runs each table shows, beside the paper's, and their tests."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dicepp_jax import statistics
+from dicepp_jax.rows import Comparison, Summary, compare
+from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
+from experiments.report.published import REPORTED, TABLES, Published, published
+from experiments.workdirs.derived import TEMPERATURE
+
+OTHER = 0
+"""The number of runs that belong to no table of the paper."""
+
+CALIBRATED = (4, 5)
+"""Tables that also show scores derived from runs of DSC and DSC++."""
+
+METRIC_TITLES = {
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "nll_labelmap": "NLL of label map",
+    "brier_labelmap": "Brier of label map",
+}
+HIGHER_IS_BETTER = ("dice", "jaccard")
+
+
+class Part(NamedTuple):
+    """The share of a group in a table.
+
+    Attributes:
+      number: of the table, or `OTHER`.
+      group: the group.
+      methods: rows of the paper's table, which the group may lack; for `OTHER`, all of the group.
+      beyond: rows that the paper lacks.
+      compared: pairs of them.
+      left_out: why other pairs are not compared.
+    """
+
+    number: int
+    group: Group
+    methods: tuple[str, ...]
+    beyond: tuple[str, ...]
+    compared: tuple[Comparison, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class Number(NamedTuple):
+    """A cell of a table beside the paper's, a row of `tables.csv`; NaN where there is none.
+
+    Attributes:
+      table: its number, `OTHER` for none of the paper.
+      dataset: the data set.
+      scale: as of `Group.tag`.
+      method: as of `groups.method`.
+      seed: of the run.
+      summary: of the test cases.
+      paper_mean: the paper's mean.
+      paper_error: its standard error.
+      difference_in_errors: (mean - paper_mean) / paper_error, where both are comparable.
+    """
+
+    table: int
+    dataset: str
+    scale: str
+    method: str
+    seed: int
+    summary: Summary
+    paper_mean: float
+    paper_error: float
+    difference_in_errors: float
+
+
+def divide(groups: Sequence[Group]) -> list[Part]:
+    """Assign groups to tables; every run is in at least one.
+
+    Args:
+      groups: of `groups.gather`.
+
+    Returns:
+      Parts in the order of tables, those of `OTHER` last.
+    """
+    parts = []
+    left = [dict(group.entries) for group in groups]
+    for number, table in TABLES.items():
+        for group, unused in zip(groups, left, strict=True):
+            # A drawn set has no cell in the paper; at a custom scale it is a trial.
+            drawn = group.spec.name in table.drawn and group.scale_name != CUSTOM
+            if not drawn and group.spec.name not in table.datasets:
+                continue
+            beyond = _beyond(group) if number in CALIBRATED else ()
+            shown = [*table.methods, *beyond]
+            if not any(name in group.entries for name in shown):
+                continue
+            for name in shown:
+                unused.pop(name, None)
+            pairs = [*table.pairs, *_beyond_pairs(group, beyond)]
+            part = Part(number, group, table.methods, beyond)
+            parts.append(_compared(part, pairs))
+    every_pair = [*TABLES[4].pairs, *TABLES[6].pairs]
+    for group, unused in zip(groups, left, strict=True):
+        names = tuple(unused)
+        if names:
+            within = [pair for pair in every_pair if {*pair} <= {*names}]
+            pairs = [*within, *_beyond_pairs(group, names)] if "dscpp" in names else within
+            parts.append(_compared(Part(OTHER, group, names, ()), pairs))
+    return parts
+
+
+def _beyond(group: Group) -> tuple[str, ...]:
+    made = [
+        name for name, e in group.entries.items() if e.run.kind and e.run.loss in ("dsc", "dscpp")
+    ]
+
+    def key(name: str) -> tuple[str, bool, int]:
+        run = group.entries[name].run
+        return run.loss, run.kind != TEMPERATURE, run.members
+
+    return tuple(sorted(made, key=key))
+
+
+def _beyond_pairs(group: Group, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        run = group.entries[name].run
+        if run.kind and (run.loss == "dsc" or (run.loss, run.kind) == ("dscpp", TEMPERATURE)):
+            yield name, "dscpp"
+
+
+def _compared(part: Part, pairs: Sequence[tuple[str, str]]) -> Part:
+    """A part with its pairs compared, their p-values adjusted for the number of all of them."""
+    entries = part.group.entries
+    rows = {name: [r for r in e.rows if r.metric in REPORTED] for name, e in entries.items()}
+    found: list[Comparison] = []
+    left_out = []
+    for a, b in pairs:
+        if a in rows and b in rows:
+            try:
+                pair = compare(rows[a], rows[b], (a, b))
+                found += sorted(pair, key=lambda c: labels(part).index(c.label))
+            except ValueError as error:
+                left_out.append(f"Not compared: {error}")
+    adjusted = statistics.holm(np.array([row.signed_rank for row in found]))
+    compared = [row._replace(holm=float(p)) for row, p in zip(found, adjusted, strict=True)]
+    return part._replace(compared=tuple(compared), left_out=tuple(left_out))
+
+
+def labels(part: Part) -> tuple[str, ...]:
+    """The foreground classes, which tables show."""
+    return part.group.spec.classes[1:]
+
+
+def numbers(part: Part) -> list[Number]:
+    """Every number that a part shows, beside the paper's; missing runs have none."""
+    found = []
+    for label in labels(part):
+        for name, entry in entries(part).items():
+            for metric in metrics(part):
+                summary = entry.means.get((label, metric))
+                if summary:
+                    found.append(_beside(part, name, entry.run.seed, summary))
+    return found
+
+
+def _beside(part: Part, method: str, seed: int, summary: Summary) -> Number:
+    cell = published_cell(part, summary.label, method, summary.metric)
+    paper = (cell.mean, cell.error) if cell else (math.nan, math.nan)
+    difference = math.nan
+    if cell and comparable(part, summary.metric) and cell.error:
+        difference = (summary.mean - cell.mean) / cell.error
+    place = (part.number, part.group.spec.name, part.group.tag)
+    return Number(*place, method, seed, summary, *paper, difference)
+
+
+def metrics(part: Part) -> tuple[str, ...]:
+    """The columns of a table."""
+    spec = part.group.spec
+    with_label_map = part.number != OTHER and spec.label_map and not spec.stands_for
+    return (*REPORTED, *LABEL_MAP) if with_label_map else REPORTED
+
+
+def published_cell(part: Part, label: str, method: str, metric: str) -> Published | None:
+    """The paper's number for a cell, or for the one that the cell stands for."""
+    spec = part.group.spec
+    stands_for = spec.stands_for if metric in HIGHER_IS_BETTER else None
+    dataset = stands_for or spec.name
+    of_paper = metric.removesuffix("_labelmap")
+    for cell in published():
+        if cell[:5] == (part.number, dataset, label, method, of_paper):
+            return cell
+    return None
+
+
+def comparable(part: Part, metric: str) -> bool:
+    """Whether the paper's number is of the same definition and the same images."""
+    spec = part.group.spec
+    return not spec.stands_for and not (spec.label_map and metric in ("nll", "brier"))
+
+
+def entries(part: Part) -> Mapping[str, Entry]:
+    names = (*part.methods, *part.beyond)
+    return {name: part.group.entries[name] for name in names if name in part.group.entries}

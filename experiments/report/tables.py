@@ -1,0 +1,279 @@
+"""The layout of the tables of a report: numbers, tests, seeds, and what is missing."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+from configs import paper as cells
+from dicepp_jax.data import SETS
+from experiments.report import groups as groups_lib
+from experiments.report.groups import CUSTOM, method_title
+from experiments.report.markup import Cell, Column, Line, ReportTable
+from experiments.report.published import REPORTED, TABLES, Published
+from experiments.report.table_numbers import (
+    HIGHER_IS_BETTER,
+    METRIC_TITLES,
+    Number,
+    Part,
+    comparable,
+    entries,
+    labels,
+    metrics,
+    published_cell,
+)
+from experiments.workdirs.finished import Finished
+
+OURS, PAPER, DIFFERENCE = "ours", "paper", "difference"
+MISSING, UNDEFINED, NOTHING = "missing", "undefined", "–"
+
+
+def tables(part: Part, of_part: Sequence[Number]) -> list[ReportTable]:
+    """Lay out a part: a table for each class, the tests and the seeds.
+
+    Args:
+      part: the part.
+      of_part: its `numbers`.
+
+    Returns:
+      The tables.
+    """
+    shown = [_label_table(part, label, of_part) for label in labels(part)]
+    shown[-1] = shown[-1]._replace(missing=tuple(_missing(part)))
+    if part.compared or part.left_out:
+        shown.append(_test_table(part))
+    return [*shown, *_seed_tables(part)]
+
+
+def _name(part: Part, *more: str) -> str:
+    first = f"table{part.number}" if part.number else "other"
+    words = (first, part.group.spec.name, part.group.tag, *more)
+    return "_".join(re.sub(r"\W+", "_", word) for word in words)
+
+
+def _title(part: Part, label: str = "") -> str:
+    first = [f"Table {part.number}"] if part.number else []
+    return ", ".join([*first, part.group.title, *([label] if label else [])])
+
+
+def _caption(part: Part) -> str:
+    drawn = f"{part.group.spec.drawn} ".lstrip()
+    numbers_of_cases = {len({row.case for row in e.rows}) for e in entries(part).values()}
+    cases = " or ".join(str(number) for number in sorted(numbers_of_cases))
+    return (
+        f"{drawn}Mean over {cases} test cases ± bootstrap standard error; the best of each column "
+        f"in bold. {groups_lib.scale_text(part.group)}"
+    )
+
+
+def _row_title(part: Part, name: str) -> str:
+    entry = part.group.entries.get(name)
+    return method_title(entry.run) if entry else groups_lib.loss_title(name)
+
+
+def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTable:
+    found = {(n.method, n.summary.metric): n for n in of_part if n.summary.label == label}
+    rows = (*part.methods, *part.beyond)
+    found_entries = [part.group.entries.get(name) for name in rows]
+    columns = [(Column("method"), [Cell(_row_title(part, name)) for name in rows])]
+    for metric in metrics(part):
+        for kind in _kinds(part, label, metric):
+            texts = [
+                _text(
+                    kind,
+                    found.get((name, metric)),
+                    published_cell(part, label, name, metric),
+                    name in part.group.entries,
+                )
+                for name in rows
+            ]
+            columns.append((Column(kind, METRIC_TITLES[metric]), _best(texts, metric)))
+    seeds = [_seed(e.run) if e else "" for e in found_entries]
+    epochs = [str(e.run.epochs) if e else "" for e in found_entries]
+    columns += [
+        (Column("seed"), list(map(Cell, seeds))),
+        (Column("epochs"), list(map(Cell, epochs))),
+    ]
+    lines = tuple(zip(*(cells_ for _, cells_ in columns), strict=True))
+    border = len(part.methods)
+    blocks = tuple(block for block in (lines[:border], lines[border:]) if block)
+    several = labels(part)[1:]
+    return ReportTable(
+        _name(part, *([label] if several else [])),
+        _title(part, label),
+        _caption(part),
+        tuple(column for column, _ in columns),
+        blocks,
+        tuple(_notes(part, label)),
+    )
+
+
+def _seed(run: Finished) -> str:
+    return f"{run.members} seeds" if run.members > 1 else str(run.seed)
+
+
+def _best(texts: Sequence[tuple[str, float | None]], metric: str) -> list[Cell]:
+    """The cells of a column, the best in bold if values differ."""
+    values = [value for _, value in texts if value is not None]
+    best = (max if metric in HIGHER_IS_BETTER else min)(values, default=None)
+    differ = len({*values}) > 1
+    return [Cell(text, differ and value == best) for text, value in texts]
+
+
+def _kinds(part: Part, label: str, metric: str) -> tuple[str, ...]:
+    if not any(published_cell(part, label, name, metric) for name in part.methods):
+        return (OURS,)
+    return (OURS, PAPER, DIFFERENCE) if comparable(part, metric) else (OURS, f"{PAPER} *")
+
+
+def _text(
+    kind: str, number: Number | None, cell: Published | None, there: bool
+) -> tuple[str, float | None]:
+    """A cell's text, and its value as printed if it may be the best of its column."""
+    if kind.startswith(PAPER):
+        return (f"{cell.mean:.3f} ± {cell.error:.3f}", cell.mean) if cell else ("", None)
+    if kind == DIFFERENCE:
+        if number is None or math.isnan(number.difference_in_errors):
+            return "", None
+        return f"{signed(number.difference_in_errors, 1)} SE", None
+    if number is None:
+        return (NOTHING if there else MISSING), None
+    summary = number.summary
+    if not summary.cases:
+        return UNDEFINED, None
+    text = mean_text(summary.mean, summary.error)
+    if summary.undefined:
+        text += f" ({summary.undefined} undefined)"
+    return text, round(summary.mean, 4)
+
+
+def mean_text(mean: float, error: float) -> str:
+    """A mean and its standard error, which a single case does not have."""
+    return f"{mean:.4f}" if math.isnan(error) else f"{mean:.4f} ± {error:.4f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return NOTHING if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _notes(part: Part, label: str) -> Iterator[str]:
+    kinds = {kind for metric in metrics(part) for kind in _kinds(part, label, metric)}
+    if DIFFERENCE in kinds:
+        yield "difference: ours − paper, in standard errors (SE) of the paper."
+    if part.group.spec.stands_for and f"{PAPER} *" in kinds:
+        yield (
+            "* The paper's are of images of patients and shown for orientation; ours cannot be "
+            "compared with them."
+        )
+    elif f"{PAPER} *" in kinds:
+        yield (
+            "* The paper's NLL and Brier of KiTS19 have another definition; ours of the label map "
+            "follow it and are compared with them."
+        )
+    yield groups_lib.made_by(entries(part).values())
+    about = next(iter(entries(part).values())).run.about
+    yield f"Digest of cases and split: {about['data'][:8]}."
+
+
+def _missing(part: Part) -> Iterator[Line]:
+    group = part.group
+    gone = [name for name in part.methods if name not in group.entries]
+    if not gone:
+        return
+    if group.scale_name == CUSTOM:
+        yield Line(f"Missing: {', '.join(map(groups_lib.loss_title, gone))}.")
+        return
+    cell = f"{group.scale_name}/{group.spec.name}"
+    if part.number == 3:
+        text = f"Missing: {', '.join(map(groups_lib.loss_title, gone))}. The whole grid:"
+        yield Line(text, command("sweep", f"{cell}/{cells.GAMMA}"))
+    else:
+        for name in gone:
+            title = groups_lib.loss_title(name)
+            yield Line(f"{title} is missing:", command("run", f"{cell}/{name}"))
+    yield Line("The whole table:", reproduce(part.number, group.spec.name, group.scale_name))
+
+
+def command(module: str, cell: str) -> str:
+    """The command for a cell of `configs.paper`."""
+    dataset = cell.split("/")[1]
+    folder = "" if _is_made(dataset) else " --config.data.manual_dir=FOLDER"
+    return f"python -m experiments.{module} --config=configs/paper.py:{cell}{folder}"
+
+
+def reproduce(number: int, dataset: str, scale: str) -> str:
+    """The command for a data set of a table."""
+    folder = "" if _is_made(dataset) else "=FOLDER"
+    return (
+        f"python -m experiments.reproduce --table={number} --data={dataset}{folder} --scale={scale}"
+    )
+
+
+def _is_made(dataset: str) -> bool:
+    """Whether a data set needs no files."""
+    return not SETS[dataset].spec.obtain
+
+
+def _test_table(part: Part) -> ReportTable:
+    several = bool(labels(part)[1:])
+    heads = ["methods", *(["class"] if several else []), "metric", "difference", "95% interval"]
+    heads += ["p rank-sum", "p signed-rank", "p by Holm", "rank-biserial", "cases"]
+    rows = []
+    for c in part.compared:
+        a, b = (_row_title(part, name) for name in (c.method_a, c.method_b))
+        texts = [f"{a} − {b}", *([c.label] if several else []), METRIC_TITLES[c.metric]]
+        texts += [signed(c.difference, 4), f"{signed(c.low, 4)} to {signed(c.high, 4)}"]
+        texts += [p_text(p) for p in (c.rank_sum, c.signed_rank, c.holm)]
+        texts += [signed(c.rank_biserial, 2), str(c.cases)]
+        rows.append(tuple(map(Cell, texts)))
+    by_pair: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in rows:
+        by_pair.setdefault(row[0].text, []).append(row)
+    return ReportTable(
+        _name(part, "tests"),
+        f"{_title(part)}: pairs of methods",
+        "Mean difference over the cases with its bootstrap 95% interval; rank-sum is the test of "
+        "the paper, signed-rank that of pairs; Holm's adjustment of the latter is for all "
+        f"{len(rows)} lines of this table.",
+        tuple(map(Column, heads)),
+        tuple(map(tuple, by_pair.values())),
+        part.left_out,
+    )
+
+
+def p_text(p: float) -> str:
+    """A p-value to three digits, which distinguish 0.0495 from 0.05."""
+    return NOTHING if math.isnan(p) else f"{p:.3g}"
+
+
+def _seed_tables(part: Part) -> Iterator[ReportTable]:
+    seeds = {name: part.group.seeds[name] for name in part.methods if name in part.group.seeds}
+    for label in labels(part) if seeds else ():
+        blocks = []
+        for of_method in seeds.values():
+            block = []
+            for e in of_method:
+                means = [e.means.get((label, metric)) for metric in REPORTED]
+                texts = [mean_text(m.mean, m.error) if m else NOTHING for m in means]
+                line = [method_title(e.run), str(e.run.seed), *texts, str(e.run.epochs)]
+                block.append(tuple(map(Cell, line)))
+            blocks.append(tuple(block))
+        several = labels(part)[1:]
+        yield ReportTable(
+            _name(part, "seeds", *([label] if several else [])),
+            f"{_title(part, label)}: seeds",
+            "Each seed's mean ± bootstrap standard error; the table above shows the lowest seed.",
+            (*map(Column, ("method", "seed", *(METRIC_TITLES[m] for m in REPORTED), "epochs")),),
+            tuple(blocks),
+        )
+
+
+def absent(number: int, parts: Sequence[Part]) -> Iterator[Line]:
+    """The data sets of a table without runs, with the command for each."""
+    scales = [part.group.scale_name for part in parts if part.group.scale_name != CUSTOM]
+    scale = scales[0] if scales else "full"
+    there = {part.group.spec.name for part in parts if part.number == number}
+    for dataset in TABLES[number].datasets:
+        if dataset not in there:
+            title = SETS[dataset].spec.title
+            yield Line(f"{title}: no runs.", reproduce(number, dataset, scale))

@@ -1,0 +1,1 @@
+"""The paper's tables and figures, planned, trained, resumed and reported."""

@@ -1,0 +1,166 @@
+"""The command line of mains that take a config: flags, errors in one line, interruption.
+
+Flags are defined when a main runs, so that importing a module defines none.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import configs
+from dicepp_jax import parallel
+from dicepp_jax.train import NonFiniteLossError
+
+INTERRUPTED = 130
+CONFIGS = Path(configs.__file__).parent
+QUICKSTART = CONFIGS / "quickstart.py"
+
+
+class Hosts(NamedTuple):
+    """The processes of a run on several hosts.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0, None to ask the cluster; likewise the next two.
+      processes: their number.
+      process: the number of this one.
+    """
+
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+
+
+class Options(NamedTuple):
+    """What the flags say.
+
+    Attributes:
+      config: of --config, with its overrides.
+      workdir: of --workdir, by default runs/NAME for configs/NAME.py.
+      hosts: None for a run of one process.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    hosts: Hosts | None
+
+
+def run(
+    main: Callable[[Options], None],
+    interrupted: str,
+    *,
+    ending: str = "",
+    on_several_hosts: bool = True,
+) -> None:
+    """Run a main; bad input ends the program with one line instead of a traceback.
+
+    Args:
+      main: takes the options.
+      interrupted: printed after Ctrl-C: what the same command does next.
+      ending: of the default working directory's name.
+      on_several_hosts: whether the main can run on several hosts.
+    """
+    _define(on_several_hosts)
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected {' '.join(argv[1:])}; fields are --config.NAME=VALUE")
+        # At INFO, Orbax logs every file that it opens.
+        logging.set_verbosity(logging.WARNING)
+        try:
+            hosts = _hosts()
+            if hosts and not on_several_hosts:
+                raise ValueError(
+                    "this command runs as one process, on all devices of its machine; omit "
+                    "--coordinator, --processes, --process and --distributed"
+                )
+            main(Options(flags.FLAGS.config, _workdir(ending), hosts))
+        except (ValueError, OSError, NonFiniteLossError) as error:
+            if flags.FLAGS.debug:
+                raise
+            parallel.leave(error)
+        except KeyboardInterrupt:
+            leave(interrupted)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def leave(interrupted: str) -> NoReturn:
+    """End an interrupted program at once, and say what the same command does next."""
+    print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # Checkpoints are closed. XLA may be compiling in a thread, and an orderly exit of the
+    # interpreter would crash on it.
+    os._exit(INTERRUPTED)
+
+
+def _define(on_several_hosts: bool) -> None:
+    with _config_errors():
+        # The default config is read here, with the command line's overrides.
+        config_flags.DEFINE_config_file("config", str(QUICKSTART), "The experiment.")
+    flags.DEFINE_string("workdir", "", "Where results go; by default runs/NAME.")
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for a run on several hosts.")
+    flags.DEFINE_integer("processes", None, "The number of processes of such a run.")
+    flags.DEFINE_integer("process", None, "The number of this process, from 0.")
+    flags.DEFINE_bool(
+        "distributed", False, "Take these three from the cluster's environment, as in a SLURM job."
+    )
+    # --help lists the flags of the main's own module.
+    hosts = ("coordinator", "processes", "process", "distributed") if on_several_hosts else ()
+    for name in ("config", "workdir", "debug", *hosts):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _hosts() -> Hosts | None:
+    given = Hosts(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process)
+    several = flags.FLAGS.distributed or any(value is not None for value in given)
+    return given if several else None
+
+
+def _workdir(ending: str) -> Path:
+    """The --workdir; by default runs/NAME/WHICH for configs/NAME.py:WHICH."""
+    path, _, which = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = Path(path).stem + (f"/{which}" if which else "")
+    return Path(flags.FLAGS.workdir or f"runs/{name}{ending}").expanduser()
+
+
+def _parse(argv: list[str]) -> list[str]:
+    with _config_errors():
+        return app.parse_flags_with_usage([_located(argument) for argument in argv])
+
+
+def _located(argument: str) -> str:
+    """A --config of this package by its name alone, or by configs/NAME.py, as its path."""
+    found = re.fullmatch(r"(--?config=)([^:]*)(:.*)?", argument)
+    if not found:
+        return argument
+    option, path, which = found[1], Path(found[2]), found[3] or ""
+    ours = CONFIGS / f"{path.stem}.py"
+    is_ours = path in (Path(path.stem), Path("configs") / ours.name)
+    if not path.is_file() and is_ours and ours.is_file():
+        path = ours
+    if not path.is_file():
+        names = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "base"))
+        sys.exit(f"error: config {path} does not exist; known by name: {', '.join(names)}")
+    return f"{option}{path}{which}"
+
+
+@contextlib.contextmanager
+def _config_errors() -> Iterator[None]:
+    """End the program with one line if a config field or file does not exist."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
+        if guess:
+            sys.exit(f"error: the config has no field {guess[2]!r}, did you mean {guess[1]!r}?")
+        sys.exit(f"error: the config has no field {str(error).strip(chr(34) + chr(39))!r}")
+    except (LookupError, OSError) as error:
+        sys.exit(f"error: {error}")

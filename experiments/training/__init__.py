@@ -1,0 +1,1 @@
+"""Training from a config: single runs, grids, and calibration after training."""

@@ -1,0 +1,296 @@
+"""A grid of hyper-parameters, trained side by side and evaluated.
+
+All members train in one compiled program (dicepp_jax.train_many), and each has a directory below
+that of the grid as if it had been trained alone, which other commands accept.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import base
+from dicepp_jax import schedule, train_many
+from dicepp_jax.atomic import write_text
+from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.data import pipeline
+from dicepp_jax.losses import get_loss
+from dicepp_jax.progress import GridProgress
+from experiments.setup import components
+from experiments.setup.components import Components
+from experiments.training import step_memory
+from experiments.training.grid_points import expand
+from experiments.training.grid_report import evaluate_and_report
+from experiments.training.recorder import check_time
+from experiments.workdirs import directory, log
+
+STRATEGIES = ("auto", "vmap", "sequential", "devices")
+STATUS = "sweep.json"
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math.inf) -> str:
+    """Train and evaluate a grid in a directory, resuming it if it was interrupted.
+
+    Args:
+      config: of the grid.
+      workdir: the directory.
+      deadline: when to stop training, by `time.monotonic`.
+
+    Returns:
+      The report, which is also written there.
+
+    Raises:
+      OutOfTimeError: if training stops at the deadline.
+    """
+    points = expand(config)
+    configs = {name: member for point in points.values() for name, member in point.members.items()}
+    built = components.build_all(configs)
+    loaded = next(iter(built.values())).loaded
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(directory.lock(workdir))
+        directory.open_workdir(workdir, config, loaded)
+        for name, member in configs.items():
+            # No other process may resume a member meanwhile.
+            stack.enter_context(directory.lock(workdir / name))
+            directory.open_workdir(workdir / name, member, loaded)
+        diverged = fit(config, configs, built, workdir, deadline)
+        return evaluate_and_report(config, points, built, workdir, diverged)
+
+
+def fit(
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    built: Mapping[str, Components],
+    workdir: Path,
+    deadline: float = math.inf,
+) -> dict[str, str]:
+    """Train all members to the end of their schedules, resuming from their checkpoints.
+
+    Returns:
+      Why members diverged, by name.
+
+    Raises:
+      OutOfTimeError: if training stops at the deadline.
+    """
+    names = list(configs)
+    first = built[names[0]]
+    status = _read_status(workdir)
+    with contextlib.ExitStack() as stack:
+        # Two, since a process may be killed when only some members have saved an epoch.
+        checkpoints = {
+            name: stack.enter_context(Checkpoints(workdir / name / directory.CHECKPOINTS, keep=2))
+            for name in names
+        }
+        resumed = _resume(config, configs, built, checkpoints, status["diverged"])
+        for name in names:
+            log.trim(workdir / name, resumed.epochs[name])
+        if not resumed.states:
+            return status["diverged"]
+        seeds = list(dict.fromkeys(member.seed for member in configs.values()))
+        members = _members(config, configs, built, seeds)
+        programs = _programs(config, first)
+        training = _streams(first, config, "train", seeds, shuffled=True)
+        validation = _streams(first, config, "validation", seeds, shuffled=False)
+        print(f"{config.loss.name}: {len(names)} members, {components.describe(first)}")
+        if "strategy" not in status or not _is_unchanged(status, config):
+            state = next(iter(resumed.states.values()))
+            example = [next(iter(stream(0))) for stream in training]
+            status |= _strategy(config, programs, members, state, example)
+            _write_status(workdir, status)
+        print(f"strategy: {status['description']}")
+        progress = stack.enter_context(GridProgress(names, config.train.epochs))
+        rounds = train_many.fit(
+            members,
+            resumed.states,
+            programs,
+            training,
+            validation,
+            train_many.Strategy(*status["strategy"]),
+            epochs=config.train.epochs,
+            first_epoch=resumed.first_epoch,
+            schedules=resumed.schedules,
+            on_step=progress.step,
+        )
+        for done in rounds:
+            status["diverged"] |= {names[n]: why for n, why in done.diverged.items()}
+            _write_status(workdir, status)
+            for checkpoint in checkpoints.values():
+                checkpoint.wait()  # So that no member is two epochs ahead of another.
+            for n, epoch in done.epochs.items():
+                if epoch.epoch not in checkpoints[names[n]].epochs:
+                    checkpoints[names[n]].save(epoch)
+                log.append(workdir / names[n], epoch)
+            progress.epoch(
+                {names[n]: epoch for n, epoch in done.epochs.items()}, status["diverged"]
+            )
+            for epoch in done.epochs.values():
+                check_time(epoch, config.train.epochs, deadline)
+    return status["diverged"]
+
+
+def _members(
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    built: Mapping[str, Components],
+    seeds: Sequence[int],
+) -> list[train_many.Member]:
+    swept = [axis for axis in base.HYPER if config.sweep[axis]]
+    return [
+        train_many.Member(
+            {axis: member.loss[axis] for axis in swept},
+            built[name].settings,
+            components.step_key(member.seed),
+            seeds.index(member.seed),
+        )
+        for name, member in configs.items()
+    ]
+
+
+def _programs(config: ConfigDict, built: Components) -> train_many.Programs:
+    hyper = components.hyper(config)
+    fixed = {name: value for name, value in hyper.items() if not config.sweep[name]}
+    loss = get_loss(config.loss.name, **fixed)
+    return train_many.make_programs(built.apply, loss, built.augment)
+
+
+class Resumed(NamedTuple):
+    """Where a grid resumes.
+
+    Attributes:
+      first_epoch: of the members to be trained.
+      states: of these members, by number.
+      schedules: of these members, by number.
+      epochs: the number that each member has finished, by name.
+    """
+
+    first_epoch: int
+    states: dict[int, Any]
+    schedules: dict[int, schedule.State]
+    epochs: dict[str, int]
+
+
+def _resume(
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    built: Mapping[str, Components],
+    checkpoints: Mapping[str, Checkpoints],
+    diverged: Mapping[str, str],
+) -> Resumed:
+    """The unfinished members, all at the last epoch that the slowest of them has finished."""
+    names = list(configs)
+    shapes = components.state_shapes(built[names[0]])
+    last = {
+        name: None if (epoch := saved.last_epoch) is None else saved.restore(epoch, shapes)
+        for name, saved in checkpoints.items()
+    }
+    done = {name: 0 if saved is None else saved.epoch + 1 for name, saved in last.items()}
+    left = [
+        name
+        for name, saved in last.items()
+        if name not in diverged
+        and done[name] < config.train.epochs
+        and not (saved and saved.schedule.stopped)
+    ]
+    common = min((done[name] for name in left), default=0)
+    states, schedules = {}, {}
+    initial: dict[int, Any] = {}
+    for name in left:
+        saved, seed = last[name], configs[name].seed
+        if common == 0:
+            if seed not in initial:
+                initial[seed] = components.init_state(built[name], seed)
+            state, plan = initial[seed], schedule.init(built[name].settings)
+        else:
+            if done[name] > common:
+                if common - 1 not in checkpoints[name].epochs:
+                    raise ValueError(
+                        f"{name} has {done[name]} epochs and others {common}, so they cannot "
+                        "resume side by side; it was trained further alone. Choose another "
+                        "--workdir"
+                    )
+                saved = checkpoints[name].restore(common - 1, shapes)
+            assert saved is not None
+            state, plan = saved.state, saved.schedule
+        states[names.index(name)], schedules[names.index(name)] = state, plan
+        done[name] = common
+    return Resumed(common, states, schedules, done)
+
+
+def _streams(
+    built: Components, config: ConfigDict, split: str, seeds: Sequence[int], shuffled: bool
+) -> list[train_many.Stream]:
+    """The batches of every seed; a single stream where they do not depend on the seed."""
+    cases = components.examples(built, config, split)
+    drawn = isinstance(cases, pipeline.Patches)
+
+    def stream(seed: int) -> train_many.Stream:
+        own = cases
+        if isinstance(cases, pipeline.Patches):
+            own = dataclasses.replace(cases, seed=seed)
+        return lambda epoch: pipeline.batches(
+            own, config.data.batch_size, shuffle_seed=seed if shuffled else None, epoch=epoch
+        )
+
+    return [stream(seed) for seed in (seeds if shuffled or drawn else seeds[:1])]
+
+
+def _strategy(
+    config: ConfigDict,
+    programs: train_many.Programs,
+    members: Sequence[train_many.Member],
+    state: Any,
+    example: Sequence[pipeline.Batch],
+) -> dict[str, Any]:
+    """The strategy that the config asks for; "auto" chooses by measurement."""
+    wanted, local = config.sweep.strategy, jax.local_device_count()
+    if wanted not in STRATEGIES:
+        raise ValueError(f"sweep.strategy is {wanted!r}; it may be {', '.join(STRATEGIES)}")
+    print("compiling and timing strategies, which may take minutes", flush=True)
+    images, labels = (np.stack([batch[key] for batch in example]) for key in ("image", "label"))
+
+    cost = functools.partial(train_many.measure, programs, members, state, images, labels)
+    strategy, note = _chosen(wanted, len(members), local, cost)
+    each = f" on each of {strategy.devices} devices" if strategy.devices > 1 else ""
+    many = "one member at a time" if strategy.lanes == 1 else f"{strategy.lanes} members at once"
+    groups = -(-len(members) // (strategy.lanes * strategy.devices))
+    room = f", in {groups} groups" if groups > 1 and strategy.lanes > 1 else ""
+    return {
+        "asked": wanted,
+        "local_devices": local,
+        "strategy": list(strategy),
+        "description": f"{many}{each}{room}" + (f" ({note})" if note else ""),
+    }
+
+
+def _chosen(
+    wanted: str, members: int, local: int, cost: Callable[[train_many.Strategy], train_many.Cost]
+) -> tuple[train_many.Strategy, str]:
+    limit = step_memory.device_limit()
+    if wanted == "sequential":
+        return train_many.Strategy(), ""
+    if wanted == "vmap":
+        lanes = train_many.most_lanes(members, 1, cost(train_many.Strategy()), limit)
+        return train_many.Strategy(lanes), "" if lanes == members else "as many as fit into memory"
+    return train_many.choose(members, local, cost, limit)
+
+
+def _is_unchanged(status: Mapping[str, Any], config: ConfigDict) -> bool:
+    asked = (config.sweep.strategy, jax.local_device_count())
+    return asked == (status["asked"], status["local_devices"])
+
+
+def _read_status(workdir: Path) -> dict[str, Any]:
+    path = workdir / STATUS
+    return json.loads(path.read_text()) if path.exists() else {"diverged": {}}
+
+
+def _write_status(workdir: Path, status: Mapping[str, Any]) -> None:
+    write_text(workdir / STATUS, json.dumps(status, indent=1) + "\n")

@@ -1,0 +1,188 @@
+"""Calibration after training: temperature scaling of a run, deep ensembles of several."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dicepp_jax import inference, score_files
+from dicepp_jax.losses import from_probabilities
+from dicepp_jax.progress import track
+from dicepp_jax.rows import Row, read_csv, summarise
+from dicepp_jax.scaling import fit_temperature
+from dicepp_jax.score_files import score_split
+from dicepp_jax.text_table import summary_table
+from experiments.setup import components
+from experiments.setup.components import Components
+from experiments.training.single import best_predictor
+from experiments.workdirs import derived, directory, trained
+
+VOXELS = 2**16
+"""Number of voxels of each validation case that the fit uses, drawn at random if it has more."""
+
+
+def scale_temperature(
+    workdir: Path, data_dir: str | None = None, manual_dir: str | None = None
+) -> str:
+    """Fit a temperature to a run's validation split and score its test split with it.
+
+    Args:
+      workdir: of the run; the scores go to its folder "temperature".
+      data_dir: of prepared sets, None as for the run.
+      manual_dir: of the set's files, None as for the run.
+
+    Returns:
+      A table of the scores before and after.
+
+    Raises:
+      FileNotFoundError: if there is no run or its images are not available.
+      ValueError: if the images have changed, or no temperature is best.
+    """
+    _check(workdir)
+    with directory.lock(workdir):
+        config, built = _open(workdir, data_dir, manual_dir)
+        predict = best_predictor(config, built, workdir, config.loss.name)
+        temperature = fit(predict, built.splits["validation"], len(built.spec.classes))
+        print(f"{config.loss.name}: T = {temperature:.3f}")
+        folder = workdir / derived.TEMPERATURE
+        (folder / trained.CURVE).unlink(missing_ok=True)
+        predict = inference.tempered(predict, temperature)
+        scored = _score(predict, config, built, folder)
+        derived.write(folder, derived.TEMPERATURE, [workdir], temperature)
+    before = read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
+    names = config.loss.name, f"{config.loss.name}, T = {temperature:.2f}"
+    return _report(dict(zip(names, (before, scored.rows), strict=True)), built)
+
+
+def fit(predict: inference.Predict, cases: Sequence, num_classes: int) -> float:
+    """The temperature that calibrates predictions of some cases.
+
+    Args:
+      predict: what to calibrate.
+      cases: stored cases that the network was not trained on.
+      num_classes: C.
+
+    Returns:
+      T, by `scaling.fit_temperature`.
+
+    Raises:
+      ValueError: if no T is best.
+    """
+    logits, labels, where = [], [], []
+    for index, case in enumerate(track(cases, "predicting validation", len(cases), "case")):
+        label = case.get("native_label", case["label"])
+        probs = predict(case["image"], label.shape).reshape(-1, num_classes)
+        chosen = np.arange(label.size)
+        if label.size > VOXELS:
+            rng = np.random.default_rng([0, index])
+            chosen = rng.choice(label.size, VOXELS, replace=False, shuffle=False)
+        # All have one shape, so that they share a compilation.
+        rest = (0, VOXELS - len(chosen))
+        p = np.pad(probs[chosen], (rest, (0, 0)), constant_values=1)
+        y = np.pad(label.reshape(-1)[chosen].astype(np.int32), rest)
+        logits.append(from_probabilities(jnp.asarray(p[None])))
+        labels.append(jnp.asarray(y[None]))
+        where.append(jnp.asarray(np.arange(VOXELS) < len(chosen))[None])
+    return fit_temperature(logits, labels, where)
+
+
+def combine(
+    workdirs: Sequence[Path],
+    output: Path,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+) -> str:
+    """Score the ensemble of runs on their test split.
+
+    Args:
+      workdirs: of the runs.
+      output: the folder of the scores.
+      data_dir: of prepared sets, None as for the runs.
+      manual_dir: of the set's files, None as for the runs.
+
+    Returns:
+      A table of the scores of each and of the ensemble.
+
+    Raises:
+      FileNotFoundError: if there is no run or its images are not available.
+      ValueError: if the runs differ in more than their seed, the images have changed, or the folder
+        is that of a run.
+    """
+    if (output / directory.RUN).exists() or (
+        score_files.is_complete(output) and not (output / derived.DERIVED).exists()
+    ):
+        raise ValueError(
+            f"{output} holds a run, whose scores would be overwritten; choose another --output"
+        )
+    for workdir in workdirs:
+        _check(workdir)
+    opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
+    configs = [config for config, _ in opened]
+    for workdir, config in zip(workdirs[1:], configs[1:], strict=True):
+        changes = directory.differences(configs[0], config, (*directory.FREE, "seed"))
+        if changes:
+            raise ValueError(
+                f"{workdirs[0]} and {workdir} differ in more than their seed "
+                f"({'; '.join(changes)}); give runs of one config"
+            )
+    if len({config.seed for config in configs}) < len(configs):
+        raise ValueError("two of the runs have the same seed; give each run once")
+    predicts = [
+        best_predictor(config, built, workdir, str(workdir))
+        for (config, built), workdir in zip(opened, workdirs, strict=True)
+    ]
+    config, built = opened[0]
+    with directory.lock(output):
+        scored = _score(inference.ensemble(predicts), config, built, output)
+        derived.write(output, derived.ENSEMBLE, workdirs)
+    rows = {
+        f"seed {config.seed}": read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
+        for config, workdir in zip(configs, workdirs, strict=True)
+    }
+    return _report({**rows, "ensemble": scored.rows}, built)
+
+
+def _check(workdir: Path) -> None:
+    """Refuse a directory that is not that of one scored run."""
+    if not (workdir / directory.RUN).exists():
+        raise FileNotFoundError(
+            f"{workdir / directory.RUN} does not exist; give the --workdir of experiments.run"
+        )
+    directory.check_single(workdir)
+    if not score_files.is_complete(workdir):
+        raise FileNotFoundError(
+            f"{workdir} has no scores yet; repeat the command of that run, which resumes it"
+        )
+
+
+def _open(
+    workdir: Path, data_dir: str | None, manual_dir: str | None
+) -> tuple[ConfigDict, Components]:
+    config = trained.read_config(workdir)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    if manual_dir is not None:
+        config.data.manual_dir = manual_dir
+    built = components.build(config)
+    if built.loaded.digest != json.loads((workdir / directory.RUN).read_text())["data"]:
+        raise ValueError(
+            f"the cases of {built.spec.title}, their masks or their split are not those of "
+            f"{workdir}"
+        )
+    return config, built
+
+
+def _score(
+    predict: inference.Predict, config: ConfigDict, built: Components, folder: Path
+) -> score_files.SplitScores:
+    cases, figures = built.splits["test"], config.evaluation.figures
+    return score_split(predict, cases, built.spec, folder, figures=figures)
+
+
+def _report(rows: dict[str, list[Row]], built: Components) -> str:
+    summaries = {name: summarise(group) for name, group in rows.items()}
+    title = f"Test split of {built.spec.title}, mean ± bootstrap standard error"
+    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}"

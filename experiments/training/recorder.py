@@ -1,0 +1,87 @@
+"""The records of a training run: its log, TensorBoard scalars, and progress."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tensorboardX import SummaryWriter
+
+from dicepp_jax import parallel, train
+from dicepp_jax.progress import TrainingProgress
+from experiments.workdirs import log
+
+SLOW = 0.05
+"""The share of training time spent waiting for data above which a warning is printed."""
+
+
+class OutOfTimeError(Exception):
+    """The deadline has passed; finished epochs are saved, and the same command resumes."""
+
+
+def check_time(epoch: train.Epoch, epochs: int, deadline: float) -> None:
+    """Call after an epoch has been saved.
+
+    Raises:
+      OutOfTimeError: if the deadline has passed and there is more to train.
+    """
+    done = epoch.schedule.stopped or epoch.epoch + 1 == epochs
+    if not done and time.monotonic() > deadline:
+        raise OutOfTimeError(f"out of time after epoch {epoch.epoch + 1}")
+
+
+class Recorder(Protocol):
+    """Records steps and epochs."""
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Record the loss of a step."""
+
+    def epoch(self, epoch: train.Epoch) -> None:
+        """Record an epoch."""
+
+
+class _Silent:
+    """The recorder of processes other than the first."""
+
+    def step(self, epoch: int, step: int, loss: float) -> None: ...
+    def epoch(self, epoch: train.Epoch) -> None: ...
+
+
+class _Files:
+    """The recorder of the first process."""
+
+    def __init__(self, workdir: Path, board: SummaryWriter, progress: TrainingProgress):
+        self._workdir, self._board, self._progress = workdir, board, progress
+        self.step = progress.step
+
+    def epoch(self, epoch: train.Epoch) -> None:
+        """Record an epoch."""
+        log.append(self._workdir, epoch)
+        for tag, value in log.record(epoch).items():
+            self._board.add_scalar(tag, value, epoch.epoch)
+        self._progress.epoch(epoch)
+
+
+@contextlib.contextmanager
+def recorder(
+    workdir: Path, name: str, *, epochs: int, steps: int, first_epoch: int
+) -> Iterator[Recorder]:
+    """The recorder of a run, which drops records of later epochs than its checkpoint has.
+
+    Args:
+      workdir: of the run.
+      name: for progress.
+      epochs: number of epochs at most.
+      steps: number of steps in an epoch.
+      first_epoch: the first to be trained.
+    """
+    if not parallel.is_first():
+        yield _Silent()
+        return
+    log.trim(workdir, first_epoch)
+    with (
+        TrainingProgress(name, epochs, steps, first_epoch) as progress,
+        SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
+    ):
+        yield _Files(workdir, board, progress)

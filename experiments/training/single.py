@@ -1,0 +1,249 @@
+"""A single run, or several that differ in their loss: trained, evaluated, compared, reported."""
+
+import contextlib
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dicepp_jax import inference, parallel, schedule, train
+from dicepp_jax.atomic import write_text
+from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.data import Spec, pipeline
+from dicepp_jax.losses import LOSSES
+from dicepp_jax.plots import canvas, curves
+from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.rows import Comparison, compare, summarise, write_csv
+from dicepp_jax.score_files import SplitScores, score_split
+from dicepp_jax.text_table import summary_table
+from experiments.setup import components
+from experiments.setup.components import Components
+from experiments.training import step_memory
+from experiments.training.recorder import SLOW, check_time, recorder
+from experiments.workdirs import directory, log
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math.inf) -> str:
+    """Run the experiment of a config in a directory, resuming it if it was interrupted.
+
+    Args:
+      config: of the run; several losses, joined by commas, are trained one after another.
+      workdir: the directory; of several losses each has a folder in it.
+      deadline: when to stop training, by `time.monotonic`.
+
+    Returns:
+      The report, which is also written there; empty in processes other than the first.
+
+    Raises:
+      OutOfTimeError: if training stops at the deadline.
+    """
+    configs = of_each_loss(config)
+    folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
+
+    # The data, read once; and for each loss the network, the loss, and what else training needs.
+    with parallel.first_alone("data"):
+        built = components.build_all(configs)
+    first = next(iter(built.values()))
+
+    with _claimed(workdir, config, configs, folders, first):
+        scores: dict[str, SplitScores] = {}
+        for name, member in configs.items():
+            fit(member, built[name], folders[name], deadline)
+            predict = best_predictor(member, built[name], folders[name], name)
+            if parallel.is_first():
+                test, figures = first.splits["test"], config.evaluation.figures
+                scores[name] = score_split(
+                    predict, test, first.spec, folders[name], figures=figures
+                )
+            parallel.wait(f"{name} is scored")
+        if not parallel.is_first():
+            return ""
+        logs = {name: log.read(folder) for name, folder in folders.items()}
+        draw(scores, logs, first.spec.classes, workdir / "figures")
+        return report(scores, first.spec, workdir)
+
+
+def of_each_loss(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The single runs of a config, by loss.
+
+    Raises:
+      ValueError: if a hyper-parameter is set that none of several losses takes, or there is a grid.
+    """
+    if config.sweep.seeds > 1 or any(isinstance(v, tuple) and v for v in config.sweep.values()):
+        raise ValueError(
+            "the config has a grid (sweep), which python -m experiments.sweep trains; this command "
+            "trains single runs"
+        )
+    names = [name.strip() for name in config.loss.name.split(",")]
+    if len(names) == 1:
+        return {config.loss.name: config}
+    configs = {name: copy.deepcopy(config) for name in names}
+    unused = set(components.hyper(config))
+    for name, member in configs.items():
+        takes = set(LOSSES[name].defaults) if name in LOSSES else set()
+        member.loss.name = name
+        for hyper in set(components.hyper(config)) - takes:
+            member.loss[hyper] = None
+        unused -= takes
+    if unused:
+        raise ValueError(
+            f"loss.{', loss.'.join(sorted(unused))} is set, but none of {', '.join(names)} takes it"
+        )
+    return configs
+
+
+@contextlib.contextmanager
+def _claimed(
+    workdir: Path,
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    folders: Mapping[str, Path],
+    first: Components,
+) -> Iterator[None]:
+    """The directory locked and opened by the first process, checked by the others."""
+    with contextlib.ExitStack() as stack:
+        if parallel.is_first():
+            stack.enter_context(directory.lock(workdir))
+        with parallel.first_alone("directory"):
+            if parallel.is_first():
+                directory.open_workdir(workdir, config, first.loaded)
+                for name, member in configs.items():
+                    if folders[name] != workdir:
+                        directory.open_workdir(folders[name], member, first.loaded)
+            else:
+                directory.check_joined(workdir, config, first.loaded.digest)
+        yield
+
+
+def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = math.inf) -> None:
+    """Train to the end of the schedule, resuming from the last checkpoint if there is one.
+
+    Args:
+      config: of the run.
+      built: its components.
+      workdir: its directory.
+      deadline: when to stop, by `time.monotonic`.
+
+    Raises:
+      OutOfTimeError: if training stops at the deadline.
+    """
+    name, batch_size = config.loss.name, config.data.batch_size
+    training = components.examples(built, config, "train")
+    validation = components.examples(built, config, "validation")
+    batches = functools.partial(pipeline.batches, batch_size=batch_size, share=built.devices.share)
+    print(f"{name}: {components.describe(built)}")
+    with Checkpoints(workdir / directory.CHECKPOINTS) as checkpoints:
+        if checkpoints.last_epoch is None:
+            first_epoch, plan = 0, schedule.init(built.settings)
+            state = components.init_state(built, config.seed)
+        else:
+            last = checkpoints.restore(checkpoints.last_epoch, components.state_shapes(built))
+            first_epoch, plan, state = last.epoch + 1, last.schedule, last.state
+            print(f"{name}: resuming after {first_epoch} epochs in {workdir}")
+        train_step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
+        if not plan.stopped and first_epoch < config.train.epochs:
+            cases = min(batch_size, len(training))
+            lines = step_memory.describe(config, built, train_step, state, cases)
+            print(f"{name}: " + "\n".join(lines))
+        waited = spent = 0.0
+        steps = -(-len(training) // batch_size)
+        epochs = config.train.epochs
+        with recorder(workdir, name, epochs=epochs, steps=steps, first_epoch=first_epoch) as record:
+            for epoch in train.fit(
+                state,
+                components.step_key(config.seed),
+                train_step,
+                train.make_eval_step(built.apply, built.loss, built.devices),
+                lambda epoch: batches(training, shuffle_seed=config.seed, epoch=epoch),
+                lambda epoch: batches(validation, epoch=epoch),
+                built.settings,
+                epochs=epochs,
+                first_epoch=first_epoch,
+                schedule_state=plan,
+                on_step=record.step,
+            ):
+                checkpoints.save(epoch)
+                record.epoch(epoch)
+                check_time(epoch, epochs, deadline)
+                if epoch.epoch > first_epoch:  # The first epoch reads cases from disk.
+                    waited, spent = waited + epoch.data_wait, spent + epoch.seconds
+    needed = max(training.nbytes, validation.nbytes) / 2**30
+    if waited > SLOW * spent and needed > config.data.cache_gib:
+        print(
+            f"{name}: {waited / spent:.0%} of the training time was spent waiting for data; "
+            f"data.cache_gib is {config.data.cache_gib:g}, and {needed:.1f} would hold all cases"
+        )
+
+
+def best_predictor(
+    config: ConfigDict, built: Components, workdir: Path, name: str
+) -> inference.Predict:
+    """The network of the epoch with the lowest validation loss.
+
+    Raises:
+      ValueError: if there is no checkpoint.
+    """
+    with Checkpoints(workdir / directory.CHECKPOINTS) as checkpoints:
+        best_epoch = checkpoints.best_epoch
+        if best_epoch is None:
+            raise ValueError(f"{workdir} has no checkpoint: train.epochs is {config.train.epochs}")
+        best = checkpoints.restore(best_epoch, components.state_shapes(built))
+    print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
+    return components.predictor(built, config, best.state.params)
+
+
+def draw(
+    scores: Mapping[str, SplitScores],
+    logs: Mapping[str, list],
+    classes: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Draw predictions, reliability and training curves of one or several methods."""
+    by_case = zip(*(s.shown for s in scores.values()), strict=True)
+    for same_case in by_case:
+        views = dict(zip(scores, same_case, strict=True))
+        case = same_case[0][0].case
+        canvas.save(case_plots.prediction(views, classes), folder / f"{case}.png")
+        canvas.save(case_plots.thresholds(views, classes), folder / f"{case}_thresholds.png")
+    reliability = {name: s.reliability for name, s in scores.items()}
+    canvas.save(curves.reliability_diagram(reliability, classes), folder / "reliability.png")
+    canvas.save(curves.training_curves(logs), folder / "training.png")
+
+
+def comparisons(scores: Mapping[str, SplitScores], background: str) -> list[Comparison]:
+    """Every two methods compared, the background left out as in the report."""
+    rows = {name: [r for r in s.rows if r.label != background] for name, s in scores.items()}
+    return [
+        comparison
+        for a, b in itertools.combinations(rows, 2)
+        for comparison in compare(rows[a], rows[b], (a, b))
+    ]
+
+
+def report(scores: Mapping[str, SplitScores], spec: Spec, workdir: Path) -> str:
+    """Write the report: every metric, with tests when there are two methods.
+
+    Args:
+      scores: of the test split, by method.
+      spec: of the data set.
+      workdir: the directory of `report.txt`, and of `comparison.csv` if there are several methods.
+
+    Returns:
+      Its text.
+    """
+    background = spec.classes[0]
+    compared: Sequence[Comparison] = comparisons(scores, background)
+    if compared:
+        write_csv(workdir / "comparison.csv", compared)
+    summaries = {name: summarise(s.rows) for name, s in scores.items()}
+    cases = len({row.case for s in scores.values() for row in s.rows})
+    text = (
+        f"Test split of {spec.title}, {cases} cases, mean ± bootstrap standard error\n"
+        + summary_table(summaries, background, compared if len(scores) == 2 else ())
+    )
+    write_text(workdir / directory.REPORT, text + "\n")
+    return text

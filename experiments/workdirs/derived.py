@@ -1,0 +1,73 @@
+"""Directories of scores derived from runs: by temperature scaling, and of ensembles.
+
+Such a directory has scores like those of a run, and `derived.json`, which names the runs, in paths
+relative to it, and has digests of their scores.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dicepp_jax import score_files
+from dicepp_jax.atomic import write_text
+
+DERIVED = "derived.json"
+TEMPERATURE, ENSEMBLE = "temperature", "ensemble"
+
+
+def write(folder: Path, kind: str, of: Sequence[Path], temperature: float | None = None) -> None:
+    """Write from which runs a directory's scores are derived.
+
+    Args:
+      folder: the directory, which exists.
+      kind: `TEMPERATURE` or `ENSEMBLE`.
+      of: the runs' directories.
+      temperature: if that is the kind.
+    """
+    about = {
+        "kind": kind,
+        "of": [os.path.relpath(path.resolve(), folder.resolve()) for path in of],
+        "scores": [_digest(path) for path in of],
+        "temperature": temperature,
+    }
+    write_text(folder / DERIVED, json.dumps(about, indent=1) + "\n")
+
+
+def is_current(folder: Path, of: Sequence[Path] | None = None) -> bool:
+    """Whether a directory holds scores derived from runs that have not changed since.
+
+    Args:
+      folder: the directory.
+      of: the runs that they must be derived from, None for any.
+    """
+    path = folder / DERIVED
+    if not (path.exists() and score_files.is_complete(folder)):
+        return False
+    about = json.loads(path.read_text())
+    sources = [(folder / run).resolve() for run in about["of"]]
+    if of is not None and sources != [run.resolve() for run in of]:
+        return False
+    return about["scores"] == [_digest(folder / run) for run in about["of"]]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The contents of a directory's `derived.json`: kind, of, scores and temperature.
+
+    Raises:
+      ValueError: if the runs have changed since.
+    """
+    if not is_current(folder):
+        raise ValueError(
+            f"{folder} is derived from runs that have changed since; derive it again by python -m "
+            "experiments.calibrate, or delete it"
+        )
+    return json.loads((folder / DERIVED).read_text())
+
+
+def _digest(run: Path) -> str | None:
+    """The digest of a run's scores; None if there are none."""
+    path = run / score_files.FOLDER / score_files.CASES
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

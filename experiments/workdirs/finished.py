@@ -1,0 +1,164 @@
+"""Scored runs found below directories, and the facts of each.
+
+A run of experiments.run or a member of experiments.sweep has a `run.json`; temperature scaling by
+experiments.calibrate and ensembles are `derived`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import base
+from dicepp_jax import score_files
+from dicepp_jax.data import Spec
+from dicepp_jax.score_files import SplitScores
+from experiments.setup import components
+from experiments.workdirs import derived, directory, log, trained
+
+
+class Scale(NamedTuple):
+    """What the cost of a run depends on; a table shows runs of one scale.
+
+    Attributes:
+      size: of the images or patches that the network sees.
+      filters: of the network's first level.
+      depth: of the network.
+      epochs: at most.
+      patience: epochs without improvement before the learning rate is cut.
+      stop_patience: epochs without improvement before training ends.
+    """
+
+    size: tuple[int, ...]
+    filters: int
+    depth: int | None
+    epochs: int
+    patience: int
+    stop_patience: int
+
+
+class Finished(NamedTuple):
+    """A scored run, or scores derived from runs.
+
+    Attributes:
+      folder: where `score_files.read` finds the scores.
+      spec: of its data set.
+      loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
+        for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3.
+      kind: "" for a single network, or one of `derived.TEMPERATURE` and `derived.ENSEMBLE`.
+      members: number of networks.
+      temperature: None except after temperature scaling.
+      seed: of the network; of an ensemble's first network.
+      scale: of the run.
+      epochs: number of epochs trained, summed over members.
+      about: its `run.json`; of an ensemble's first member.
+    """
+
+    folder: Path
+    spec: Spec
+    loss: str
+    kind: str
+    members: int
+    temperature: float | None
+    seed: int
+    scale: Scale
+    epochs: int
+    about: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """Loss and kind: "dsc", "gamma=2", "dsc, temperature", "dsc, ensemble"."""
+        return f"{self.loss}, {self.kind}" if self.kind else self.loss
+
+    def scores(self) -> SplitScores:
+        """Its scores.
+
+        Raises:
+          FileNotFoundError: if one of their files is missing.
+        """
+        return score_files.read(self.folder, self.spec.classes)
+
+
+def find(workdirs: Iterable[Path]) -> list[Finished]:
+    """All scored runs in directories and below them, in the order of their names.
+
+    Args:
+      workdirs: of runs, of grids, or above several of them.
+
+    Returns:
+      Each once.
+
+    Raises:
+      FileNotFoundError: if a directory does not exist or contains no scores.
+    """
+    folders: dict[Path, None] = {}
+    for workdir in workdirs:
+        if not workdir.is_dir():
+            raise FileNotFoundError(f"{workdir} does not exist; give the --workdir of runs")
+        # Hidden folders are unfinished scores.
+        below = sorted(
+            path.parent.parent
+            for path in workdir.rglob(f"{score_files.FOLDER}/{score_files.CASES}")
+            if not any(part.startswith(".") for part in path.relative_to(workdir).parts)
+        )
+        if not below:
+            raise FileNotFoundError(
+                f"{workdir} contains no scores; give the --workdir of a run that has finished"
+            )
+        folders.update(dict.fromkeys(folder.resolve() for folder in below))
+    return [read(folder) for folder in folders]
+
+
+def read(folder: Path) -> Finished:
+    """The facts of a scored directory.
+
+    Raises:
+      FileNotFoundError: if a run that it is derived from does not exist.
+      ValueError: if such a run has changed since.
+    """
+    about = derived.read(folder) if (folder / derived.DERIVED).exists() else {}
+    of = [(folder / path).resolve() for path in about.get("of", ["."])]
+    missing = [path / directory.RUN for path in of if not (path / directory.RUN).exists()]
+    if missing:
+        raise FileNotFoundError(f"{folder} has scores, but {missing[0]} does not exist")
+    config = trained.read_config(of[0])
+    spec = directory.read_spec(of[0])
+    return Finished(
+        folder=folder,
+        spec=spec,
+        loss=_loss(config),
+        kind=about.get("kind", ""),
+        members=len(of),
+        temperature=about.get("temperature"),
+        seed=config.seed,
+        scale=scale(config, spec),
+        epochs=sum(len(log.read(path)) for path in of),
+        about=json.loads((of[0] / directory.RUN).read_text()),
+    )
+
+
+def scale(config: ConfigDict, spec: Spec) -> Scale:
+    """The scale of a run."""
+    fields = config.train
+    return Scale(
+        tuple(config.data.size) or spec.size,
+        config.model.filters,
+        config.model.depth,
+        fields.epochs,
+        fields.patience,
+        fields.stop_patience,
+    )
+
+
+def _loss(config: ConfigDict) -> str:
+    name = config.loss.name
+    given = components.hyper(config)
+    default = base.get_config().train.learning_rate
+    if config.train.learning_rate != default:
+        given["learning_rate"] = config.train.learning_rate
+    values = " ".join(f"{hyper}={value:g}" for hyper, value in given.items())
+    if name == "dscpp" and list(given) == ["gamma"]:
+        return values
+    return f"{name} {values}" if values else name

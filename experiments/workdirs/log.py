@@ -1,0 +1,33 @@
+"""The log of a run: one JSON record an epoch."""
+
+import json
+from pathlib import Path
+
+from dicepp_jax.atomic import write_text
+from dicepp_jax.train import Epoch
+
+LOG = "log.jsonl"
+FIELDS = ("train_loss", "val_loss", "learning_rate", "seconds", "data_wait")
+
+
+def record(epoch: Epoch) -> dict[str, float]:
+    """The fields of an epoch that are logged, beside its number."""
+    return {name: getattr(epoch, name) for name in FIELDS}
+
+
+def read(workdir: Path) -> list[dict[str, float]]:
+    """The records of the epochs so far."""
+    path = workdir / LOG
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trim(workdir: Path, epochs: int) -> None:
+    """Drop the records of later epochs than the first so many, which the last checkpoint has."""
+    records = [record for record in read(workdir) if record["epoch"] < epochs]
+    write_text(workdir / LOG, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def append(workdir: Path, epoch: Epoch) -> None:
+    """Add the record of an epoch."""
+    with (workdir / LOG).open("a") as file:
+        file.write(f"{json.dumps({'epoch': epoch.epoch, **record(epoch)})}\n")
