@@ -280,10 +280,9 @@ def predictor(parts: Parts, config: ConfigDict, params: Any) -> inference.Predic
         params,
         parts.spec,
         parts.size,
-        overlap=overlap(config, parts.size),
-        weighting=fields.weighting,
-        batch_size=fields.batch_size,
-        mirror=fields.mirror,
+        windows=inference.Windows(
+            overlap(config, parts.size), fields.weighting, fields.batch_size, fields.mirror
+        ),
     )
 
 

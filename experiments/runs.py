@@ -15,6 +15,7 @@ from configs import base
 from dicepp_jax import metrics, saved, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import Spec
+from dicepp_jax.inference import Windows
 from dicepp_jax.metrics import Confusion
 from dicepp_jax.progress import track
 from dicepp_jax.rows import read_csv, write_csv
@@ -125,10 +126,12 @@ def _save(workdir: Path, checkpoints: Checkpoints, epoch: int) -> None:
         best.state.params,
         spec,
         size,
-        overlap=parts.overlap(config, size),
-        weighting=config.inference.weighting,
-        batch_size=config.inference.batch_size,
-        mirror=config.inference.mirror,
+        windows=Windows(
+            parts.overlap(config, size),
+            config.inference.weighting,
+            config.inference.batch_size,
+            config.inference.mirror,
+        ),
         epoch=best.epoch,
         val_loss=best.val_loss,
         config=json.loads(config.to_json()),
