@@ -95,7 +95,10 @@ def score(
     sums: list[Reliability] = []
     thresholds: dict[str, Confusion] = {}
     shown: list[tuple[plots.View, ...]] = []
-    results = evaluate.evaluate(predict, cases, parts.spec)
+    spec = parts.spec
+    results = evaluate.evaluate(
+        predict, cases, classes, region=spec.region, label_map=spec.label_map
+    )
     for result in track(results, "evaluating", len(cases), "case"):
         rows += result.rows
         sums.append(result.reliability)
