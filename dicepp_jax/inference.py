@@ -8,7 +8,7 @@ volume's, so one compilation serves all. Either may be averaged over mirrored im
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -57,6 +57,25 @@ def gaussian(window: int) -> np.ndarray:
 
 WEIGHTINGS: Mapping[str, Callable[[int], np.ndarray]] = {"uniform": np.ones, "gaussian": gaussian}
 """From the length of a window to the weights of its voxels along an axis."""
+
+
+class Windows(NamedTuple):
+    """How `make_predict` applies a network; all but `mirror` have no effect on whole images.
+
+    Attributes:
+      overlap: overlap of neighbouring windows, in voxels along each axis; None for half the window.
+      weighting: weighting of the voxels of a window, a key of `WEIGHTINGS`.
+      batch_size: number of windows per call of the network.
+      mirror: whether to average the predictions over all mirrorings of the spatial axes.
+    """
+
+    overlap: tuple[int, ...] | None = None
+    weighting: str = "uniform"
+    batch_size: int = 1
+    mirror: bool = False
+
+
+DEFAULT_WINDOWS = Windows()
 
 
 def axis_windows(
@@ -295,10 +314,7 @@ def make_predict(
     spec: Spec,
     size: tuple[int, ...],
     *,
-    overlap: tuple[int, ...] | None = None,
-    weighting: str = "uniform",
-    batch_size: int = 1,
-    mirror: bool = False,
+    windows: Windows = DEFAULT_WINDOWS,
 ) -> Predict:
     """The function from a stored image to native probabilities.
 
@@ -311,11 +327,7 @@ def make_predict(
       params: its parameters.
       spec: facts of the data set.
       size: the network's spatial size.
-      overlap: of neighbouring windows, in voxels along each axis; None for half the window. This
-        and the next two mean nothing for whole images.
-      weighting: of windows, "uniform" or "gaussian".
-      batch_size: windows at a time.
-      mirror: whether to average over all mirrorings of the spatial axes.
+      windows: overlap, weighting and batch size of the windows, and whether to mirror.
 
     Returns:
       `predict(image (*stored, channels), native) -> (*native, C)` float32 probabilities; the two
@@ -334,6 +346,7 @@ def make_predict(
       ((9, 7, 3), [0.3333, 0.3333, 0.3333])
     """
     size = tuple(size)
+    overlap, weighting, batch_size, mirror = windows
     overlap = tuple(n // 2 for n in size) if overlap is None else overlap
     check_windows(size, overlap, weighting, batch_size)
     forward: Forward = functools.partial(_softmax, apply, jax.device_put(params))

@@ -27,7 +27,7 @@ from dicepp_jax.atomic import write_atomically
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import Spec
 from dicepp_jax.data.wording import by
-from dicepp_jax.inference import Predict, make_predict, tempered
+from dicepp_jax.inference import DEFAULT_WINDOWS, Predict, Windows, make_predict, tempered
 
 if TYPE_CHECKING:
     from dicepp_jax.train import ApplyFn
@@ -43,8 +43,8 @@ FACTS = (
 )
 """What is kept of the `Spec` of the set that the network was trained on."""
 
-SETTINGS = ("overlap", "weighting", "batch_size", "mirror")
-"""What is kept of how `make_predict` is to use the network."""
+SETTINGS = Windows._fields
+"""The keys of `model.json` that hold the `Windows` for `make_predict`."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -201,10 +201,7 @@ def save_model(
     spec: Spec,
     size: tuple[int, ...],
     *,
-    overlap: tuple[int, ...] | None = None,
-    weighting: str = "uniform",
-    batch_size: int = 1,
-    mirror: bool = False,
+    windows: Windows = DEFAULT_WINDOWS,
     epoch: int,
     val_loss: float,
     config: Mapping[str, Any],
@@ -217,10 +214,7 @@ def save_model(
       params: its parameters, any pytree of arrays.
       spec: facts of the set it was trained on.
       size: the network's spatial size.
-      overlap: of windows, in voxels; this and the next three as for `make_predict`.
-      weighting: of windows.
-      batch_size: windows at a time.
-      mirror: whether predictions are averaged over mirrored images.
+      windows: how `load_model` is to apply the network.
       epoch: zero-based number of the epoch that the parameters are of.
       val_loss: that epoch's validation loss.
       config: of the run, for the record.
@@ -244,7 +238,7 @@ def save_model(
         "format": FORMAT,
         **{fact: getattr(spec, fact) for fact in FACTS},
         "size": size,
-        **dict(zip(SETTINGS, (overlap, weighting, batch_size, mirror), strict=True)),
+        **windows._asdict(),
         "preprocessing": _preprocessing(spec, size),
         "input": f"float32 (b, {', '.join(map(str, size))}, {spec.channels}), and {PARAMS}",
         "output": f"float32 (b, {', '.join(map(str, size))}, {len(spec.classes)}) logits",
@@ -332,8 +326,8 @@ def load_model(workdir: str | Path) -> Model:
         params = dict(arrays)
     facts = {fact: _as_tuple(about[fact]) for fact in FACTS}
     spec = Spec(**facts, size=tuple(about["size"]), counts=())
-    settings = {setting: _as_tuple(about[setting]) for setting in SETTINGS}
-    predict = make_predict(exported.call, params, spec, spec.size, **settings)
+    windows = Windows(**{setting: _as_tuple(about[setting]) for setting in SETTINGS})
+    predict = make_predict(exported.call, params, spec, spec.size, windows=windows)
     return Model(spec, about, folder / ABOUT, predict)
 
 

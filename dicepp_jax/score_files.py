@@ -101,7 +101,9 @@ def score_split(
     sums: list[Reliability] = []
     thresholds: dict[str, Confusion] = {}
     shown: list[tuple[View, ...]] = []
-    scored_cases = scoring.evaluate(predict, cases, spec)
+    scored_cases = scoring.score_cases(
+        predict, cases, spec.classes, region=spec.region, label_map=spec.label_map
+    )
     for scored in track(scored_cases, "evaluating", len(cases), "case"):
         rows += scored.rows
         sums.append(scored.reliability)

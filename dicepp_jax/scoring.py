@@ -5,7 +5,7 @@ Metrics are sums first and ratios last, so a volume is scored part by part: thos
 else means over voxels, as those of `metrics.LABEL_MAP`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ import numpy as np
 
 from dicepp_jax import metrics
 from dicepp_jax.data.pipeline import case_id
-from dicepp_jax.data.specs import Spec
 from dicepp_jax.inference import Predict
 from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, Row
 
@@ -22,7 +21,7 @@ PART = 2**20
 """Voxels scored at once."""
 
 
-class Result(NamedTuple):
+class ScoredCase(NamedTuple):
     """A case, scored.
 
     Attributes:
@@ -44,31 +43,41 @@ class Result(NamedTuple):
     thresholds: metrics.Confusion
 
 
-def evaluate(predict: Predict, cases: Iterable[dict[str, Any]], spec: Spec) -> Iterator[Result]:
+def score_cases(
+    predict: Predict,
+    cases: Iterable[dict[str, Any]],
+    classes: Sequence[str],
+    *,
+    region: str | None = None,
+    label_map: bool = False,
+) -> Iterator[ScoredCase]:
     """Predict and score stored cases, one after another.
 
     Args:
       predict: from a stored image to probabilities on the native grid.
       cases: stored cases of a split.
-      spec: facts of the set.
+      classes: names of the C classes, the background first.
+      region: name of the region that is scored in addition to the whole image, a mask stored as
+        "region" with each case; None to score only the whole image.
+      label_map: whether to compute the metrics of `metrics.LABEL_MAP` too.
 
     Yields:
-      A `Result` for each, in the order given.
+      A `ScoredCase` for each case, in the order given.
     """
     for stored in cases:
         case, label = case_id(stored), stored.get("native_label", stored["label"])
         probs = predict(stored["image"], label.shape)
         regions = {WHOLE_IMAGE: np.ones(label.shape, bool)}
-        if spec.region:
-            regions[spec.region] = stored["region"] > 0
+        if region:
+            regions[region] = stored["region"] > 0
         rows: list[Row] = []
-        for region, where in regions.items():
+        for name, where in regions.items():
             sums = _score(probs, label, where)
-            rows += _rows(case, spec, region, _values(sums))
-            if region == WHOLE_IMAGE:
+            rows += _rows(case, classes, name, _values(sums), label_map)
+            if name == WHOLE_IMAGE:
                 whole = sums
         image = stored["image"]
-        yield Result(case, image, label, probs, rows, whole.reliability, whole.thresholds)
+        yield ScoredCase(case, image, label, probs, rows, whole.reliability, whole.thresholds)
 
 
 class _Sums(NamedTuple):
@@ -141,10 +150,12 @@ def _total(*parts: np.ndarray) -> np.ndarray:
     return np.asarray(np.sum(parts, axis=0, dtype=dtype))
 
 
-def _rows(case: str, spec: Spec, region: str, values: dict[str, np.ndarray]) -> Iterator[Row]:
-    beside = metrics.LABEL_MAP if spec.label_map else ()
-    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP, *beside):
+def _rows(
+    case: str, classes: Sequence[str], region: str, values: dict[str, np.ndarray], label_map: bool
+) -> Iterator[Row]:
+    extra = metrics.LABEL_MAP if label_map else ()
+    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP, *extra):
         value = values[metric]
-        labels = spec.classes if value.ndim else (ALL_CLASSES,)
+        labels = classes if value.ndim else (ALL_CLASSES,)
         for label, number in zip(labels, np.atleast_1d(value), strict=True):
             yield Row(case, label, region, metric, float(number))

@@ -50,6 +50,11 @@ def predictor(spec):
     return predict
 
 
+def results_of(predict, cases, spec):
+    """The results of cases that are scored as the spec of their set says."""
+    return evaluate(predict, cases, spec.classes, region=spec.region, label_map=spec.label_map)
+
+
 def expected_scores(probs, label, where, num_classes):
     """Metric to its values by class, or to one number, of the voxels that count."""
     p, y = probs[where].astype(np.float64), label[where].astype(int)
@@ -118,7 +123,7 @@ SHAPES = {
 @pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: spec.name)
 def test_every_number_of_cases_of_different_sizes(spec):
     stored = [stored_case(index, shape, spec) for index, shape in enumerate(SHAPES[spec])]
-    results = list(evaluate(predictor(spec), iter(stored), spec))
+    results = list(results_of(predictor(spec), iter(stored), spec))
     assert [result.case for result in results] == [f"case_{i}" for i in range(len(stored))]
     for result, case in zip(results, stored, strict=True):
         assert_result(result, case, spec, predictor(spec))
@@ -126,7 +131,7 @@ def test_every_number_of_cases_of_different_sizes(spec):
 
 def test_reliability_is_that_of_the_whole_image():
     stored = stored_case(0, (17, 23), DRIVE)
-    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    (result,) = results_of(predictor(DRIVE), [stored], DRIVE)
     for c in range(2):
         p, y = result.probs[..., c].ravel(), (result.label == c).ravel().astype(float)
         for sums, weights in zip(result.reliability, (None, p, y), strict=True):
@@ -137,7 +142,7 @@ def test_reliability_is_that_of_the_whole_image():
 
 def test_counts_at_thresholds_are_of_the_whole_image():
     stored = stored_case(0, (17, 23), DRIVE)
-    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    (result,) = results_of(predictor(DRIVE), [stored], DRIVE)
     for c in range(2):
         p, y = result.probs[..., c], result.label == c
         for t, threshold in enumerate(metrics.THRESHOLDS.astype(np.float32)):
@@ -150,20 +155,20 @@ def test_counts_at_thresholds_are_of_the_whole_image():
 def test_some_sets_are_scored_by_the_label_map_too():
     spec = dataclasses.replace(PHANTOM_3D, label_map=True)
     stored = stored_case(0, (5, 9, 8), spec)
-    (result,) = evaluate(predictor(spec), [stored], spec)
+    (result,) = results_of(predictor(spec), [stored], spec)
     rows = {row[1:4]: row.value for row in result.rows}
     for c, label in enumerate(spec.classes):
         expected = np.mean((result.label - result.probs[..., c].astype(np.float64)) ** 2)
         assert rows[label, "image", "brier_labelmap"] == pytest.approx(expected, rel=1e-5)
         assert (label, "image", "nll_labelmap") in rows
-    (plain,) = evaluate(predictor(PHANTOM_3D), [stored], PHANTOM_3D)
+    (plain,) = results_of(predictor(PHANTOM_3D), [stored], PHANTOM_3D)
     assert not any(row.metric.endswith("labelmap") for row in plain.rows)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (8, 8), (3, 43)])
 def test_padding_changes_nothing(shape):
     stored = stored_case(3, shape, PHANTOM)
-    (result,) = evaluate(predictor(PHANTOM), [stored], PHANTOM)
+    (result,) = results_of(predictor(PHANTOM), [stored], PHANTOM)
     probs, label = result.probs[None], result.label[None].astype(int)
     direct = [f(probs, label)[0] for f in metrics.CALIBRATION.values()]
     direct += [f(probs.argmax(-1), label, 2)[0] for f in metrics.OVERLAP.values()]
@@ -178,7 +183,7 @@ def test_padding_changes_nothing(shape):
 @given(st.tuples(st.integers(1, 12), st.integers(1, 12)), st.integers(0, 2**31))
 def test_every_number_at_any_size(shape, index):
     stored = stored_case(index, shape, PHANTOM)
-    (result,) = evaluate(predictor(PHANTOM), [stored], PHANTOM)
+    (result,) = results_of(predictor(PHANTOM), [stored], PHANTOM)
     assert_result(result, stored, PHANTOM, predictor(PHANTOM))
 
 
@@ -189,7 +194,7 @@ def test_a_large_image_is_scored_part_by_part(spec, monkeypatch):
     stored = stored_case(4, shape, spec)
     if spec.region:  # Some parts have none of it.
         stored["region"][: shape[0] // 2] = 0
-    (result,) = evaluate(predictor(spec), [stored], spec)
+    (result,) = results_of(predictor(spec), [stored], spec)
     assert_result(result, stored, spec, predictor(spec))
     whole = metrics.reliability(result.probs[None], result.label[None])
     for sums, expected in zip(result.reliability, whole, strict=True):
@@ -207,7 +212,7 @@ def test_a_class_neither_there_nor_predicted_is_undefined_and_left_out_of_the_me
     rows = [
         row
         for case in stored
-        for result in evaluate(certain(case["label"]), [case], PHANTOM_3D)
+        for result in results_of(certain(case["label"]), [case], PHANTOM_3D)
         for row in result.rows
     ]
     summaries = summarise(rows)
@@ -225,7 +230,7 @@ def test_a_class_neither_there_nor_predicted_is_undefined_and_left_out_of_the_me
 def test_an_empty_region_is_undefined_throughout():
     stored = stored_case(0, (6, 7), DRIVE)
     stored["region"][:] = 0
-    (result,) = evaluate(predictor(DRIVE), [stored], DRIVE)
+    (result,) = results_of(predictor(DRIVE), [stored], DRIVE)
     values = {region: [r.value for r in result.rows if r.region == region] for region in REGIONS}
     assert not np.isnan(values["image"]).any()
     assert np.isnan(values["field of view"]).all()
@@ -243,7 +248,7 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
         assert image is stored["image"] and size == native.shape
         return probs
 
-    (result,) = evaluate(predict, [stored], PHANTOM_3D)
+    (result,) = results_of(predict, [stored], PHANTOM_3D)
     assert result.label is native
     dice = {row.label: row.value for row in result.rows if row.metric == "dice"}
     mask = probs.argmax(-1)
@@ -298,7 +303,7 @@ def test_other_intensities_are_displayed_between_their_percentiles():
 
 def scored(spec, shape, index=0):
     """A result of evaluating a random case."""
-    (result,) = evaluate(predictor(spec), [stored_case(index, shape, spec)], spec)
+    (result,) = results_of(predictor(spec), [stored_case(index, shape, spec)], spec)
     return result
 
 
@@ -503,7 +508,7 @@ def test_reliability_diagram_shows_frequency_over_confidence(tmp_path, spec, sha
 
 def test_reliability_of_certain_predictions_leaves_empty_bins_out(tmp_path):
     label = stored_case(0, (3, 5, 6), PHANTOM_3D)["label"]
-    (result,) = evaluate(certain(label), [stored_case(0, (3, 5, 6), PHANTOM_3D)], PHANTOM_3D)
+    (result,) = results_of(certain(label), [stored_case(0, (3, 5, 6), PHANTOM_3D)], PHANTOM_3D)
     figure = plots.reliability_diagram({"exact": result.reliability}, PHANTOM_3D.classes)
     curve = next(line for line in figure.axes[0].lines if line.get_label() == "exact")
     assert curve.get_xdata().tolist() == curve.get_ydata().tolist() == [0, 1]

@@ -16,6 +16,7 @@ from dicepp_jax.data.preprocess import network_image, normalise
 from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
 from dicepp_jax.inference import (
     WEIGHTINGS,
+    Windows,
     axis_windows,
     make_predict,
     mirrored,
@@ -249,7 +250,9 @@ def test_what_cannot_be_is_told(changed, told):
 
 def test_a_predictor_refuses_windows_before_there_is_an_image():
     with pytest.raises(ValueError, match=r"the overlap is \(9, 4, 4\) and the window \(8, 8, 8\)"):
-        make_predict(lambda params, x: x, {}, PATCHES[3], (8, 8, 8), overlap=(9, 4, 4))
+        make_predict(
+            lambda params, x: x, {}, PATCHES[3], (8, 8, 8), windows=Windows(overlap=(9, 4, 4))
+        )
 
 
 def stored_image(spec, shape):
@@ -290,7 +293,8 @@ def placed_network(num_classes):
 def test_a_whole_image_is_resized_and_its_prediction_resized_back(spec, native, size, mirror):
     apply, forward = placed_network(len(spec.classes))
     image = stored_image(spec, native)
-    predict = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size, mirror=mirror)
+    windows = Windows(mirror=mirror)
+    predict = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size, windows=windows)
     images = network_image(spec, image, size)[None]
     (expected,) = oracles.mirrored(forward, images) if mirror else forward(images)
     # The second grid is as that of a volume that is stored resampled.
@@ -324,16 +328,8 @@ def test_a_volume_is_normalised_whole_and_predicted_by_windows(
     spec = PATCHES[ndim]
     apply, forward = placed_network(len(spec.classes))
     image = stored_image(spec, stored)
-    predict = make_predict(
-        apply,
-        {"gain": np.float32(0.5)},
-        spec,
-        size,
-        overlap=overlap,
-        weighting=weighting,
-        batch_size=3,
-        mirror=mirror,
-    )
+    windows = Windows(overlap, weighting, batch_size=3, mirror=mirror)
+    predict = make_predict(apply, {"gain": np.float32(0.5)}, spec, size, windows=windows)
     expected = oracles.sliding_window(
         (lambda images: oracles.mirrored(forward, images)) if mirror else forward,
         normalise(image, spec.intensity_range, spec.per_channel),
@@ -355,15 +351,8 @@ def test_volumes_of_all_sizes_share_one_compilation():
         return params * jnp.concatenate([images, -images, 0 * images], -1)
 
     for mirror in (False, True):
-        predict = make_predict(
-            apply,
-            2.0 + mirror,
-            PATCHES[3],
-            (8, 8, 8),
-            batch_size=4,
-            mirror=mirror,
-            weighting="gaussian",
-        )
+        windows = Windows(weighting="gaussian", batch_size=4, mirror=mirror)
+        predict = make_predict(apply, 2.0 + mirror, PATCHES[3], (8, 8, 8), windows=windows)
         for shape in ((61, 9, 33), (8, 8, 8), (5, 20, 3), (17, 16, 8)):
             assert predict(stored_image(PHANTOM_3D, shape), shape).shape == (*shape, 3)
         # Nor does another network of the same layers.

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from dicepp_jax.data import preprocess
 from dicepp_jax.data.specs import KITS19, PHANTOM, PHANTOM_3D
-from dicepp_jax.inference import make_predict
+from dicepp_jax.inference import Windows, make_predict
 from dicepp_jax.models import MODELS
 from dicepp_jax.saved import load_model, save_model, segment
 
@@ -162,7 +162,7 @@ def test_a_volume_at_its_own_spacing(tmp_path):
 def test_a_volume_window_by_window(tmp_path):
     spec = dataclasses.replace(KITS19, spacing=(2.0, 2.0, 2.0))
     options = {"overlap": (2, 4, 3), "weighting": "gaussian", "batch_size": 2, "mirror": True}
-    kernel = save_linear(tmp_path, spec, (4, 8, 6), **options)
+    kernel = save_linear(tmp_path, spec, (4, 8, 6), windows=Windows(**options))
     volume = np.random.default_rng(4).integers(-200, 400, (7, 11, 13), np.int16)
     model = load_model(tmp_path)
     probs = model.predict(volume, spacing=(2.0, 2.0, 2.0))

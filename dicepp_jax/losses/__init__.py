@@ -6,18 +6,18 @@ The contract, for every function of `LOSSES`:
 
 logits `(B, *spatial, C)` are unnormalised log-probabilities with any number of spatial axes, of
 any float dtype, reduced in float32. Labels are integers `(B, *spatial)`, or one-hot or soft
-`(B, *spatial, C)`. `where` `(B, *spatial)` leaves voxels out: `where=labels != 255` is an ignore
-index. `axis_name` is for an example whose voxels are spread over devices. Averaging over the batch
-is the caller's last act. Hyper-parameters may be traced, so
-`jax.vmap` and `jax.grad` over them work. Class 0 is the background where a loss has one.
+`(B, *spatial, C)`. `where` `(B, *spatial)` leaves voxels out: `where=labels != 255` implements an
+ignore index. `axis_name` is for an example whose voxels are split over devices. Averaging over the
+batch is left to the caller. Hyper-parameters may be traced, so `jax.vmap` and `jax.grad` over them
+work. Losses that distinguish the background take class 0 as the background.
 
-Values of arrays cannot be checked under jit, so none are: an integer label outside 0 to C - 1
-belongs to no class, and a mask of 0 and 255 must be brought to 0 and 1 first.
+The values of arrays cannot be checked under jit, so they are not checked: an integer label outside
+0 to C - 1 belongs to no class, and a mask of 0 and 255 must be converted to 0 and 1 first.
 
-Who holds probabilities passes `from_probabilities(probs)`; who holds K sigmoid channels,
-`binary_problems(logits, labels)`.
+To use probabilities instead of logits, pass `from_probabilities(probs)`; for K sigmoid channels,
+pass `*binary_problems(logits, labels)`.
 
-Importing this package loads jax and numpy alone.
+Importing this package loads only jax and numpy.
 """
 
 import difflib
@@ -93,8 +93,8 @@ class Loss(NamedTuple):
     """A row of `LOSSES`.
 
     Attributes:
-      function: the loss, by the contract of this module.
-      plusplus: the name of its ++ exponent, None for a loss without one.
+      function: the loss function, which follows the contract of this module.
+      plusplus: name of its ++ exponent, None for a loss without one.
     """
 
     function: Callable[..., jax.Array]
@@ -102,7 +102,7 @@ class Loss(NamedTuple):
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The hyper-parameters and the values the paper uses (its Table 2)."""
+        """The hyper-parameters with the values that the paper uses (its Table 2)."""
         parameters = inspect.signature(self.function).parameters.values()
         return {
             p.name: p.default
@@ -130,21 +130,21 @@ LOSSES: dict[str, Loss] = {
     "dsc_ce": Loss(dsc_ce),
     "dscpp_ce": Loss(dscpp_ce, "gamma"),
 }
-"""Every loss by name. A new loss is one function and one row here; the tests pick it up."""
+"""All losses by name. To add a loss, write a function and add a row here; the tests pick it up."""
 
 
 def get_loss(name: str, **hyper: Scalar) -> Callable[..., jax.Array]:
-    """The loss of that name with its hyper-parameters set.
+    """Return a loss by name, with its hyper-parameters set.
 
     Args:
       name: a key of `LOSSES`.
-      **hyper: hyper-parameters of that loss; the others keep the paper's values.
+      **hyper: hyper-parameters of that loss; those not given keep the paper's values.
 
     Returns:
       `loss(logits, labels, *, where=None, axis_name=None) -> (B,)`.
 
     Raises:
-      ValueError: if there is no loss of that name or it does not take such a hyper-parameter.
+      ValueError: if there is no loss of that name or it does not have such a hyper-parameter.
 
     Example:
       >>> import jax.numpy as jnp

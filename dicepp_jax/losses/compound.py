@@ -1,7 +1,7 @@
-"""Compound losses: a pixelwise and a region loss together.
+"""Compound losses: a combination of a pixelwise and a region loss.
 
-The parts of the Unified Focal loss, `asymmetric_focal` and `asymmetric_focal_tversky`, are losses
-of their own.
+The two terms of the Unified Focal loss, `asymmetric_focal` and `asymmetric_focal_tversky`, are also
+available as separate losses.
 """
 
 import jax
@@ -20,20 +20,20 @@ def dsc_ce(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Dice loss plus cross entropy: `dsc` + `ce`, the pairing nnU-Net trains with.
+    """Dice loss plus cross entropy: `dsc` + `ce`, the combination that nnU-Net trains with.
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,14 +63,14 @@ def dscpp_ce(
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit or gamma is out of range.
+      ValueError: if the shapes do not match or gamma is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,17 +101,17 @@ def combo(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the cross entropy against the Dice, in [0, 1].
+      alpha: weight of the cross entropy relative to the Dice term, in [0, 1].
       beta: weight of the foreground in the cross entropy, in [0, 1].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, at least alpha - 1.
 
     Raises:
-      ValueError: if shapes do not fit or a weight is out of range.
+      ValueError: if the shapes do not match or a weight is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -136,26 +136,26 @@ def combopp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Combo++ loss: `combo` with the Dice of the DSC++ loss.
+    """Combo++ loss: `combo` with the Dice term of the DSC++ loss.
 
-    alpha mCE - (1 - alpha) mean_c 2 TP / (2 TP + FP + FN), the exponent gamma on every false
-    positive and negative
+    alpha mCE - (1 - alpha) mean_c 2 TP / (2 TP + FP + FN), with exponent gamma on every false
+    positive and false negative
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the cross entropy against the Dice, in [0, 1].
+      alpha: weight of the cross entropy relative to the Dice term, in [0, 1].
       beta: weight of the foreground in the cross entropy, in [0, 1].
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses, at least alpha - 1.
 
     Raises:
-      ValueError: if shapes do not fit, a weight or gamma is out of range.
+      ValueError: if the shapes do not match, or a weight or gamma is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -188,7 +188,7 @@ def asymmetric_focal_map(
     gamma: Scalar = 0.5,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Asymmetric focal loss of every voxel, which suppresses easy background only.
+    """Asymmetric Focal loss of every voxel, which suppresses only easy background voxels.
 
     -delta sum_{foreground} y log p - (1 - delta) (1 - p_bg)**gamma y_bg log p_bg
 
@@ -197,13 +197,13 @@ def asymmetric_focal_map(
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       delta: weight of the foreground, in [0, 1].
       gamma: the focal exponent, in [0, 1).
-      where: `(B, *spatial)` boolean, False for voxels to leave out: their value is 0.
+      where: `(B, *spatial)` boolean, False for voxels to leave out; their value is 0.
 
     Returns:
-      `(B, *spatial)`.
+      `(B, *spatial)` losses.
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -211,7 +211,7 @@ def asymmetric_focal_map(
       [[0.1961 0.4159]]
 
     Reference:
-      DSC++ paper, Eq. 19, as the authors' code reads.
+      DSC++ paper, Eq. 19, as implemented in the authors' code.
     """
     _check_unified(delta, gamma)
     v = inputs.voxels(logits, labels, where)
@@ -239,14 +239,14 @@ def asymmetric_focal(
       delta: weight of the foreground, in [0, 1].
       gamma: the focal exponent, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -254,7 +254,7 @@ def asymmetric_focal(
       [0.251]
 
     Reference:
-      DSC++ paper, Eq. 19, as the authors' code reads.
+      DSC++ paper, Eq. 19, as implemented in the authors' code.
     """
     values = asymmetric_focal_map(logits, labels, delta=delta, gamma=gamma, where=where)
     return mean_voxels(values, where, axis_name=axis_name)
@@ -269,7 +269,7 @@ def asymmetric_focal_tversky(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Asymmetric Focal Tversky loss, which enhances the rare classes only.
+    """Asymmetric Focal Tversky loss, which enhances only the rare (foreground) classes.
 
     mean_c of (1 - TI) for the background, (1 - TI)**(1 - gamma) for each foreground class,
     TI = TP / (TP + delta FN + (1 - delta) FP)
@@ -277,17 +277,17 @@ def asymmetric_focal_tversky(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      delta: weight of the false negatives against the false positives, in [0, 1].
+      delta: weight of the false negatives relative to the false positives, in [0, 1].
       gamma: the focal exponent, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -296,7 +296,7 @@ def asymmetric_focal_tversky(
       [0.6124]
 
     Reference:
-      DSC++ paper, Eq. 20 and 21, as the authors' code reads.
+      DSC++ paper, Eq. 20 and 21, as implemented in the authors' code.
     """
     return asymmetric_focal_tverskypp(
         logits, labels, delta=delta, gamma=gamma, gamma_pp=1.0, where=where, axis_name=axis_name
@@ -313,26 +313,26 @@ def asymmetric_focal_tverskypp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Asymmetric Focal Tversky++ loss: `asymmetric_focal_tversky` over the ++ counts.
+    """Asymmetric Focal Tversky++ loss: `asymmetric_focal_tversky` with ++ soft counts.
 
-    mean_c of (1 - TI) for the background, (1 - TI)**(1 - gamma) for each foreground class, the
-    exponent gamma_pp on every false positive and negative
+    mean_c of (1 - TI) for the background, (1 - TI)**(1 - gamma) for each foreground class, with
+    exponent gamma_pp on every false positive and false negative
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      delta: weight of the false negatives against the false positives, in [0, 1].
+      delta: weight of the false negatives relative to the false positives, in [0, 1].
       gamma: the focal exponent, in [0, 1).
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -368,18 +368,18 @@ def unified_focal(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      weight: weight of the pixelwise against the region part (the paper's lambda), in [0, 1].
+      weight: weight of the pixelwise term, the paper's lambda, in [0, 1].
       delta: weight of the foreground and of the false negatives, in [0, 1].
-      gamma: the focal exponent of both parts, in [0, 1).
+      gamma: the focal exponent of both terms, in [0, 1).
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -387,8 +387,8 @@ def unified_focal(
       [0.4317]
 
     Reference:
-      DSC++ paper, Eq. 18 to 21. The authors' code weighs the two parts the other way round; at
-      their weight of 0.5 it is the same.
+      DSC++ paper, Eq. 18 to 21. The authors' code weights the two terms the other way round; at
+      their weight of 0.5 the result is the same.
     """
     return unified_focalpp(
         logits,
@@ -413,26 +413,26 @@ def unified_focalpp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Unified Focal++ loss: `unified_focal` with `asymmetric_focal_tverskypp` as its region part.
+    """Unified Focal++ loss: `unified_focal` with `asymmetric_focal_tverskypp` as its region term.
 
     weight LAF + (1 - weight) LAFT++
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities; class 0 is the background.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      weight: weight of the pixelwise against the region part (the paper's lambda), in [0, 1].
+      weight: weight of the pixelwise term, the paper's lambda, in [0, 1].
       delta: weight of the foreground and of the false negatives, in [0, 1].
-      gamma: the focal exponent of both parts, in [0, 1).
+      gamma: the focal exponent of both terms, in [0, 1).
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit or a hyper-parameter is out of range.
+      ValueError: if the shapes do not match or a hyper-parameter is out of range.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,11 +1,11 @@
-"""What every loss does first: check the arguments, part the classes, take logarithms.
+"""Common first steps of all losses: check the arguments, split the classes, take logarithms.
 
-Logits are unnormalised log-probabilities of shape `(B, *spatial, C)`. Inside this package every
-class has an array `(B, *spatial)` of its own, because compilers make poor code of exponentials and
-sums where the last axis is two or three classes long. Powers of a probability are taken in log
+Logits are unnormalised log-probabilities of shape `(B, *spatial, C)`. Inside this package each
+class has its own array `(B, *spatial)`, because compilers generate poor code for exponentials and
+sums when the last axis holds only two or three classes. Powers of a probability are taken in log
 space, `p**g = exp(g log p)`, so that values and gradients stay finite for any exponent, however
-confident the network. Labels and masks are factors rather than conditions: a sum over voxels of a
-product is one pass over memory.
+confident the network is. Labels and masks are multiplied in rather than used as conditions: a sum
+over voxels of a product takes one pass over memory.
 """
 
 import functools
@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 EPSILON = 1e-7
-"""Probabilities are clipped here where they are given as such; also the region losses' epsilon."""
+"""Lower bound of `from_probabilities`, and the epsilon of the region losses."""
 
 _FLOOR = -1e30
-"""Log-probability of a class whose logit is -inf: its exponential is 0, and no inf meets a 0."""
+"""Log-probability of a class whose logit is -inf: its exponential is 0, without inf times 0."""
 
 Scalar = float | jax.Array
 AxisName = str | tuple[str, ...]
@@ -33,8 +33,8 @@ class Voxels(NamedTuple):
 
     Attributes:
       log_p: log of the softmax, float32 (float64 if the logits are).
-      labels: one-hot or soft labels y, 0 where a voxel does not count.
-      others: 1 - y, 0 where a voxel does not count.
+      labels: one-hot or soft labels y, 0 at voxels that are left out.
+      others: 1 - y, 0 at voxels that are left out.
       hard: whether the labels are known to be 0 or 1, as integer labels are.
     """
 
@@ -45,19 +45,19 @@ class Voxels(NamedTuple):
 
 
 def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Voxels:
-    """Bring the public arguments of a loss into the layout of this package.
+    """Convert the public arguments of a loss to the layout of this package.
 
     Args:
-      logits: `(B, *spatial, C)`, any float dtype, C >= 2; -inf rules a class out.
+      logits: `(B, *spatial, C)`, any float dtype, C >= 2; -inf excludes a class.
       labels: `(B, *spatial)` integer or boolean, or `(B, *spatial, C)` one-hot or soft.
-      where: `(B, *spatial)` boolean, or None. Voxels left out have neither value nor gradient,
-        whatever their logits hold.
+      where: `(B, *spatial)` boolean, or None. Voxels left out contribute neither to the value nor
+        to the gradient, whatever their logits.
 
     Returns:
-      The `Voxels`.
+      The `Voxels` of logits and labels.
 
     Raises:
-      ValueError: if the shapes or dtypes do not fit together.
+      ValueError: if the shapes or dtypes do not match.
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim < 2 or logits.shape[-1] < 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
@@ -69,8 +69,8 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     integer = jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == jnp.bool_
     if labels.shape not in (spatial, logits.shape) or (labels.shape == spatial and not integer):
         raise ValueError(
-            f"labels must be integer of shape {spatial} or one-hot or soft of shape "
-            f"{logits.shape} to fit logits {logits.shape}, got {labels.dtype} {labels.shape}"
+            f"labels must be integers of shape {spatial}, or one-hot or soft labels of shape "
+            f"{logits.shape}, to match logits {logits.shape}, got {labels.dtype} {labels.shape}"
         )
     if where is not None and jnp.shape(where) != spatial:
         raise ValueError(f"where must have shape {spatial}, got {jnp.shape(where)}")
@@ -89,10 +89,10 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
 
 
 def _split(x: jax.Array) -> list[jax.Array]:
-    """The classes of `(..., C)`, each `(...)`.
+    """Split `(..., C)` into one array `(...)` per class.
 
-    Indexing would do the same, but its transpose, by which gradients come back, is a sum of C
-    padded arrays; that of a split is one concatenation.
+    Indexing would give the same, but its transpose, used by the backward pass, is a sum of C padded
+    arrays; the transpose of a split is a single concatenation.
     """
     last = x.ndim - 1
     return [jnp.squeeze(part, last) for part in jax.lax.split(x, [1] * x.shape[-1], axis=last)]
@@ -100,9 +100,10 @@ def _split(x: jax.Array) -> list[jax.Array]:
 
 @jax.custom_jvp
 def log_softmax(z: list[jax.Array]) -> list[jax.Array]:
-    """Logits less the log of the sum of their exponentials; its derivative takes p from the result.
+    """Log-softmax over a list of classes, whose derivative computes p from the result.
 
-    The losses take p from there too, so that of all exponentials a gradient keeps these alone.
+    The losses compute p from the result too, so these are the only exponentials that the backward
+    pass has to store.
     """
     largest = functools.reduce(jnp.maximum, z)
     z = [jnp.where(x == -jnp.inf, _FLOOR, x - largest) for x in z]
@@ -121,9 +122,9 @@ def _log_softmax_jvp(
 
 
 def log_not_p(v: Voxels) -> list[jax.Array]:
-    """log(1 - p) of every class: the log of the sum of the others' probabilities.
+    """log(1 - p) of every class: the log of the sum of the other classes' probabilities.
 
-    Nothing is subtracted from 1, so it is exact however small 1 - p is.
+    Nothing is subtracted from 1, so the result is accurate however small 1 - p is.
     """
     before = list(itertools.accumulate(v.log_p, jnp.logaddexp))
     after = list(itertools.accumulate(v.log_p[::-1], jnp.logaddexp))[::-1]
@@ -132,7 +133,7 @@ def log_not_p(v: Voxels) -> list[jax.Array]:
 
 
 def power(x: jax.Array, exponent: Scalar) -> jax.Array:
-    """x**exponent for x >= 0, with value and gradients 0 at x = 0."""
+    """x**exponent for x >= 0; value and gradients are 0 at x = 0."""
     zero = x <= 0
     return jnp.where(zero, 0, jnp.exp(exponent * jnp.log(jnp.where(zero, 1, x))))
 
@@ -144,25 +145,25 @@ def sum_voxels(x: jax.Array, axis_name: AxisName | None = None) -> jax.Array:
 
 
 def add(x: Sequence[jax.Array]) -> jax.Array:
-    """Sum of one array a class."""
+    """Sum over the classes, given one array per class."""
     return functools.reduce(operator.add, x)
 
 
 def check_range(
     name: str, value: Scalar, low: float, high: float, *, half_open: bool = False, hint: str = ""
 ) -> None:
-    """Refuse a hyper-parameter outside [low, high]; a traced one has no value to look at.
+    """Check that a hyper-parameter lies in [low, high]; a traced one has no value to check.
 
     Args:
-      name: what the message calls it.
+      name: its name in the message.
       value: the hyper-parameter.
       low: the smallest value allowed.
-      high: the largest value allowed, itself excluded if half_open.
+      high: the largest value allowed, or the first one excluded if half_open.
       half_open: whether the interval is [low, high).
-      hint: what to add to the message.
+      hint: text appended to the message.
 
     Raises:
-      ValueError: naming the hyper-parameter, its value and the interval.
+      ValueError: if it lies outside; the message has its name, its value and the interval.
     """
     if isinstance(value, jax.core.Tracer):
         return
@@ -174,18 +175,18 @@ def check_range(
 
 
 def check_exponent(name: str, value: Scalar) -> None:
-    """Refuse a ++ exponent, or the Focal loss's gamma, outside [0.5, 5]."""
+    """Check that a ++ exponent, or the gamma of the Focal loss, lies in [0.5, 5]."""
     check_range(name, value, 0.5, 5.0)
 
 
 def from_probabilities(probs: jax.Array) -> jax.Array:
-    """Logits for the losses from probabilities: log(max(p, 1e-7)).
+    """Convert probabilities to logits for the losses: log(max(p, 1e-7)).
 
     Args:
       probs: `(..., C)` class probabilities.
 
     Returns:
-      `(..., C)` logits, to be given to any loss.
+      `(..., C)` logits, valid input for every loss.
 
     Example:
       >>> import jax.numpy as jnp
@@ -194,21 +195,21 @@ def from_probabilities(probs: jax.Array) -> jax.Array:
       >>> bool(jnp.allclose(ce(from_probabilities(probs), jnp.array([[0]])), -jnp.log(0.75)))
       True
     """
-    # In half precision the epsilon itself would be rounded.
+    # In half precision, epsilon itself would be rounded.
     probs = jnp.asarray(probs).astype(jnp.promote_types(jnp.result_type(probs), jnp.float32))
     return jnp.log(jnp.maximum(probs, EPSILON))
 
 
 def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """K sigmoid channels, whose labels may overlap, as K two-class problems per example.
+    """Convert K sigmoid channels, whose labels may overlap, to K two-class problems per example.
 
     Args:
       logits: `(B, *spatial, K)` logits of K independent sigmoids.
-      labels: `(B, *spatial, K)` 0 or 1 (or soft) for each channel.
+      labels: `(B, *spatial, K)` binary or soft label of each channel.
 
     Returns:
-      Logits `(B * K, *spatial, 2)` and labels `(B * K, *spatial, 2)`; a loss of the two has shape
-      `(B * K,)` and `.reshape(B, K)` gives the loss of every channel.
+      Logits `(B * K, *spatial, 2)` and labels `(B * K, *spatial, 2)`; their loss has shape
+      `(B * K,)`, and `.reshape(B, K)` gives the loss of every channel.
 
     Raises:
       ValueError: if the shapes differ.
@@ -222,7 +223,7 @@ def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
     """
     if jnp.shape(logits) != jnp.shape(labels) or jnp.ndim(logits) < 2:
         raise ValueError(
-            "logits and labels must have one shape (B, *spatial, K), a label for every channel, "
+            "logits and labels must have the same shape (B, *spatial, K), one label per channel, "
             f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
         )
     z = _channels_to_batch(logits)

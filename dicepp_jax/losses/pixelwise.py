@@ -1,7 +1,7 @@
-"""Pixelwise losses: a map over voxels, then its mean.
+"""Pixelwise losses: a loss map over the voxels, then its mean.
 
 `ce_map` and `focal_map` give the loss of every voxel, `(B, *spatial)`; `ce` and `focal` are their
-means over the voxels that count, `(B,)`. With no voxel to count the mean is 0.
+means over the voxels that `where` includes, `(B,)`. If it includes none, the mean is 0.
 """
 
 import jax
@@ -14,16 +14,16 @@ from dicepp_jax.losses.inputs import AxisName, Scalar, check_exponent, check_ran
 def mean_voxels(
     x: jax.Array, where: jax.Array | None = None, *, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Mean of a per-voxel map over the voxels that count, 0 if there are none.
+    """Mean of a per-voxel map over the included voxels, 0 if there are none.
 
     Args:
-      x: `(B, *spatial)`.
+      x: `(B, *spatial)` value of each voxel.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the mean is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the mean is then that of the whole example.
 
     Returns:
-      `(B,)`.
+      `(B,)` means.
 
     Example:
       >>> import jax.numpy as jnp
@@ -43,13 +43,13 @@ def ce_map(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = No
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      where: `(B, *spatial)` boolean, False for voxels to leave out: their value is 0.
+      where: `(B, *spatial)` boolean, False for voxels to leave out; their value is 0.
 
     Returns:
-      `(B, *spatial)`.
+      `(B, *spatial)` losses.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,14 +76,14 @@ def ce(
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,15 +109,15 @@ def focal_map(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: factor of the whole, not negative.
+      alpha: overall factor, non-negative.
       gamma: the focal exponent, in [0.5, 5].
-      where: `(B, *spatial)` boolean, False for voxels to leave out: their value is 0.
+      where: `(B, *spatial)` boolean, False for voxels to leave out; their value is 0.
 
     Returns:
-      `(B, *spatial)`.
+      `(B, *spatial)` losses.
 
     Raises:
-      ValueError: if shapes do not fit, gamma is out of range or alpha is negative.
+      ValueError: if the shapes do not match, gamma is out of range or alpha is negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,22 +145,22 @@ def focal(
 ) -> jax.Array:
     """Focal loss: mean_i sum_c alpha (1 - p)**gamma (-y log p).
 
-    With alpha = 1 it tends to `ce` as gamma tends to 0.
+    With alpha = 1 it approaches `ce` as gamma approaches 0.
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: factor of the whole, not negative.
+      alpha: overall factor, non-negative.
       gamma: the focal exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
-      `(B,)` losses, not negative.
+      `(B,)` non-negative losses.
 
     Raises:
-      ValueError: if shapes do not fit, gamma is out of range or alpha is negative.
+      ValueError: if the shapes do not match, gamma is out of range or alpha is negative.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,19 +1,19 @@
 r"""Region losses: functions of soft true positives, false positives and false negatives.
 
-Each is three public steps, so that a step can be changed or looked at:
+Each is built from three public steps, so that a step can be replaced or inspected:
 
-1. `soft_counts`: TP, FP, FN of shape `(B, C)`. They are sums over voxels, so the counts of a
-   volume split over devices add up to those of the whole.
-2. a loss per class, `(B, C)`: `dice_per_class` or `tversky_per_class`. Class weights, or leaving
-   out the background, are an average of one's own over this.
+1. `soft_counts`: TP, FP, FN of shape `(B, C)`. They are sums over voxels, so the counts of the
+   parts of a volume that is split over devices add up to the counts of the whole volume.
+2. a loss per class, `(B, C)`: `dice_per_class` or `tversky_per_class`. For class weights, or to
+   leave out the background, average these losses yourself.
 3. the mean over classes, `(B,)`: `dsc`, `dscpp`, `tversky`, `tverskypp`, `focal_tversky`,
    `focal_tverskypp`.
 
-The ++ exponent acts on every voxel's false positive and false negative, inside the sum:
+The ++ exponent is applied to the false positive and false negative of every voxel, inside the sum:
 `FP = sum_i (p_i (1 - y_i))**gamma`, `FN = sum_i ((1 - p_i) y_i)**gamma` (Eq. 9). At gamma = 1 a ++
-loss is its original.
+loss equals the original loss.
 
-`1 - TP / (TP + errors)` is computed as `errors / (TP + errors)`: the same number without the
+`1 - TP / (TP + errors)` is computed as `errors / (TP + errors)`: the same value without
 cancellation when a prediction is nearly perfect.
 """
 
@@ -42,23 +42,23 @@ def soft_counts(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> SoftCounts:
-    r"""Soft counts per example and class.
+    r"""Soft true positives, false positives and false negatives per example and class.
 
     TP = sum_i p y, FP = sum_i (p (1 - y))**gamma, FN = sum_i ((1 - p) y)**gamma
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      gamma: the ++ exponent, in [0.5, 5]; 1 gives the plain counts.
+      gamma: the ++ exponent, in [0.5, 5]; 1 gives the ordinary soft counts.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `SoftCounts` of float32 arrays `(B, C)`.
 
     Raises:
-      ValueError: if shapes do not fit or gamma is out of range.
+      ValueError: if the shapes do not match or gamma is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,7 +88,7 @@ def soft_counts(
 def dice_per_class(counts: SoftCounts) -> jax.Array:
     """Dice loss per example and class: 1 - (2 TP + eps) / (2 TP + FP + FN + eps), eps = 1e-7.
 
-    A class that is neither there nor predicted has loss 0 and gradient 0.
+    A class that is neither present nor predicted has loss 0 and gradient 0.
 
     Args:
       counts: `SoftCounts` of shape `(B, C)`.
@@ -116,8 +116,8 @@ def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Ar
 
     Args:
       counts: `SoftCounts` of shape `(B, C)`.
-      alpha: weight of the false positives, not negative.
-      beta: weight of the false negatives, not negative.
+      alpha: non-negative weight of the false positives.
+      beta: non-negative weight of the false negatives.
 
     Returns:
       `(B, C)` losses in [0, 1].
@@ -137,7 +137,8 @@ def tversky_per_class(counts: SoftCounts, alpha: Scalar, beta: Scalar) -> jax.Ar
     check_range("alpha", alpha, 0.0, float("inf"))
     check_range("beta", beta, 0.0, float("inf"))
     errors = alpha * counts.fp + beta * counts.fn
-    # A quotient's gradient overflows when a focal exponent meets a class absent and fading.
+    # The gradient of a plain quotient overflows under a focal exponent, for a class that is absent
+    # and whose predicted probability approaches 0.
     return errors * (1 / (counts.tp + errors + EPSILON))
 
 
@@ -154,14 +155,14 @@ def dsc(
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -182,26 +183,26 @@ def dscpp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """DSC++ loss: the Dice loss with an exponent on every voxel's false positive and negative.
+    """DSC++ loss: Dice loss with an exponent on the false positive and negative of every voxel.
 
     1 - mean_c 2 TP / (2 TP + sum_i (p (1 - y))**gamma + sum_i ((1 - p) y)**gamma)
 
-    A larger gamma forgives unsure mistakes and keeps the price of confident ones, which is what
-    makes the probabilities calibrated. gamma = 1 is `dsc`.
+    A larger gamma penalises uncertain errors less and confident errors as before, which improves
+    the calibration of the probabilities. With gamma = 1 it is `dsc`.
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or gamma is out of range.
+      ValueError: if the shapes do not match or gamma is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -230,17 +231,17 @@ def tversky(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the false positives, not negative.
-      beta: weight of the false negatives, not negative.
+      alpha: non-negative weight of the false positives.
+      beta: non-negative weight of the false negatives.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or a weight is negative.
+      ValueError: if the shapes do not match or a weight is negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -248,7 +249,7 @@ def tversky(
       [0.5299]
 
     Reference:
-      DSC++ paper, Eq. 15 and 16; averaged over classes as the authors' code does, where the
+      DSC++ paper, Eq. 15 and 16; averaged over classes as in the authors' code, where the
       paper prints a sum.
     """
     return tversky_per_class(
@@ -266,25 +267,25 @@ def tverskypp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Tversky++ loss: `tversky` with the exponent gamma on every false positive and negative.
+    """Tversky++ loss: `tversky` with exponent gamma on every false positive and false negative.
 
     mean_c 1 - TP / (TP + alpha sum_i (p (1 - y))**gamma + beta sum_i ((1 - p) y)**gamma)
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the false positives, not negative.
-      beta: weight of the false negatives, not negative.
+      alpha: non-negative weight of the false positives.
+      beta: non-negative weight of the false negatives.
       gamma: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit, gamma is out of range or a weight is negative.
+      ValueError: if the shapes do not match, gamma is out of range or a weight is negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -313,18 +314,18 @@ def focal_tversky(
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the false positives, not negative.
-      beta: weight of the false negatives, not negative.
+      alpha: non-negative weight of the false positives.
+      beta: non-negative weight of the false negatives.
       gamma: the focal exponent, in [1, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit, gamma is out of range or a weight is negative.
+      ValueError: if the shapes do not match, gamma is out of range or a weight is negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -332,7 +333,7 @@ def focal_tversky(
       [0.6196]
 
     Reference:
-      DSC++ paper, Eq. 17; averaged over classes as the authors' code does, where the paper prints
+      DSC++ paper, Eq. 17; averaged over classes as in the authors' code, where the paper prints
       a sum.
     """
     return focal_tverskypp(
@@ -358,26 +359,26 @@ def focal_tverskypp(
     where: jax.Array | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Focal Tversky++ loss: `focal_tversky` over the counts of `tverskypp`.
+    """Focal Tversky++ loss: `focal_tversky` with the soft counts of `tverskypp`.
 
-    mean_c (1 - TI)**(1 / gamma), with the exponent gamma_pp on every false positive and negative
+    mean_c (1 - TI)**(1 / gamma), with exponent gamma_pp on every false positive and false negative
 
     Args:
       logits: `(B, *spatial, C)` unnormalised log-probabilities.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
-      alpha: weight of the false positives, not negative.
-      beta: weight of the false negatives, not negative.
+      alpha: non-negative weight of the false positives.
+      beta: non-negative weight of the false negatives.
       gamma: the focal exponent, in [1, 5].
       gamma_pp: the ++ exponent, in [0.5, 5].
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      axis_name: the mapped axis of `jax.shard_map` or `jax.pmap` over which one example's voxels
-        are spread; the loss is then that of the whole example.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
 
     Returns:
       `(B,)` losses in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit, an exponent is out of range or a weight is negative.
+      ValueError: if the shapes do not match, an exponent is out of range or a weight is negative.
 
     Example:
       >>> import jax.numpy as jnp

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from dicepp_jax.data import preprocess
 from dicepp_jax.plots.canvas import DPI, PHOTOGRAPH_DPI
 from dicepp_jax.saved import segment
-from dicepp_jax.scoring import Result as ScoredCase
+from dicepp_jax.scoring import ScoredCase
 
 FALSE_POSITIVE = (255, 0, 255)
 FALSE_NEGATIVE = (0, 200, 0)

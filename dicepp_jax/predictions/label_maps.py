@@ -16,7 +16,6 @@ from dicepp_jax import metrics, scoring
 from dicepp_jax.data import files, formats, readers
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import Pixels
-from dicepp_jax.data.specs import Spec
 from dicepp_jax.data.wording import listed
 from dicepp_jax.metrics import surface
 from dicepp_jax.predictions import outputs
@@ -221,20 +220,8 @@ def _rows(
     names: Collection[str],
 ) -> list[Row]:
     """The rows of some metrics."""
-    spec = Spec(
-        name="",
-        title="",
-        classes=classes,
-        channels=1,
-        dtype="",
-        size=label.shape,
-        counts=(),
-        homepage="",
-        licence="",
-        citation="",
-    )
     stored = {"id": case.encode(), "image": label, "label": label}
-    (result,) = scoring.evaluate(lambda image, native: probs, [stored], spec)
+    (result,) = scoring.score_cases(lambda image, native: probs, [stored], classes)
     return [row for row in result.rows if row.metric in names]
 
 

@@ -275,26 +275,24 @@ def examples(components: Components, config: ConfigDict, split: str) -> pipeline
         return pipeline.Patches(volumes, config.seed, split, config.data.foreground)
     if config.data.validation == "patch":
         return pipeline.Patches(volumes, config.seed, split)
-    return pipeline.Tiles(volumes, overlap(config, size))
+    return pipeline.Tiles(volumes, windows(config, size).overlap)
 
 
-def overlap(config: ConfigDict, size: tuple[int, ...]) -> tuple[int, ...]:
-    """The overlap of neighbouring windows in voxels."""
-    return tuple(math.floor(config.inference.overlap * n) for n in size)
+def windows(config: ConfigDict, size: tuple[int, ...]) -> inference.Windows:
+    """How prediction applies a network of this size."""
+    fields = config.inference
+    overlap = tuple(math.floor(fields.overlap * n) for n in size)
+    return inference.Windows(overlap, fields.weighting, fields.batch_size, fields.mirror)
 
 
 def predictor(components: Components, config: ConfigDict, params: Any) -> inference.Predict:
     """From a stored image to native probabilities, as the config says."""
-    fields = config.inference
     return inference.make_predict(
         components.apply,
         params,
         components.spec,
         components.size,
-        overlap=overlap(config, components.size),
-        weighting=fields.weighting,
-        batch_size=fields.batch_size,
-        mirror=fields.mirror,
+        windows=windows(config, components.size),
     )
 
 
