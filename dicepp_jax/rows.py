@@ -249,7 +249,7 @@ def write_csv(path: str | Path, rows: Sequence[NamedTuple]) -> None:
 
 
 @functools.cache
-def _fields(kind: Callable[..., Any]) -> dict[str, type]:
+def _fields(kind: Callable[..., Any]) -> dict[str, Any]:
     """The fields of a named tuple by name; those that are tuples are nested kinds."""
     return get_type_hints(kind)
 

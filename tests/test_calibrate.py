@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from dicepp_jax.calibrate import fit_temperature
 
 from dicepp_jax import losses
+from dicepp_jax.scaling import fit_temperature
 
 SHAPE = (4, 32, 32, 3)
 

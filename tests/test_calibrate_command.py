@@ -9,9 +9,14 @@ import pytest
 from PIL import Image
 
 from configs import paper as cells
+from dicepp_jax import score_files
 from dicepp_jax.losses import ce, from_probabilities
+from dicepp_jax.predictions import outputs
 from dicepp_jax.rows import Row, read_csv
-from experiments import calibrate, derived, finished, outputs, parts, predict, run, runs, scores
+from experiments import calibrate, predict
+from experiments.setup import components
+from experiments.training import posthoc, single
+from experiments.workdirs import derived, finished, trained
 
 CELL = "tiny/phantom/dsc"
 
@@ -23,10 +28,12 @@ def config_of(cell, data_dir):
 
 
 @pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
+def runs(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("calibrate")
     for seed in (0, 1):
-        run.run(config_of(f"{CELL}_seed={seed}", data_dir), workdir / f"seed={seed}")
+        single.train_and_evaluate(
+            config_of(f"{CELL}_seed={seed}", data_dir), workdir / f"seed={seed}"
+        )
     return workdir
 
 
@@ -35,15 +42,15 @@ def values(folder, metric):
     return np.array([row.value for row in rows if row.metric == metric and row.label != "vessel"])
 
 
-def test_a_temperature_is_fitted_on_validation_and_scored_on_test(trained, data_dir, capsys):
-    workdir = trained / "seed=0"
+def test_a_temperature_is_fitted_on_validation_and_scored_on_test(runs, data_dir, capsys):
+    workdir = runs / "seed=0"
     calibrate.main([str(workdir)])
     found = finished.read(workdir / "temperature")
     assert found.method == "dsc, temperature"
     assert found.temperature is not None
     config = config_of(CELL, data_dir)
-    made = parts.make(config)
-    predict = run.best_predictor(config, made, workdir, "")
+    made = components.build(config)
+    predict = single.best_predictor(config, made, workdir, "")
 
     def mean_ce(temperature):
         losses = []
@@ -62,20 +69,20 @@ def test_a_temperature_is_fitted_on_validation_and_scored_on_test(trained, data_
     assert f"T = {found.temperature:.2f}" in capsys.readouterr().out
 
 
-def test_an_ensemble_of_runs(trained, data_dir, capsys):
-    runs = [trained / "seed=0", trained / "seed=1"]
-    output = trained / "ensemble"
-    calibrate.main([*map(str, runs), f"--output={output}"])
+def test_an_ensemble_of_runs(runs, data_dir, capsys):
+    pair = [runs / "seed=0", runs / "seed=1"]
+    output = runs / "ensemble"
+    calibrate.main([*map(str, pair), f"--output={output}"])
     found = finished.read(output)
     assert (found.method, found.members, found.seed) == ("dsc, ensemble", 2, 0)
-    made = parts.make(config_of(CELL, data_dir))
+    made = components.build(config_of(CELL, data_dir))
     stored = made.splits["test"][0]
     probs = np.mean(
         [
-            run.best_predictor(config_of(f"{CELL}_seed={n}", data_dir), made, folder, "")(
+            single.best_predictor(config_of(f"{CELL}_seed={n}", data_dir), made, folder, "")(
                 stored["image"], stored["label"].shape
             )
-            for n, folder in enumerate(runs)
+            for n, folder in enumerate(pair)
         ],
         axis=0,
     )
@@ -86,15 +93,15 @@ def test_an_ensemble_of_runs(trained, data_dir, capsys):
     assert "seed 1" in capsys.readouterr().out
 
 
-def test_what_was_made_of_runs_that_changed_is_told(trained):
-    workdir = trained / "changed"
-    shutil.copytree(trained / "seed=0", workdir, ignore=shutil.ignore_patterns("temperature"))
-    shutil.copytree(trained / "seed=0" / "test", workdir / "temperature" / "test")
+def test_what_was_made_of_runs_that_changed_is_told(runs):
+    workdir = runs / "changed"
+    shutil.copytree(runs / "seed=0", workdir, ignore=shutil.ignore_patterns("temperature"))
+    shutil.copytree(runs / "seed=0" / "test", workdir / "temperature" / "test")
     derived.write(workdir / "temperature", derived.TEMPERATURE, [workdir], 2.0)
     assert derived.is_current(workdir / "temperature")
     assert derived.is_current(workdir / "temperature", [workdir])
-    assert not derived.is_current(workdir / "temperature", [workdir, trained / "seed=1"])
-    path = workdir / "test" / scores.CASES
+    assert not derived.is_current(workdir / "temperature", [workdir, runs / "seed=1"])
+    path = workdir / "test" / score_files.CASES
     path.write_text(path.read_text().replace("0.1", "0.2"))
     assert not derived.is_current(workdir / "temperature")
     with pytest.raises(ValueError, match="runs that have changed since; make it again"):
@@ -112,15 +119,15 @@ def test_what_was_made_of_runs_that_changed_is_told(trained):
         (["{5}"], r"holds several runs; give one of them: .*seed=0, .*seed=1"),
     ],
 )
-def test_what_cannot_be_calibrated_ends_in_one_line(trained, tmp_path, arguments, message):
+def test_what_cannot_be_calibrated_ends_in_one_line(runs, tmp_path, arguments, message):
     other, unscored = tmp_path / "other", tmp_path / "unscored"
     for folder in (other, unscored):
-        shutil.copytree(trained / "seed=1", folder)
+        shutil.copytree(runs / "seed=1", folder)
     about = json.loads((other / "run.json").read_text())
     about["config"]["loss"]["name"] = "dscpp"
     (other / "run.json").write_text(json.dumps(about))
     shutil.rmtree(unscored / "test")
-    first, second = trained / "seed=0", trained / "seed=1"
+    first, second = runs / "seed=0", runs / "seed=1"
     places = list(map(str, (first, tmp_path / "out", other, unscored, second, tmp_path / "both")))
     for folder in (first, second):
         shutil.copytree(folder, tmp_path / "both" / folder.name)
@@ -146,25 +153,25 @@ def test_voxels_are_drawn_of_large_images(monkeypatch):
         for z, y in zip(logits, labels, strict=True)
     ]
     monkeypatch.setattr(calibrate, "VOXELS", 2048)
-    found = calibrate.fitted(lambda image, native: image, cases, 2)
+    found = posthoc.fit(lambda image, native: image, cases, 2)
     assert found == pytest.approx(2, rel=0.15)
-    assert found == calibrate.fitted(lambda image, native: image, cases, 2)
+    assert found == posthoc.fit(lambda image, native: image, cases, 2)
 
 
-def test_predictions_after_temperature_scaling(trained, data_dir, tmp_path, capsys):
-    workdir = trained / "seed=0"
-    calibrate.temper(workdir)
-    model = runs.open_model(workdir)
-    scaled = runs.calibrated(workdir, model)
+def test_predictions_after_temperature_scaling(runs, data_dir, tmp_path, capsys):
+    workdir = runs / "seed=0"
+    posthoc.scale_temperature(workdir)
+    model = trained.open_model(workdir)
+    scaled = trained.calibrated(workdir, model)
     temperature = json.loads((workdir / "temperature" / "derived.json").read_text())["temperature"]
-    stored = parts.make(config_of(CELL, data_dir)).splits["test"][0]
+    stored = components.build(config_of(CELL, data_dir)).splits["test"][0]
     p = np.maximum(model.predict(stored["image"]), 1e-7).astype(np.float64) ** (1 / temperature)
     expected = p / p.sum(-1, keepdims=True)
     np.testing.assert_allclose(scaled.predict(stored["image"]), expected, rtol=1e-4)
     # A threshold for the one is none for the other: each has counts of its own.
-    plain, counts = (runs.validation_counts(workdir, m) for m in (model, scaled))
+    plain, counts = (trained.validation_counts(workdir, m) for m in (model, scaled))
     assert (np.asarray(plain.tp) != np.asarray(counts.tp)).any()
-    assert (workdir / "temperature" / runs.CURVE).exists()
+    assert (workdir / "temperature" / trained.CURVE).exists()
     Image.fromarray(stored["image"]).save(tmp_path / "a.png")
     options = [f"--workdir={workdir}", f"--input={tmp_path / 'a.png'}", "--calibrated"]
     with pytest.raises(SystemExit) as code:
@@ -177,4 +184,4 @@ def test_predictions_after_temperature_scaling(trained, data_dir, tmp_path, caps
     assert made["temperature"] == temperature
     assert f"temperature {temperature:.2f}" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="has no temperature yet; fit it by python -m exp"):
-        runs.calibrated(trained / "seed=1", model)
+        trained.calibrated(runs / "seed=1", model)

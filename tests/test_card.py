@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dicepp_jax import plots
 from dicepp_jax.data.builder import Facts
 from dicepp_jax.data.card import anomalies, card
 from dicepp_jax.data.specs import DRIVE, PHANTOM_3D
+from dicepp_jax.plots import canvas
+from dicepp_jax.plots import cases as case_plots
 
 
 def known(name, shape=(584, 565), voxels=(900, 100), digest=None, notes=(), spacing=None):
@@ -93,11 +94,14 @@ def test_contact_sheet_outlines_every_class_that_is_there(tmp_path, shape, chann
     image = rng.normal(size=(*shape, channels)).astype(np.float32)
     label = np.zeros(shape, np.uint8)
     label[..., 5:15, 5:15], label[..., 15:18, 8:20] = 1, 2
-    samples = [plots.Sample("a long name " * 5, image, label), plots.Sample("b", image, 0 * label)]
-    figure = plots.contact_sheet(samples, ("background", "kidney", "tumour"))
+    samples = [
+        case_plots.Sample("a long name " * 5, image, label),
+        case_plots.Sample("b", image, 0 * label),
+    ]
+    figure = case_plots.contact_sheet(samples, ("background", "kidney", "tumour"))
     first, second = figure.axes
-    assert first.get_title().startswith("…") and len(first.get_title()) == plots.TITLE
+    assert first.get_title().startswith("…") and len(first.get_title()) == case_plots.TITLE
     assert [len(axes.collections) for axes in (first, second)] == [2, 0]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["kidney", "tumour"]
-    plots.save(figure, tmp_path / "sheet.png")
+    canvas.save(figure, tmp_path / "sheet.png")

@@ -6,16 +6,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import oracles
 import pytest
-from dicepp_jax.evaluate import evaluate
-from experiments.table import layout, summary_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, recall_score
 
-from dicepp_jax import metrics, plots
+from dicepp_jax import metrics
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
+from dicepp_jax.plots import canvas
+from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.rows import Row, compare, summarise
+from dicepp_jax.scoring import evaluate
+from dicepp_jax.text_table import layout, summary_table
 
 NAN = float("nan")
 REGIONS = ("image", "field of view")
@@ -258,7 +261,7 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
         assert dice[name] == pytest.approx(expected, rel=1e-5)
     # The middles of slices 3 and 6 of 9 are at 3.5 / 9 and 6.5 / 9 of the height, in slices 1 and 2
     # of 4, counted from 0; what is written counts from 1.
-    for view, index, coarse in zip(plots.views(result), (3, 6), (1, 2), strict=True):
+    for view, index, coarse in zip(case_plots.views(result), (3, 6), (1, 2), strict=True):
         assert view.where == f"slice {index + 1} of 9"
         np.testing.assert_array_equal(view.label, native[index])
         image = oracles.resize(stored["image"][coarse], (11, 13))
@@ -270,7 +273,7 @@ def test_errors_are_magenta_and_green_on_dim_grey():
     image = rng.integers(0, 256, (12, 15, 3), np.uint8)
     label, mask = rng.integers(0, 3, (2, 12, 15), np.uint8)
     for target in range(3):
-        shown = plots.errors(image, label, mask, target)
+        shown = case_plots.errors(image, label, mask, target)
         assert shown.dtype == np.uint8 and shown.shape == (12, 15, 3)
         false_positive = (mask == target) & (label != target)
         false_negative = (mask != target) & (label == target)
@@ -285,20 +288,20 @@ def test_errors_are_magenta_and_green_on_dim_grey():
 
 def test_bytes_are_displayed_as_they_are():
     image = np.random.default_rng([4, 0]).integers(0, 256, (5, 6, 3), np.uint8)
-    np.testing.assert_allclose(plots.display(image), image / 255)
-    grey = plots.display(image[..., :1])
+    np.testing.assert_allclose(case_plots.display(image), image / 255)
+    grey = case_plots.display(image[..., :1])
     np.testing.assert_allclose(grey, np.stack([image[..., 0] / 255] * 3, -1))
 
 
 def test_other_intensities_are_displayed_between_their_percentiles():
     image = np.arange(-1000, 1020, 20, dtype=np.int16)[:, None, None]
-    shown = plots.display(image)
+    shown = case_plots.display(image)
     assert shown.shape == (101, 1, 3)
     # The hundred steps of 20 put the first and ninety-ninth percentile on the second and last but
     # one value.
     np.testing.assert_allclose(shown[1:-1, 0, 1], np.linspace(0, 1, 99))
     assert shown[0, 0, 0] == 0 and shown[-1, 0, 0] == 1
-    np.testing.assert_array_equal(plots.display(np.full((3, 3, 1), 40, np.int16)), 0)
+    np.testing.assert_array_equal(case_plots.display(np.full((3, 3, 1), 40, np.int16)), 0)
 
 
 def scored(spec, shape, index=0):
@@ -312,7 +315,7 @@ def test_each_class_is_shown_where_there_is_most_of_it():
     label = np.zeros((5, 9, 8), np.uint8)
     label[1, :4], label[3, :5], label[4, :2] = 2, 1, 2
     volume = volume._replace(label=label)
-    shown = plots.views(volume)
+    shown = case_plots.views(volume)
     assert [view.where for view in shown] == ["slice 4 of 5", "slice 2 of 5"]
     for view, index in zip(shown, (3, 1), strict=True):
         assert view.case == volume.case
@@ -328,7 +331,7 @@ def test_a_class_that_is_not_there_is_shown_where_it_is_most_probable():
     label[3, :5] = 1
     probs = np.full((5, 9, 8, 3), (0.7, 0.2, 0.1), np.float32)
     probs[0, 2:6] = (0.1, 0.1, 0.8)
-    kidney, tumour = plots.views(volume._replace(label=label, probs=probs))
+    kidney, tumour = case_plots.views(volume._replace(label=label, probs=probs))
     assert (kidney.where, tumour.where) == ("slice 4 of 5", "slice 1 of 5")
     np.testing.assert_array_equal(tumour.image, volume.image[0])
     np.testing.assert_array_equal(tumour.probs, probs[0])
@@ -336,7 +339,7 @@ def test_a_class_that_is_not_there_is_shown_where_it_is_most_probable():
 
 def test_an_image_is_shown_whole():
     image = scored(DRIVE, (9, 8))
-    (view,) = plots.views(image)
+    (view,) = case_plots.views(image)
     assert view.where == ""
     for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
         np.testing.assert_array_equal(shown, whole)
@@ -344,7 +347,7 @@ def test_an_image_is_shown_whole():
 
 def test_of_a_large_image_some_pixels_are_shown():
     image = scored(PHANTOM, (3, 2050))
-    (view,) = plots.views(image)
+    (view,) = case_plots.views(image)
     for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
         np.testing.assert_array_equal(shown, whole[::3, ::3])
 
@@ -352,7 +355,7 @@ def test_of_a_large_image_some_pixels_are_shown():
 def save(figure, folder):
     """Save a figure and say what is in the folder afterwards."""
     path = folder / "pictures" / "a.png"
-    plots.save(figure, path)
+    canvas.save(figure, path)
     assert plt.get_fignums() == []
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
     with Image.open(path) as image:
@@ -367,8 +370,8 @@ def written(view):
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, shape):
-    flats = plots.views(scored(spec, shape))
-    figure = plots.thresholds({"dsc": flats, "dscpp": flats}, spec.classes, (0.2, 0.9))
+    flats = case_plots.views(scored(spec, shape))
+    figure = case_plots.thresholds({"dsc": flats, "dscpp": flats}, spec.classes, (0.2, 0.9))
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
     assert len(panels) == 6 * len(foreground)
@@ -383,10 +386,10 @@ def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, 
             assert axes.get_title() == (
                 f"T = {value}: recall {recall:.2f}, precision {precision:.2f}"
             )
-            wrong = plots.errors(flat.image, flat.label, target * called, target)
+            wrong = case_plots.errors(flat.image, flat.label, target * called, target)
             shown = axes.images[0].get_array()
             np.testing.assert_array_equal(
-                np.all(shown == plots.FALSE_POSITIVE, -1), called & ~truth
+                np.all(shown == case_plots.FALSE_POSITIVE, -1), called & ~truth
             )
             np.testing.assert_array_equal(shown, wrong)
     save(figure, tmp_path)
@@ -395,15 +398,15 @@ def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, 
 def test_a_threshold_that_nothing_reaches_has_no_precision():
     result = scored(DRIVE, (9, 8))
     result = result._replace(probs=np.full_like(result.probs, 0.5), label=0 * result.label)
-    figure = plots.thresholds({"dsc": plots.views(result)}, DRIVE.classes, (0.8,))
+    figure = case_plots.thresholds({"dsc": case_plots.views(result)}, DRIVE.classes, (0.8,))
     assert figure.axes[1].get_title() == "T = 0.8: recall undefined, precision undefined"
     plt.close(figure)
 
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
-    flats = plots.views(scored(spec, shape))
-    figure = plots.prediction({"dsc": flats, "dscpp": flats}, spec.classes)
+    flats = case_plots.views(scored(spec, shape))
+    figure = case_plots.prediction({"dsc": flats, "dscpp": flats}, spec.classes)
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
     assert len(panels) == 6 * len(foreground)
@@ -418,21 +421,21 @@ def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
             "dscpp: probability",
             "dscpp: FP magenta, FN green",
         ]
-        np.testing.assert_array_equal(shown[0], plots.display(flat.image))
+        np.testing.assert_array_equal(shown[0], case_plots.display(flat.image))
         np.testing.assert_array_equal(shown[1], flat.label == target)
         np.testing.assert_array_equal(shown[4], flat.probs[..., target])
-        wrong = plots.errors(flat.image, flat.label, flat.probs.argmax(-1), target)
+        wrong = case_plots.errors(flat.image, flat.label, flat.probs.argmax(-1), target)
         np.testing.assert_array_equal(shown[5], wrong)
     picture = save(figure, tmp_path)
     assert picture.width > 1000 and picture.height > 200 * len(foreground)
     colours = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
-    assert {plots.FALSE_POSITIVE, plots.FALSE_NEGATIVE} <= colours
+    assert {case_plots.FALSE_POSITIVE, case_plots.FALSE_NEGATIVE} <= colours
 
 
 def test_prediction_says_where_a_method_has_another_slice():
-    first = plots.views(scored(PHANTOM_3D, (5, 9, 8)))
+    first = case_plots.views(scored(PHANTOM_3D, (5, 9, 8)))
     other = [view._replace(where=f"slice {7 + n} of 9") for n, view in enumerate(first)]
-    figure = plots.prediction({"dsc": first, "dscpp": other}, PHANTOM_3D.classes)
+    figure = case_plots.prediction({"dsc": first, "dscpp": other}, PHANTOM_3D.classes)
     titles = [axes.get_title() for axes in figure.axes if "prob" in axes.get_title()]
     plt.close(figure)
     assert titles == [
@@ -450,7 +453,7 @@ def overlaid(shape, spacing, from_top=False):
     probs[(2,) if len(shape) == 3 else (...,)] = rng.dirichlet((1, 4, 1), shape[-2:])
     image = rng.integers(0, 256, (*shape, 1), np.uint8)
     names = ("background", "kidney", "tumour")
-    return plots.overlay("a", image, probs.argmax(-1), probs, names, spacing, from_top), probs
+    return case_plots.overlay("a", image, probs.argmax(-1), probs, names, spacing, from_top), probs
 
 
 def test_overlay_of_a_volume_counts_its_slices_from_one():
@@ -491,7 +494,7 @@ def test_a_large_image_is_thinned_out():
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 9, 8))])
 def test_reliability_diagram_shows_frequency_over_confidence(tmp_path, spec, shape):
     sums = scored(spec, shape).reliability
-    figure = plots.reliability_diagram({"dsc": sums, "dscpp": sums}, spec.classes)
+    figure = curve_plots.reliability_diagram({"dsc": sums, "dscpp": sums}, spec.classes)
     foreground = len(spec.classes) - 1
     assert len(figure.axes) == 2 * foreground
     for target, axes in enumerate(figure.axes[:foreground], start=1):
@@ -509,7 +512,7 @@ def test_reliability_diagram_shows_frequency_over_confidence(tmp_path, spec, sha
 def test_reliability_of_certain_predictions_leaves_empty_bins_out(tmp_path):
     label = stored_case(0, (3, 5, 6), PHANTOM_3D)["label"]
     (result,) = results_of(certain(label), [stored_case(0, (3, 5, 6), PHANTOM_3D)], PHANTOM_3D)
-    figure = plots.reliability_diagram({"exact": result.reliability}, PHANTOM_3D.classes)
+    figure = curve_plots.reliability_diagram({"exact": result.reliability}, PHANTOM_3D.classes)
     curve = next(line for line in figure.axes[0].lines if line.get_label() == "exact")
     assert curve.get_xdata().tolist() == curve.get_ydata().tolist() == [0, 1]
     assert save(figure, tmp_path).width > 300
@@ -523,7 +526,7 @@ def test_training_curves_show_losses_and_rates(tmp_path):
         ]
         for name, a in (("dsc", 0.5), ("dscpp", 0.7))
     }
-    figure = plots.training_curves(histories)
+    figure = curve_plots.training_curves(histories)
     losses, rates = figure.axes
     drawn = {line.get_label(): line.get_ydata() for line in losses.lines}
     assert set(drawn) == {f"{a} {b}" for a in histories for b in ("training", "validation")}

@@ -16,7 +16,7 @@ from test_run import ROOT, command, final_state, tiny
 from configs import base
 from dicepp_jax import parallel
 from dicepp_jax.rows import Summary, read_csv
-from experiments import record
+from experiments.workdirs import directory, log
 
 BATCH = "--config.data.batch_size=4"
 # The last of the batches of 32 training and of 8 validation cases have two.
@@ -60,8 +60,10 @@ def ended(processes):
 
 
 def results(workdir):
-    log = [(entry["train_loss"], entry["val_loss"]) for entry in record.read_log(workdir)]
-    return np.array(log), [row.mean for row in read_csv(workdir / "test" / "summary.csv", Summary)]
+    losses = [(entry["train_loss"], entry["val_loss"]) for entry in log.read(workdir)]
+    return np.array(losses), [
+        row.mean for row in read_csv(workdir / "test" / "summary.csv", Summary)
+    ]
 
 
 def test_two_processes_end_as_one_does(data_dir, tmp_path):
@@ -75,7 +77,7 @@ def test_two_processes_end_as_one_does(data_dir, tmp_path):
     assert first[2] == second[2] == 0, first[1] + second[1]
     assert "on 2 x cpu" in first[0] and (two / "report.txt").read_text() in first[0]
     assert "dscpp" not in second[0] + second[1]
-    assert len(record.read_log(two)) == 2
+    assert len(log.read(two)) == 2
     for found, expected in zip(results(two), results(tmp_path / "one"), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3)
     config = tiny(data_dir)
@@ -86,12 +88,12 @@ def test_two_processes_end_as_one_does(data_dir, tmp_path):
 def test_where_one_is_killed_the_other_says_so_and_the_same_command_goes_on(data_dir, tmp_path):
     workdir = tmp_path / "run"
     for victim in (0, 1):
-        before = len(record.read_log(workdir))
+        before = len(log.read(workdir))
         flags = ("--config.train.epochs=5000", "--config.train.stop_patience=5000")
         processes = start(data_dir, (workdir, workdir), *flags)
         try:
             deadline = time.monotonic() + LIMIT
-            while len(record.read_log(workdir)) < before + 2:
+            while len(log.read(workdir)) < before + 2:
                 assert all(p.poll() is None for p in processes)
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -103,13 +105,13 @@ def test_where_one_is_killed_the_other_says_so_and_the_same_command_goes_on(data
                 process.communicate()
         assert processes[1 - victim].returncode not in (0, -signal.SIGKILL)
         assert said.count(f"error: {parallel.LOST}") == 1
-    reached = len(record.read_log(workdir))
+    reached = len(log.read(workdir))
     assert 4 <= reached < 5000
     flags = (f"--config.train.epochs={reached + 1}", flags[1])
     first, second = ended(start(data_dir, (workdir, workdir), *flags))
     assert first[2] == second[2] == 0, first[1] + second[1]
     assert "epochs are in" in first[0]
-    assert [entry["epoch"] for entry in record.read_log(workdir)] == list(range(reached + 1))
+    assert [entry["epoch"] for entry in log.read(workdir)] == list(range(reached + 1))
 
 
 def test_hosts_that_do_not_share_a_directory_end_with_an_error(data_dir, tmp_path):
@@ -121,15 +123,15 @@ def test_hosts_that_do_not_share_a_directory_end_with_an_error(data_dir, tmp_pat
 
 def test_what_is_joined_runs_the_same(tmp_path):
     config = base.get_config()
-    record.open_workdir(tmp_path, config, "digest")
+    directory.open_workdir(tmp_path, config, "digest")
     config.data.data_dir, config.data.cache_gib = "/elsewhere", 1.0
-    record.check_joined(tmp_path, config, "digest")
+    directory.check_joined(tmp_path, config, "digest")
     config.train.epochs, config.seed = 3, 1
     with pytest.raises(ValueError, match=r"seed: 0 there, 1 here; train.epochs: 1000 there, 3 h"):
-        record.check_joined(tmp_path, config, "digest")
+        directory.check_joined(tmp_path, config, "digest")
     with pytest.raises(ValueError, match=r"\(the cases, their masks or their split\)"):
-        record.check_joined(tmp_path, base.get_config(), "another")
-    assert json.loads((tmp_path / record.RUN).read_text())["config"]["seed"] == 0
+        directory.check_joined(tmp_path, base.get_config(), "another")
+    assert json.loads((tmp_path / directory.RUN).read_text())["config"]["seed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 
 from configs import base
 from dicepp_jax import train
-from experiments import memory, parts
-from experiments.memory import Memory
+from experiments.setup import components
+from experiments.training import step_memory
+from experiments.training.step_memory import Memory
 
 GIB = 2**30
 TOO_MUCH = Memory(0, 0, 0, 32 * GIB)
@@ -26,7 +27,7 @@ def tiny(**fields):
     config.model.filters = 2
     config.model.depth = 1
     config.update_from_flattened_dict(fields)
-    return config, parts.make_without_data(config)
+    return config, components.build_without_data(config)
 
 
 def step_of(made):
@@ -35,9 +36,10 @@ def step_of(made):
 
 def test_parameters_optimiser_and_batch_are_counted_and_activations_grow_with_the_batch():
     config, made = tiny()
-    state, key = parts.state_shapes(made), parts.step_key(0)
+    state, key = components.state_shapes(made), components.step_key(0)
     one, three = (
-        memory.measure(step_of(made), state, memory.batch_shapes(made, n), key) for n in (1, 3)
+        step_memory.measure(step_of(made), state, step_memory.batch_shapes(made, n), key)
+        for n in (1, 3)
     )
     floats = 4 * sum(x.size for x in jax.tree.leaves(state.params))
     assert one[:3] == (floats, floats, 4 * 32 * 48 * (3 + 1))
@@ -55,14 +57,14 @@ def test_the_step_is_compiled_once(restored):
             compiled.append(about["fun_name"])
 
     _, made = tiny()
-    state, key, step = parts.init_state(made, 0), parts.step_key(0), step_of(made)
+    state, key, step = components.init_state(made, 0), components.step_key(0), step_of(made)
     if restored:  # Checkpoints put arrays on a device of their choice.
         state = jax.device_put(state, jax.devices()[0])
     image = np.ones((2, 32, 48, 3), np.float32)
     batch = {"image": image, "label": np.zeros((2, 32, 48), np.int32), "id": np.array(["a", "b"])}
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        memory.measure(step, state, memory.batch_shapes(made, 2), key)
+        step_memory.measure(step, state, step_memory.batch_shapes(made, 2), key)
         for rate in (0.1, 0.01):
             state, _ = step(state, batch, key, rate)
     finally:
@@ -72,7 +74,7 @@ def test_the_step_is_compiled_once(restored):
 
 def test_what_fits_is_told_in_one_line():
     config, made = tiny()
-    lines = memory.report(Memory(2 * 2**20, 3 * 2**20, 2**20, 5 * GIB), 6 * GIB, config, made)
+    lines = step_memory.report(Memory(2 * 2**20, 3 * 2**20, 2**20, 5 * GIB), 6 * GIB, config, made)
     assert lines == [
         "a training step takes 5.01 GiB of 6.00 GiB (parameters 2.0 MiB, optimiser 3.0 MiB, "
         "batch 1.0 MiB, activations 5.00 GiB)"
@@ -82,7 +84,7 @@ def test_what_fits_is_told_in_one_line():
 def remedies(fields, taken=TOO_MUCH):
     """The options that are told, with the share of the activations and the GiB of each."""
     config, made = tiny(**fields)
-    first, *lines = memory.report(taken, 8 * GIB, config, made)
+    first, *lines = step_memory.report(taken, 8 * GIB, config, made)
     assert "it does not fit" in first
     found = [re.match(r"  --config\.(\S+)=(\S+): ([\d.]+) GiB in all.* \((\d+)%", x) for x in lines]
     return {m[1]: (m[2], int(m[4]) / 100, float(m[3])) for m in found}, lines
@@ -125,9 +127,9 @@ def test_the_limit_is_the_accelerators_or_the_machines(monkeypatch):
             return {"bytes_limit": 12345, "bytes_in_use": 1}
 
     memory_kb = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert memory.device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
+    assert step_memory.device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert memory.device_limit() == 12345
+    assert step_memory.device_limit() == 12345
 
 
 def test_the_command_needs_no_data_and_writes_nothing(tmp_path):

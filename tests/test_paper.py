@@ -1,13 +1,13 @@
 """The cells of the paper's tables, and the configs that reproduce them."""
 
 import pytest
-from experiments.paper import METRICS, TABLES, TITLES, published
 
 from configs import base
 from configs import paper as cells
 from dicepp_jax.data import SETS
 from dicepp_jax.losses import LOSSES
-from experiments import paper, parts
+from experiments.report.published import COLUMNS, GAMMAS, TABLES, TITLES, published
+from experiments.setup import components
 
 
 @pytest.mark.parametrize("number", TABLES)
@@ -21,7 +21,7 @@ def test_tables_have_the_cells_that_are_published(number):
             (label, method, metric)
             for label in labels
             for method in table.methods
-            for metric in METRICS
+            for metric in COLUMNS
         ]
     for pair in table.pairs:
         assert set(pair) <= set(table.methods)
@@ -45,10 +45,10 @@ def test_every_cell_has_a_config(scale):
                 assert set(config) == set(base.get_config())
                 grid = tuple(f"gamma={gamma:g}" for gamma in config.sweep.gamma)
                 if grid:
-                    assert config.loss.name == "dscpp" and grid == paper.GAMMAS
+                    assert config.loss.name == "dscpp" and grid == GAMMAS
                 else:
                     # Of hyper-parameters that are not set the loss has those of Table 2.
-                    assert config.loss.name == method and not parts.hyper(config)
+                    assert config.loss.name == method and not components.hyper(config)
 
 
 def test_full_scale_is_the_papers():

@@ -3,14 +3,16 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from dicepp_jax.curves import ThresholdCurves, threshold_summary
-from dicepp_jax.styles import line_styles
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from dicepp_jax import paper_plots, plots
 from dicepp_jax.metrics import THRESHOLDS, Confusion, Reliability
+from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.plots import curves as curve_plots
+from dicepp_jax.plots import paper_figures
+from dicepp_jax.plots.curves import ThresholdCurves, threshold_summary
+from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.statistics import Bootstrap
 
 
@@ -27,7 +29,7 @@ def view(seed, num_classes=2, shape=(24, 20), where=""):
     label = rng.integers(0, num_classes, shape, np.uint8)
     rng = np.random.default_rng([1, seed])
     probs = rng.dirichlet(np.ones(num_classes), shape).astype(np.float32)
-    return plots.View("case_0", where, image, label, probs)
+    return case_plots.View("case_0", where, image, label, probs)
 
 
 def panels(figure):
@@ -51,11 +53,11 @@ def check_readable(figure):
 @pytest.mark.parametrize("methods", [1, 3])
 def test_overconfidence_shows_how_sure_the_errors_are(num_classes, target, methods):
     views = {f"m{seed}": view(seed, num_classes) for seed in range(methods)}
-    figure = paper_plots.overconfidence(views, target, "cyst")
+    figure = paper_figures.overconfidence(views, target, "cyst")
     shown = panels(figure)
     assert len(shown) == 2 + 2 * methods
     first = views["m0"]
-    np.testing.assert_array_equal(array(shown["case_0"]), plots.display(first.image))
+    np.testing.assert_array_equal(array(shown["case_0"]), case_plots.display(first.image))
     np.testing.assert_array_equal(array(shown["cyst: truth"]), first.label == target)
     for name, of_method in views.items():
         probs = of_method.probs
@@ -75,7 +77,7 @@ def test_overconfidence_shows_how_sure_the_errors_are(num_classes, target, metho
 def test_overconfidence_of_a_method_without_errors_is_undefined():
     right = view(0)
     right = right._replace(probs=np.eye(2, dtype=np.float32)[right.label])
-    figure = paper_plots.overconfidence({"exact": right}, 1, "cyst")
+    figure = paper_figures.overconfidence({"exact": right}, 1, "cyst")
     assert "exact: FP magenta, FN green\nmean confidence of errors undefined" in panels(figure)
 
 
@@ -93,11 +95,11 @@ def test_by_gamma_shows_heat_maps_above_their_histograms(count):
     gammas = [n / 2 for n in range(1, count + 1)]
     views = {gamma: view(n, 3) for n, gamma in enumerate(gammas)}
     totals = {gamma: sums(n, 3) for n, gamma in enumerate(gammas)}
-    figure = paper_plots.by_gamma(views, totals, 2, "cyst")
+    figure = paper_figures.by_gamma(views, totals, 2, "cyst")
     check_readable(figure)
     shown = panels(figure)
     assert list(shown) == ["case_0", "cyst: truth", *(f"gamma = {gamma:g}" for gamma in gammas)]
-    np.testing.assert_array_equal(array(shown["case_0"]), plots.display(views[0.5].image))
+    np.testing.assert_array_equal(array(shown["case_0"]), case_plots.display(views[0.5].image))
     np.testing.assert_array_equal(array(shown["cyst: truth"]), views[0.5].label == 2)
     histograms = [axes for axes in figure.axes if axes.patches]
     assert len(histograms) == count
@@ -123,7 +125,7 @@ def test_by_gamma_shows_heat_maps_above_their_histograms(count):
 def test_by_loss_shows_the_dice_of_what_is_outlined(methods, columns):
     cases = [{f"m{n}": view(100 * case + n, 3) for n in range(methods)} for case in range(2)]
     cases[1] = {name: v._replace(case="case_1") for name, v in cases[1].items()}
-    figure = paper_plots.by_loss(cases, 1, "cyst")
+    figure = paper_figures.by_loss(cases, 1, "cyst")
     check_readable(figure)
     drawn = [axes for axes in figure.axes if axes.images and axes.get_title()]
     assert len(drawn) == 2 * (2 + methods)
@@ -131,7 +133,7 @@ def test_by_loss_shows_the_dice_of_what_is_outlined(methods, columns):
     for views, row in zip(cases, (drawn[: 2 + methods], drawn[2 + methods :]), strict=True):
         first = views["m0"]
         assert row[0].get_title() == first.case
-        np.testing.assert_array_equal(array(row[0]), plots.display(first.image))
+        np.testing.assert_array_equal(array(row[0]), case_plots.display(first.image))
         np.testing.assert_array_equal(array(row[1]), first.label == 1)
         for axes, (name, of_method) in zip(row[2:], views.items(), strict=True):
             np.testing.assert_array_equal(array(axes), of_method.probs[..., 1])
@@ -150,7 +152,7 @@ def test_by_loss_says_which_slice_and_that_dice_is_undefined():
     empty = np.zeros_like(first.probs)
     empty[..., 0] = 1
     other = first._replace(where="slice 7 of 9", label=0 * first.label, probs=empty)
-    figure = paper_plots.by_loss([{"dsc": first, "dscpp": other}], 1, "cyst")
+    figure = paper_figures.by_loss([{"dsc": first, "dscpp": other}], 1, "cyst")
     titles = list(panels(figure))
     assert titles[0] == "case_0, slice 3 of 9"
     assert titles[-1] == "dscpp\nDice undefined, slice 7 of 9"
@@ -158,7 +160,7 @@ def test_by_loss_says_which_slice_and_that_dice_is_undefined():
 
 def test_by_loss_rows_are_as_tall_as_their_images():
     cases = [{"dsc": view(0, shape=(30, 20))}, {"dsc": view(1, shape=(10, 20))}]
-    figure = paper_plots.by_loss(cases, 1, "cyst")
+    figure = paper_figures.by_loss(cases, 1, "cyst")
     figure.draw_without_rendering()
     tall, flat = (figure.axes[index].get_window_extent() for index in (0, 3))
     assert tall.width == pytest.approx(flat.width, rel=0.05)
@@ -218,7 +220,7 @@ def test_threshold_summary_of_one_case_has_no_interval():
     found, _, _ = counts(2)
     curves = threshold_summary({"case_1": found["case_1"]}, target=2)
     assert np.isfinite(curves.recall.mean).all() and np.isnan(curves.recall.low).all()
-    paper_plots.threshold_curves({"dsc": curves}, "cyst").draw_without_rendering()
+    paper_figures.threshold_curves({"dsc": curves}, "cyst").draw_without_rendering()
 
 
 @pytest.mark.parametrize("methods, grid", [(1, (1, 1)), (2, (1, 2)), (5, (2, 3))])
@@ -228,7 +230,7 @@ def test_threshold_curves_have_bars_where_the_intervals_are(methods, grid):
         f"m{n}": ThresholdCurves(*(Bootstrap(*rng.random((4, 91))) for _ in range(3)))
         for n in range(methods)
     }
-    figure = paper_plots.threshold_curves(by_method, "cyst")
+    figure = paper_figures.threshold_curves(by_method, "cyst")
     check_readable(figure)
     assert figure.axes[0].get_gridspec().get_geometry() == grid
     drawn = [axes for axes in figure.axes if axes.lines]
@@ -259,7 +261,7 @@ def to_hex_of(bars):
 
 def test_called_shows_the_errors_of_one_class_at_each_threshold():
     views = {f"m{n}": view(n, 3) for n in range(2)}
-    figure = paper_plots.called(views, 2, "cyst", (0.2, 0.6))
+    figure = paper_figures.called(views, 2, "cyst", (0.2, 0.6))
     check_readable(figure)
     drawn = [axes for axes in figure.axes if axes.get_title()]
     assert len(drawn) == 6
@@ -274,8 +276,8 @@ def test_called_shows_the_errors_of_one_class_at_each_threshold():
                 f"T = {value}: recall {recall:.2f}, precision {precision:.2f}"
             )
             for colour, wrong in (
-                (plots.FALSE_POSITIVE, found & ~truth),
-                (plots.FALSE_NEGATIVE, ~found & truth),
+                (case_plots.FALSE_POSITIVE, found & ~truth),
+                (case_plots.FALSE_NEGATIVE, ~found & truth),
             ):
                 np.testing.assert_array_equal(np.all(array(axes) == colour, -1), wrong)
 
@@ -321,7 +323,7 @@ def test_the_settings_of_a_grid_go_from_dark_to_light():
 @pytest.mark.parametrize("methods", [2, 12])
 def test_a_reliability_diagram_says_the_calibration_error_beside_it(methods):
     curves = {name: sums(n, 3) for n, name in enumerate(LOSSES[:methods])}
-    figure = plots.reliability_diagram(curves, ("background", "kidney", "cyst"))
+    figure = curve_plots.reliability_diagram(curves, ("background", "kidney", "cyst"))
     check_readable(figure)
     styles = line_styles(LOSSES)
     for target, axes in enumerate(figure.axes[:2], 1):

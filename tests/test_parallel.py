@@ -19,7 +19,9 @@ from dicepp_jax.data.pipeline import Share
 from dicepp_jax.losses import get_loss
 from dicepp_jax.models import UNet
 from dicepp_jax.rows import Summary, read_csv
-from experiments import memory, parts, record, run
+from experiments.setup import components
+from experiments.training import single, step_memory
+from experiments.workdirs import log
 
 LOSS = get_loss("dscpp")
 MODEL = UNet(2, filters=2, depth=1)
@@ -185,13 +187,13 @@ def test_the_shares_of_a_batch_are_the_batch(data):
 def test_devices_that_cannot_be_are_refused(data_dir, devices, batch_size, message):
     config = tiny(data_dir, **{"devices": devices, "data.batch_size": batch_size})
     with pytest.raises(ValueError, match=message):
-        parts.make_without_data(config)
+        components.build_without_data(config)
 
 
 def trained(config: ConfigDict, workdir):
     """What a run of a config comes to."""
-    run.run(config, workdir)
-    losses = [(entry["train_loss"], entry["val_loss"]) for entry in record.read_log(workdir)]
+    single.train_and_evaluate(config, workdir)
+    losses = [(entry["train_loss"], entry["val_loss"]) for entry in log.read(workdir)]
     summary = read_csv(workdir / "test" / "summary.csv", Summary)
     return np.array(losses), [row[:3] for row in summary], np.array([row.mean for row in summary])
 
@@ -206,7 +208,9 @@ def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
     two = trained(tiny(data_dir, **fields, devices=2), tmp_path / "two")
     said = capsys.readouterr().out
     assert "on 2 x cpu" in said and "on each of 2 devices (parameters" in said
-    run.run(tiny(data_dir, **fields, devices=2, **{"train.epochs": 1}), tmp_path / "both")
+    single.train_and_evaluate(
+        tiny(data_dir, **fields, devices=2, **{"train.epochs": 1}), tmp_path / "both"
+    )
     both = trained(tiny(data_dir, **fields), tmp_path / "both")
     assert len(one[0]) == 2 and one[0][0, 0] != one[0][1, 0]
     for found in (two, both):
@@ -217,9 +221,9 @@ def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
 
 def test_memory_is_that_of_one_device_and_told_without_compiling_twice(data_dir):
     config = tiny(data_dir, **{"devices": 2, "data.batch_size": 4})
-    made = parts.make_without_data(config)
+    made = components.build_without_data(config)
     step = train.make_train_step(made.apply, made.loss, None, made.devices)
-    state, key = parts.init_state(made, 0), parts.step_key(0)
+    state, key = components.init_state(made, 0), components.step_key(0)
     compiled = []
 
     def listen(event, seconds, **about):
@@ -228,7 +232,7 @@ def test_memory_is_that_of_one_device_and_told_without_compiling_twice(data_dir)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        taken = memory.measure(step, state, memory.batch_shapes(made, 4), key)
+        taken = step_memory.measure(step, state, step_memory.batch_shapes(made, 4), key)
         image = np.ones((4, 16, 16, 3), np.float32)
         for _ in range(2):
             state, _ = step(state, {"image": image, "label": image[..., 0].astype(int)}, key, 0.1)

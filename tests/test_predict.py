@@ -14,7 +14,6 @@ import layouts_3d
 import nibabel as nib
 import numpy as np
 import pytest
-from experiments.runs import THRESHOLDS
 from PIL import Image
 from test_docs import run_blocks
 from test_saved import save_linear
@@ -24,9 +23,14 @@ from dicepp_jax import schedule, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import files, nifti
 from dicepp_jax.data.specs import KITS19, PHANTOM
+from dicepp_jax.predictions import images as image_inputs
+from dicepp_jax.predictions import outputs
+from dicepp_jax.predictions.decisions import THRESHOLDS
 from dicepp_jax.rows import read_csv, write_csv
 from dicepp_jax.saved import load_model, segment
-from experiments import evaluate, inputs, outputs, parts, predict, record, runs
+from experiments import evaluate, predict
+from experiments.setup import components
+from experiments.workdirs import directory, trained
 
 ROOT = Path(__file__).parents[1]
 KITS = dataclasses.replace(KITS19, spacing=(3.0, 1.5, 1.5))
@@ -34,7 +38,7 @@ KITS = dataclasses.replace(KITS19, spacing=(3.0, 1.5, 1.5))
 
 def save_epoch(workdir, made, epoch, seed, val_loss):
     """An epoch of an untrained network, as a run keeps it."""
-    state = parts.init_state(made, seed)
+    state = components.init_state(made, seed)
     plan = schedule.init(made.settings)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(train.Epoch(epoch, 0.1, 1.0, val_loss, 1.0, 0.0, state, plan))
@@ -46,9 +50,9 @@ def write_run(workdir, data_dir, epochs=((0, 0, 0.5),)):
     config = base.get_config()
     config.data.data_dir, config.data.size = data_dir, (16, 16)
     config.model.filters, config.model.depth = 2, 1
-    made = parts.make(config)
-    record.open_workdir(workdir, config, made.loaded.digest)
-    record.write_spec(workdir, made.spec)
+    made = components.build(config)
+    directory.open_workdir(workdir, config, made.loaded.digest)
+    directory.write_spec(workdir, made.spec)
     for epoch, seed, val_loss in epochs:
         save_epoch(workdir, made, epoch, seed, val_loss)
     return made
@@ -160,7 +164,7 @@ def test_other_settings_need_another_folder(workdir, images, tmp_path, capsys):
 
 def test_a_threshold_and_maps_in_full(workdir, images, tmp_path, capsys):
     folder, arrays = images
-    model = runs.open_model(workdir)
+    model = trained.open_model(workdir)
     threshold = round(float(np.median(model.predict(arrays["case0"])[..., 1])), 3)
     more = (f"--threshold={threshold}", "--probabilities=float32")
     code, printed, _ = call(capsys, *options(workdir, folder, tmp_path / "out", *more))
@@ -180,7 +184,7 @@ def test_a_threshold_and_maps_in_full(workdir, images, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["recall", "precision"])
 def test_the_threshold_of_validation(workdir, images, tmp_path, capsys, name):
-    model, made = runs.open_model(workdir), parts.make(runs.read_config(workdir))
+    model, made = trained.open_model(workdir), components.build(trained.read_config(workdir))
     cases = made.splits["validation"]
     p = np.concatenate([model.predict(case["image"])[..., 1].ravel() for case in cases])
     y = np.concatenate([case["label"].ravel() for case in cases]) == 1
@@ -195,7 +199,11 @@ def test_the_threshold_of_validation(workdir, images, tmp_path, capsys, name):
     assert code == 0, error
     assert f"vessel where p >= {expected:g}, recall 0." in printed
     assert json.loads((out / "prediction.json").read_text())["threshold"] == expected
-    rows = [row for row in read_csv(workdir / runs.CURVE, runs.Count) if row.label == "vessel"]
+    rows = [
+        row
+        for row in read_csv(workdir / trained.CURVE, trained.ValidationCount)
+        if row.label == "vessel"
+    ]
     np.testing.assert_array_equal([row.threshold for row in rows], THRESHOLDS)
     np.testing.assert_array_equal([row.tp for row in rows], [np.sum(m & y) for m in called])
     assert {row.tp + row.fp + row.fn + row.tn for row in rows} == {y.size}
@@ -204,24 +212,26 @@ def test_the_threshold_of_validation(workdir, images, tmp_path, capsys, name):
 
 
 def test_counts_are_kept_and_belong_to_an_epoch(workdir, tmp_path):
-    model = runs.open_model(workdir)
-    counts = runs.validation_counts(workdir, model)
+    model = trained.open_model(workdir)
+    counts = trained.validation_counts(workdir, model)
     # They are enough where the data are not.
     folder = tmp_path / "sent"
     shutil.copytree(workdir / "model", folder / "model")
-    shutil.copy(workdir / runs.CURVE, folder / runs.CURVE)
-    np.testing.assert_array_equal(runs.validation_counts(folder, model), counts)
-    kept = [row._replace(epoch=3) for row in read_csv(folder / runs.CURVE, runs.Count)]
-    write_csv(folder / runs.CURVE, kept)
+    shutil.copy(workdir / trained.CURVE, folder / trained.CURVE)
+    np.testing.assert_array_equal(trained.validation_counts(folder, model), counts)
+    kept = [
+        row._replace(epoch=3) for row in read_csv(folder / trained.CURVE, trained.ValidationCount)
+    ]
+    write_csv(folder / trained.CURVE, kept)
     message = r"there is no .*validation_thresholds\.csv of this model, and the validation .*run"
     with pytest.raises(FileNotFoundError, match=message):
-        runs.validation_counts(folder, model)
+        trained.validation_counts(folder, model)
     shutil.copy(workdir / "run.json", folder / "run.json")
     about = json.loads((folder / "run.json").read_text())
     about["config"]["data"]["name"] = "drive"
     (folder / "run.json").write_text(json.dumps(about))
     with pytest.raises(FileNotFoundError, match=r"are not at hand: DRIVE needs .*manual_dir"):
-        runs.validation_counts(folder, model)
+        trained.validation_counts(folder, model)
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +370,7 @@ def test_what_is_named_on_the_command_line(tmp_path):
     x, y, out = tmp_path / "x", tmp_path / "y", tmp_path / "x" / "out"
 
     def find(*named, spec=PHANTOM):
-        return names(inputs.find(list(map(str, named)), spec, out))
+        return names(image_inputs.find(list(map(str, named)), spec, out))
 
     assert find(x) == ["a", "b", "img2", "img10"]
     assert find(x, y) == ["x/a", "x/b", "x/img2", "x/img10", "y/a"]
@@ -442,20 +452,22 @@ def test_what_is_no_number_is_refused_before_it_is_resampled(kits, tmp_path, cap
 
 def test_the_best_epoch_so_far_is_taken(tmp_path, data_dir):
     made = write_run(tmp_path, data_dir, epochs=[(0, 0, 0.5), (1, 1, 0.7)])
-    model = runs.open_model(tmp_path)
+    model = trained.open_model(tmp_path)
     assert (model.about["epoch"], model.about["val_loss"]) == (0, 0.5)
     assert model.about["config"]["model"]["filters"] == 2
     before = model.path.stat().st_mtime_ns
     # What looks like a checkpoint that is being written by a run under way is left alone.
     unfinished = tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    assert runs.open_model(tmp_path).path.stat().st_mtime_ns == before
+    assert trained.open_model(tmp_path).path.stat().st_mtime_ns == before
     assert unfinished.exists()
     params = save_epoch(tmp_path, made, 2, 2, 0.4)
-    model = runs.open_model(tmp_path)
+    model = trained.open_model(tmp_path)
     assert model.about["epoch"] == 2
     case = made.splits["test"][0]
-    expected = parts.predictor(made, runs.read_config(tmp_path), params)(case["image"], (96, 96))
+    expected = components.predictor(made, trained.read_config(tmp_path), params)(
+        case["image"], (96, 96)
+    )
     np.testing.assert_allclose(model.predict(case["image"]), expected, atol=1e-5)
 
 
@@ -466,7 +478,7 @@ def test_a_run_that_is_older_than_some_settings(workdir, tmp_path):
     del about["config"]["inference"], about["config"]["model"]["remat"]
     path.write_text(json.dumps(about))
     image = np.random.default_rng(0).normal(size=(20, 20, 3))
-    old, new = (runs.open_model(folder).predict(image) for folder in (tmp_path / "old", workdir))
+    old, new = (trained.open_model(folder).predict(image) for folder in (tmp_path / "old", workdir))
     np.testing.assert_allclose(old, new, atol=1e-6)
 
 
@@ -475,10 +487,10 @@ def test_runs_of_several_losses_and_of_none(tmp_path, workdir):
         shutil.copytree(workdir, tmp_path / name)
     message = "holds several runs; give one of them: --workdir=.*/dsc, --workdir="
     with pytest.raises(ValueError, match=message):
-        runs.open_model(tmp_path)
+        trained.open_model(tmp_path)
     shutil.rmtree(tmp_path / "dsc" / "checkpoints" / "0")
     with pytest.raises(ValueError, match="holds no checkpoint yet; wait for its first epoch"):
-        runs.open_model(tmp_path / "dsc")
+        trained.open_model(tmp_path / "dsc")
 
 
 def test_the_page_runs(tmp_path, monkeypatch):

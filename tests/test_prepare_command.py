@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from configs import base, folder
-from experiments import prepare
+from experiments.setup import components
+from experiments.workdirs import data_card
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,12 +23,17 @@ def config_of(name, files, data_dir):
     return config
 
 
+def prepare(config, workdir):
+    source = components.find_data(config)
+    return data_card.write_card(components.open_data(config, source), workdir)
+
+
 def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
     layouts.bus2017(tmp_path / "files")
     mask = tmp_path / "files" / "GT" / "000001.png"
     layouts.write_mask(mask, np.zeros((21, 25), np.uint8))
     config = config_of("bus2017", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "first")
+    text = prepare(config, tmp_path / "first")
     assert text.startswith("BUS2017\n")
     assert "9: 6 train, 1 validation, 2 test; the whole set has 163: 104, 26, 33" in text
     assert "odd: case 000001: the mask has no foreground" in text
@@ -41,7 +47,7 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
         assert min(image.size) > 200
     # What was written is a list of splits.
     config.data.split_file = str(tmp_path / "first" / "split.json")
-    assert prepare.prepare(config, tmp_path / "again") == text.replace(
+    assert prepare(config, tmp_path / "again") == text.replace(
         str(tmp_path / "first"), str(tmp_path / "again")
     )
 
@@ -49,9 +55,9 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
 def test_many_odd_things_are_cut_on_the_screen_and_not_in_the_file(tmp_path):
     written = layouts.cvc_clinicdb(tmp_path / "files", numbers=range(1, 31))
     config = config_of("cvc_clinicdb", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "first")
+    text = prepare(config, tmp_path / "first")
     odd = "where the set's images are 288 x 384"
-    assert text.count(odd) == prepare.PRINTED < len(written)
+    assert text.count(odd) == data_card.PRINTED < len(written)
     assert "  and 10 more, in " in text
     assert (tmp_path / "first" / "card.txt").read_text().count(odd) == len(written)
 
@@ -64,7 +70,7 @@ def test_a_folder_of_one_s_own(tmp_path, capsys):
         layouts.write_rgb(tmp_path / "files" / f"{number}.png", image)
         layouts.write_mask(tmp_path / "files" / f"{number}_mask.png", mask)
     config = config_of("folder", tmp_path / "files", str(tmp_path / "prepared"))
-    text = prepare.prepare(config, tmp_path / "first")
+    text = prepare(config, tmp_path / "first")
     told = capsys.readouterr().out
     assert "layout: " in told and "--config.folder.masks='{case}_mask.*'" in told
     assert "5: 3 train, 1 validation, 1 test" in text

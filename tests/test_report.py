@@ -10,18 +10,24 @@ import shlex
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from experiments.groups import METRICS
-from experiments.paper_tables import Number
-from experiments.tables import Cell, Column, Table
+from experiments.write.write import CurvePoint, TableComparison
 from scipy import stats
 
 from configs import paper as cells
-from dicepp_jax import metrics, plots
+from dicepp_jax import metrics, score_files
+from dicepp_jax.atomic import write_text
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
+from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.rows import Row, read_csv
-from experiments import derived, record, report, report_figures, reproduce, scores, tables
-from experiments.report import Compared, Point
+from dicepp_jax.score_files import SplitScores
+from experiments.report import __main__ as report_main
+from experiments.report import figures, markup, write
+from experiments.report.markup import Cell, Column, ReportTable
+from experiments.report.published import REPORTED
+from experiments.report.table_numbers import Number
+from experiments.reproduce import __main__ as reproduce_main
+from experiments.workdirs import derived, directory, log
 
 CASES = 8
 BETTER = {"nll": 0.1, "brier": 0.03, "ece": 0.02, "dice": 0.8, "jaccard": 0.7}
@@ -51,20 +57,20 @@ def write_scores(folder, spec, by_metric, recall_falls_by=0.5):
     counts = Confusion(tp, np.broadcast_to(tp[:, ::-1], shape), 1000 - tp, tp)
     zeros = np.zeros((shape[0], 20))
     size = (4, 4)
-    view = plots.View(
+    view = case_plots.View(
         "case 0",
         "",
         np.zeros((*size, 3), np.uint8),
         np.zeros(size, int),
         np.ones((*size, shape[0])),
     )
-    scored = scores.Scored(
+    scored = SplitScores(
         rows,
         Reliability(zeros.astype(int), zeros, zeros.astype(int)),
         dict.fromkeys(cases, counts),
         [(view,) * (shape[0] - 1)],
     )
-    scores.write(folder, scored, spec.classes)
+    score_files.write(folder, scored, spec.classes)
 
 
 def write_run(
@@ -85,17 +91,18 @@ def write_run(
         "devices": ["cpu cpu"],
         "cpu_cores": 2,
     }
-    record.write_text(folder / record.RUN, json.dumps(about))
-    record.write_spec(folder, spec)
+    write_text(folder / directory.RUN, json.dumps(about))
+    directory.write_spec(folder, spec)
     for epoch in range(3):
-        record.append_log(folder, {"epoch": epoch})
+        with (folder / log.LOG).open("a") as file:
+            file.write(f"{json.dumps({'epoch': epoch})}\n")
     write_scores(folder, spec, by_metric, falls)
     return folder
 
 
 def write_temperature(run, temperature, by_metric):
     folder = run / derived.TEMPERATURE
-    write_scores(folder, record.read_spec(run), by_metric)
+    write_scores(folder, directory.read_spec(run), by_metric)
     derived.write(folder, derived.TEMPERATURE, [run], temperature)
 
 
@@ -106,8 +113,8 @@ def one_figure(monkeypatch):
     def draw():
         return plt.subplots(figsize=(1, 1))[0]
 
-    one = report_figures.Figure("figure", 'A "figure" & <more>', "How it is read.", draw)
-    monkeypatch.setattr(report_figures, "figures", lambda gathered: [one])
+    one = figures.ReportFigure("figure", 'A "figure" & <more>', "How it is read.", draw)
+    monkeypatch.setattr(figures, "figures", lambda gathered: [one])
 
 
 DSC = values(WORSE, seed=1)
@@ -125,7 +132,7 @@ def write_drive(folder, dsc=DSC, dscpp=DSCPP, scale="tiny"):
         for seed, of_seed in enumerate((dscpp, values(BETTER, seed=4)))
     ]
     ensemble = folder / "ensemble"
-    write_scores(ensemble, record.read_spec(run), values(BETTER, seed=5))
+    write_scores(ensemble, directory.read_spec(run), values(BETTER, seed=5))
     derived.write(ensemble, derived.ENSEMBLE, runs)
 
 
@@ -137,7 +144,7 @@ def drive(tmp_path):
 
 def made(workdir):
     """The report of a directory."""
-    report.write([workdir], workdir / "report")
+    write.write([workdir], workdir / "report")
     return workdir / "report"
 
 
@@ -167,7 +174,7 @@ def test_numbers(drive):
     assert np.isnan([ece.paper_mean, ece.difference_in_errors]).all()
     shown = {(row.method, row.metric) for row in numbers(folder)}
     methods = "dsc", "dscpp", "dsc, temperature", "dscpp, ensemble of 2"
-    assert shown == {*itertools.product(methods, METRICS)}
+    assert shown == {*itertools.product(methods, REPORTED)}
 
 
 def test_rows(drive):
@@ -233,7 +240,9 @@ def test_what_is_missing_has_a_command(tmp_path):
         },
         **{f"tiny/phantom_3d/{name}": ("experiments.run", []) for name in ("ce", "focal", "dscpp")},
     }
-    parsed = [reproduce.parse(words[3:]) for words in commands if words[2].endswith("reproduce")]
+    parsed = [
+        reproduce_main.parse(words[3:]) for words in commands if words[2].endswith("reproduce")
+    ]
     asked = {(o.table[0], *o.data, o.scale) for o in parsed}
     others = "bus2017", "dsb2018", "isic2018", "cvc_clinicdb"
     assert asked == {
@@ -264,24 +273,24 @@ def test_two_runs_of_a_cell(tmp_path):
     write_run(tmp_path / "one", "tiny/drive/dsc", DSC)
     write_run(tmp_path / "two", "tiny/drive/dsc", DSCPP)
     with pytest.raises(ValueError, match=r"(?s)/one and .*/two are both DSC with seed 0 on DRIVE"):
-        report.write([tmp_path], tmp_path / "report")
+        write.write([tmp_path], tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
 def test_nothing_found(tmp_path):
     with pytest.raises(SystemExit, match="error: nothing in .* is scored"):
-        report.main([str(tmp_path)])
+        report_main.main([str(tmp_path)])
     with pytest.raises(SystemExit, match="error: there is no directory .*gone"):
-        report.main([str(tmp_path / "gone")])
+        report_main.main([str(tmp_path / "gone")])
 
 
 def test_comparisons(drive):
-    rows = read_csv(made(drive) / "comparisons.csv", Compared)
+    rows = read_csv(made(drive) / "comparisons.csv", TableComparison)
     pairs = [("dscpp", "dsc"), ("dsc, temperature", "dscpp")]
-    assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in METRICS]
+    assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in REPORTED]
     assert {row.label for row in rows} == {"vessel"}
     expected = []
-    for (a, b), metric in itertools.product(((DSCPP, DSC), (TEMPERED, DSCPP)), METRICS):
+    for (a, b), metric in itertools.product(((DSCPP, DSC), (TEMPERED, DSCPP)), REPORTED):
         expected.append((
             (a[metric] - b[metric]).mean(),
             stats.ranksums(a[metric], b[metric]).pvalue,
@@ -461,7 +470,7 @@ def test_the_page_needs_nothing_else(drive):
 
 
 def test_latex():
-    table = Table(
+    table = ReportTable(
         "name",
         "50% of a_b & c#",
         "A ± B.",
@@ -469,7 +478,7 @@ def test_latex():
         (((Cell("a_1"), Cell("0.1 ± 0.2", True), Cell("−3"), Cell("0")),),) * 2,
         ("Note {x} \\ y^2~.",),
     )
-    text = tables.to_latex(table)
+    text = markup.to_latex(table)
     assert r"\caption{\textbf{50\% of a\_b \& c\#.} A $\pm$ B.}" in text
     assert r"a\_1 & \textbf{0.1 $\pm$ 0.2} & $-$3 & 0 \\" in text
     assert r" & \multicolumn{2}{c}{NLL} &  \\" in text
@@ -488,7 +497,7 @@ def test_equal_runs_give_equal_files(drive):
     stale.write_text("")
     kept = folder / "notes.txt"
     kept.write_text("")
-    report.write([drive], folder)
+    write.write([drive], folder)
     kept.unlink()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     names = {str(path.relative_to(folder)) for path in before}
@@ -497,7 +506,7 @@ def test_equal_runs_give_equal_files(drive):
 
 
 def test_curves(drive):
-    points = read_csv(made(drive) / "curves.csv", Point)
+    points = read_csv(made(drive) / "curves.csv", CurvePoint)
     dsc = [point for point in points if point.method == "dsc"]
     np.testing.assert_allclose([point.threshold for point in dsc], metrics.THRESHOLDS)
     tp = np.round(1000 * (0.9 - 0.3 * np.linspace(0, 1, 91)))

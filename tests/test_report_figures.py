@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 
 from configs import paper as cells
-from dicepp_jax import metrics, plots
+from dicepp_jax import metrics, score_files
+from dicepp_jax.atomic import write_text
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
+from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.rows import Row
-from experiments import finished, groups, record, report, report_figures, scores
+from dicepp_jax.score_files import SplitScores
+from experiments.report import figures, groups, write
+from experiments.report.published import REPORTED
+from experiments.workdirs import directory, finished
 
 
 def write_run(folder, cell, gamma=None, cases=("a", "b")):
@@ -29,15 +34,15 @@ def write_run(folder, cell, gamma=None, cases=("a", "b")):
         "cpu_cores": 2,
     }
     folder.mkdir(parents=True)
-    record.write_text(folder / record.RUN, json.dumps(about))
-    record.write_spec(folder, spec)
+    write_text(folder / directory.RUN, json.dumps(about))
+    directory.write_spec(folder, spec)
     rng = np.random.default_rng(len(cell))
     classes = len(spec.classes)
     rows = [
         Row(case, label, "image", metric, float(rng.random()))
         for case in ("a", "b")
         for label in spec.classes
-        for metric in groups.METRICS
+        for metric in REPORTED
     ]
     counts = Confusion(*rng.integers(1, 9, (4, classes, len(metrics.THRESHOLDS))))
     bins = Reliability(*(rng.integers(1, 9, (classes, 20)) for _ in range(3)))
@@ -45,15 +50,18 @@ def write_run(folder, cell, gamma=None, cases=("a", "b")):
     label = rng.integers(0, classes, (6, 7), np.uint8)
     image = np.zeros((6, 7, 3), np.uint8)
     shown = [
-        tuple(plots.View(case, "", image, label, probs) for _ in spec.classes[1:]) for case in cases
+        tuple(case_plots.View(case, "", image, label, probs) for _ in spec.classes[1:])
+        for case in cases
     ]
-    scores.write(folder, scores.Scored(rows, bins, {"a": counts, "b": counts}, shown), spec.classes)
+    score_files.write(
+        folder, SplitScores(rows, bins, {"a": counts, "b": counts}, shown), spec.classes
+    )
 
 
 def drawn(folder):
     """Names of the figures of runs below a folder."""
     gathered = groups.gather(finished.find([folder]))
-    return [figure.name for figure in report_figures.figures(gathered)]
+    return [figure.name for figure in figures.figures(gathered)]
 
 
 def test_of_dsc_and_dscpp_there_are_those_that_compare_two(tmp_path):
@@ -96,7 +104,7 @@ def test_all_of_them_can_be_drawn(tmp_path):
     for gamma in (1.0, 2.0):
         write_run(tmp_path / f"gamma={gamma:g}", "tiny/drive/dscpp", gamma)
     gathered = groups.gather(finished.find([tmp_path]))
-    for figure in report_figures.figures(gathered):
+    for figure in figures.figures(gathered):
         shown = figure.draw()
         shown.canvas.draw()
         plt.close(shown)
@@ -108,7 +116,7 @@ def test_cases_are_those_that_all_have_drawn(tmp_path, of_dscpp, expected):
     write_run(tmp_path / "dsc", "tiny/drive/dsc")
     write_run(tmp_path / "dscpp", "tiny/drive/dscpp", cases=of_dscpp)
     gathered = groups.gather(finished.find([tmp_path]))
-    found = {figure.name: figure for figure in report_figures.figures(gathered)}
+    found = {figure.name: figure for figure in figures.figures(gathered)}
     assert ("figure1_drive_tiny" in found) == (expected is not None)
     assert "figure5_curves_drive_tiny" in found
     if expected:
@@ -120,9 +128,9 @@ def test_cases_are_those_that_all_have_drawn(tmp_path, of_dscpp, expected):
 def test_what_shows_images_may_be_left_out(tmp_path):
     for loss in ("dsc", "dscpp"):
         write_run(tmp_path / "runs" / loss, f"tiny/drive/{loss}")
-    report.write([tmp_path / "runs"], tmp_path / "out", "numbers")
+    write.write([tmp_path / "runs"], tmp_path / "out", "numbers")
     names = sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir())
     assert names == ["figure5_curves_drive_tiny", "reliability_losses_drive_tiny"]
     assert "figure1" not in (tmp_path / "out" / "report.md").read_text()
-    report.write([tmp_path / "runs"], tmp_path / "out", "none")
+    write.write([tmp_path / "runs"], tmp_path / "out", "none")
     assert list((tmp_path / "out" / "figures").iterdir()) == []

@@ -14,8 +14,13 @@ import pytest
 
 from configs import paper as cells
 from dicepp_jax import train
-from experiments import parts, record, reproduce, run
-from experiments.reproduce import Planned, Source, Task
+from experiments.reproduce import __main__ as reproduce_main
+from experiments.reproduce import perform, plan
+from experiments.reproduce.plan import AvailableData, Planned, Task
+from experiments.setup import components
+from experiments.training import posthoc, single
+from experiments.training.recorder import OutOfTimeError
+from experiments.workdirs import log
 
 ROOT = Path(__file__).parents[1]
 FIGURE = "--figure=5", "--data=phantom"
@@ -26,8 +31,11 @@ def command(data_dir, workdir, *arguments):
     return [sys.executable, "-m", "experiments.reproduce", *flags, *arguments]
 
 
-def options(data_dir, workdir, *arguments):
-    return reproduce.parse(command(data_dir, workdir, *arguments)[3:])
+def reproduce(data_dir, workdir, *arguments):
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        reproduce_main.main(command(data_dir, workdir, *arguments)[3:])
+    return ended.value.code
 
 
 def contents(folder):
@@ -48,20 +56,20 @@ def figure(data_dir, tmp_path_factory):
 
 
 def test_a_table_is_its_cells_then_what_goes_beyond_them():
-    names = [task.name for task in reproduce.tasks([4], [], ["phantom"], seeds=3)]
+    names = [task.name for task in plan.tasks([4], [], ["phantom"], seeds=3)]
     assert names[:4] == [f"phantom/{loss}" for loss in ("ce", "focal", "dsc", "dscpp")]
     assert names[4:6] == ["phantom/dsc/temperature", "phantom/dscpp/temperature"]
     assert names[6:9] == ["phantom/dsc_seed=1", "phantom/dsc_seed=2", "phantom/dsc_ensemble"]
     assert len(names) == 12
-    alone = reproduce.tasks([4], [], ["phantom"], seeds=1)
+    alone = plan.tasks([4], [], ["phantom"], seeds=1)
     assert [task.name for task in alone] == names[:6]
-    (ensemble,) = (task for task in reproduce.tasks([4], [], ["drive"], 2) if len(task.of) > 1
+    (ensemble,) = (task for task in plan.tasks([4], [], ["drive"], 2) if len(task.of) > 1
                    and "dscpp" in task.name)  # fmt: skip
     assert ensemble.of == ("drive/dscpp", "drive/dscpp_seed=1")
 
 
 def test_everything_of_the_paper_is_planned_once():
-    planned = reproduce.tasks([3, 4, 5, 6], [1, 2, 3, 4, 5], [], seeds=1)
+    planned = plan.tasks([3, 4, 5, 6], [1, 2, 3, 4, 5], [], seeds=1)
     names = [task.name for task in planned if not task.of]
     assert len(names) == len(set(names)) == 1 + 5 * 4 + 4 + 8
     for name in names:
@@ -70,14 +78,14 @@ def test_everything_of_the_paper_is_planned_once():
 
 @pytest.mark.parametrize(("number", "count"), [(1, 2), (2, 1), (3, 4), (5, 2)])
 def test_a_figure_needs_less_than_a_table(number, count):
-    assert len(reproduce.tasks([], [number], ["phantom"], seeds=3)) == count
+    assert len(plan.tasks([], [number], ["phantom"], seeds=3)) == count
 
 
 def test_a_table_of_none_of_the_sets_is_refused():
     with pytest.raises(
         ValueError, match="--data=phantom has nothing of what is asked: --table=5 is of kits19"
     ):
-        reproduce.tasks([5], [], ["phantom"], seeds=1)
+        plan.tasks([5], [], ["phantom"], seeds=1)
 
 
 def test_what_is_finished_is_not_run_again(figure, data_dir, monkeypatch, capsys):
@@ -87,9 +95,8 @@ def test_what_is_finished_is_not_run_again(figure, data_dir, monkeypatch, capsys
     def fail(*args):
         raise AssertionError("it is finished")
 
-    monkeypatch.setattr(run, "run", fail)
-    again = options(data_dir, figure.parent, *FIGURE)
-    assert reproduce.reproduce(again) == 0
+    monkeypatch.setattr(single, "train_and_evaluate", fail)
+    assert reproduce(data_dir, figure.parent, *FIGURE) == 0
     assert "2 in all, 2 finished" in capsys.readouterr().out
     assert contents(figure / "report") == before
 
@@ -116,10 +123,9 @@ def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, 
             raise train.NonFiniteLossError("the loss is nan")
         done.append(config.loss.name)
 
-    monkeypatch.setattr(run, "run", trains)
-    monkeypatch.setattr(reproduce.calibrate, "temper", lambda workdir, *args: done.append("T"))
-    code = reproduce.reproduce(options(data_dir, tmp_path, "--table=4", "--data=phantom,drive",
-                                       "--seeds=1"))  # fmt: skip
+    monkeypatch.setattr(single, "train_and_evaluate", trains)
+    monkeypatch.setattr(posthoc, "scale_temperature", lambda workdir, *args: done.append("T"))
+    code = reproduce(data_dir, tmp_path, "--table=4", "--data=phantom,drive", "--seeds=1")
     told = capsys.readouterr()
     assert code == 1
     assert done == ["ce", "dsc", "dscpp", "T", "T"]
@@ -129,15 +135,15 @@ def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, 
 
 
 def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
-    source = {"phantom": Source("", "", None)}
+    source = {"phantom": AvailableData("", "", None)}
     made = Task("phantom", "phantom/dsc/temperature", ("phantom/dsc",))
     planned = [Planned(t, "to do", 1.0) for t in (Task("phantom", "phantom/dsc"), made)]
 
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(reproduce, "_perform", fail)
-    outcome = reproduce.perform(planned, source, "tiny", Path(), "", float("inf"))
+    monkeypatch.setattr(perform, "_perform", fail)
+    outcome = perform.perform(planned, source, "tiny", Path(), "", float("inf"))
     assert outcome.failed["phantom/dsc"] == "disk full"
     assert "phantom/dsc, of which it is made" in outcome.failed[made.name]
 
@@ -145,21 +151,20 @@ def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
 def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
     config = cells.get_config("tiny/phantom/dsc")
     config.data.data_dir = data_dir
-    with pytest.raises(run.OutOfTimeError, match="after epoch 1"):
-        run.run(config, tmp_path / "tiny/phantom/dsc", deadline=0)
-    assert len(record.read_log(tmp_path / "tiny/phantom/dsc")) == 1
-    spent = options(data_dir, tmp_path, *FIGURE, "--budget_minutes=0")
-    assert reproduce.reproduce(spent) == reproduce.LEFT
+    with pytest.raises(OutOfTimeError, match="after epoch 1"):
+        single.train_and_evaluate(config, tmp_path / "tiny/phantom/dsc", deadline=0)
+    assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 1
+    assert reproduce(data_dir, tmp_path, *FIGURE, "--budget_minutes=0") == perform.LEFT
     told = capsys.readouterr().out
     assert "1 epochs are there" in told and "2 are left; the same command goes on" in told
     # With time it goes on from there.
-    run.run(config, tmp_path / "tiny/phantom/dsc")
-    assert len(record.read_log(tmp_path / "tiny/phantom/dsc")) == 2
+    single.train_and_evaluate(config, tmp_path / "tiny/phantom/dsc")
+    assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 2
 
 
 def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
     more = "--figure=4", "--data=phantom", "--dry_run"
-    assert reproduce.reproduce(options(data_dir, tmp_path, "--table=3", *more)) == 0
+    assert reproduce(data_dir, tmp_path, "--table=3", *more) == 0
     told = capsys.readouterr().out
     assert "--figure=4 is of kits19, kits19_synthetic, phantom_3d: left out" in told
     assert "phantom/gamma" in told and "to do" in told and "min" in told
@@ -169,12 +174,12 @@ def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
 def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
     config = cells.get_config("tiny/phantom/dsc")
     config.data.data_dir = data_dir
-    made = parts.make(config)
+    made = components.build(config)
     clock = iter([0, 100, 200, 207, 300, 305, 400, 406])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     train_cases, validation = (len(made.splits[name]) for name in ("train", "validation"))
     expected = 5 * (train_cases + validation / 3)
-    assert reproduce.epoch_seconds(config, made) == pytest.approx(expected)
+    assert plan.epoch_seconds(config, made) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +195,11 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
 )
 def test_a_wrong_command_line_ends_in_one_clear_line(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        reproduce.parse(arguments)
+        reproduce_main.parse(arguments)
     assert message in capsys.readouterr().err
 
 
 def test_folders_of_sets(tmp_path):
-    parsed = reproduce.parse(["--all", f"--data=drive={tmp_path},phantom"])
+    parsed = reproduce_main.parse(["--all", f"--data=drive={tmp_path},phantom"])
     assert parsed.data == {"drive": str(tmp_path), "phantom": ""}
     assert isinstance(parsed, argparse.Namespace)

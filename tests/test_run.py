@@ -22,7 +22,10 @@ from configs import base
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Row, Summary, read_csv
-from experiments import parts, record, run, scores
+from dicepp_jax.score_files import SplitScores
+from experiments.setup import components
+from experiments.training import single
+from experiments.workdirs import directory, log
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,12 +63,12 @@ def call(arguments: list[str]) -> subprocess.CompletedProcess:
 def final_state(workdir: Path, config: ConfigDict):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         epoch = checkpoints.last_epoch
-        return epoch, checkpoints.restore(epoch, parts.state_shapes(parts.make(config)))
+        return epoch, checkpoints.restore(epoch, components.state_shapes(components.build(config)))
 
 
 def test_compares_two_losses(data_dir, tmp_path, capsys):
     config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.gamma": 3.0})
-    text = run.run(config, tmp_path)
+    text = single.train_and_evaluate(config, tmp_path)
     assert "dsc: Vessel phantom, 32/8/20 cases at 16 x 16, UNet of" in capsys.readouterr().out
     header, _, *lines = text.splitlines()[1:]
     assert header.split("  ")[0] == "class" and "p signed-rank" in header
@@ -78,9 +81,9 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
         assert kept["config"]["loss"]["gamma"] == gamma
         assert kept["versions"]["jax"] == jax.__version__
         assert {"git_commit", "date", "command", "devices"} <= set(kept)
-        log = record.read_log(folder)
-        assert [entry["epoch"] for entry in log] == [0, 1]
-        assert all(np.isfinite(list(entry.values())).all() for entry in log)
+        entries = log.read(folder)
+        assert [entry["epoch"] for entry in entries] == [0, 1]
+        assert all(np.isfinite(list(entry.values())).all() for entry in entries)
         rows = read_csv(folder / "test" / "cases.csv", Row)
         assert len({row.case for row in rows}) == 20
         assert {row.metric for row in rows} >= {"nll", "nll_full", "brier", "dice", "jaccard"}
@@ -94,8 +97,8 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
         compared = read_csv(tmp_path / "comparison.csv", Comparison)
         assert [row[:5] for row in compared] == [("dsc", "dscpp", *place) for place in places]
         assert list((folder / "tensorboard").iterdir())
-        assert record.read_spec(folder) == SETS["phantom"].spec
-    assert record.read_spec(tmp_path) == SETS["phantom"].spec
+        assert directory.read_spec(folder) == SETS["phantom"].spec
+    assert directory.read_spec(tmp_path) == SETS["phantom"].spec
     for name in ("phantom_040.png", "reliability.png", "training.png"):
         with Image.open(tmp_path / "figures" / name) as image:
             assert min(image.size) > 200
@@ -104,19 +107,19 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
 
 def test_a_finished_run_is_scored_again_and_not_trained(data_dir, tmp_path):
     config = tiny(data_dir)
-    first = run.run(config, tmp_path)
-    log = record.read_log(tmp_path)
-    assert run.run(config, tmp_path) == first
+    first = single.train_and_evaluate(config, tmp_path)
+    entries = log.read(tmp_path)
+    assert single.train_and_evaluate(config, tmp_path) == first
     config.inference.mirror = True
-    run.run(config, tmp_path)
-    assert record.read_log(tmp_path) == log
+    single.train_and_evaluate(config, tmp_path)
+    assert log.read(tmp_path) == entries
     assert json.loads((tmp_path / "run.json").read_text())["config"]["inference"]["mirror"]
     assert not (tmp_path / "comparison.csv").exists()
 
 
 def test_every_two_of_several_losses_are_compared_without_the_background():
     scored = {
-        name: scores.Scored(
+        name: SplitScores(
             [
                 Row(case, label, "image", "dice", case_value + better)
                 for case, case_value in (("a", 0.5), ("b", 0.625))
@@ -130,7 +133,7 @@ def test_every_two_of_several_losses_are_compared_without_the_background():
     }
     assert [
         (row.method_a, row.method_b, row.label, row.difference)
-        for row in run.comparisons(scored, "background")
+        for row in single.comparisons(scored, "background")
     ] == [
         ("ce", "dsc", "vessel", -0.125),
         ("ce", "dscpp", "vessel", -0.375),
@@ -140,15 +143,14 @@ def test_every_two_of_several_losses_are_compared_without_the_background():
 
 def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):
     longer = tiny(data_dir, **{"train.epochs": 3})
-    run.run(longer, tmp_path / "whole")
-    run.run(tiny(data_dir), tmp_path / "parts")
-    run.run(longer, tmp_path / "parts")
+    single.train_and_evaluate(longer, tmp_path / "whole")
+    single.train_and_evaluate(tiny(data_dir), tmp_path / "parts")
+    single.train_and_evaluate(longer, tmp_path / "parts")
     (_, whole), (_, pieces) = (final_state(tmp_path / n, longer) for n in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole.state, pieces.state)
     assert whole.schedule == pieces.schedule
     losses = [
-        [entry["val_loss"] for entry in record.read_log(tmp_path / name)]
-        for name in ("whole", "parts")
+        [entry["val_loss"] for entry in log.read(tmp_path / name)] for name in ("whole", "parts")
     ]
     assert losses[0] == losses[1]
 
@@ -164,13 +166,13 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while len(record.read_log(tmp_path / "killed")) < 3:
+    while len(log.read(tmp_path / "killed")) < 3:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    reached = len(record.read_log(tmp_path / "killed"))
+    reached = len(log.read(tmp_path / "killed"))
     assert reached < 12
     again = call(command(data_dir, tmp_path / "killed", *flags))
     assert again.returncode == 0, again.stderr
@@ -179,9 +181,9 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path
     (last, a), (last_again, b) = (final_state(tmp_path / n, config) for n in ("whole", "killed"))
     assert last == last_again == 11
     jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
-    logs = [record.read_log(tmp_path / name) for name in ("whole", "killed")]
-    for log in logs:
-        assert [entry["epoch"] for entry in log] == list(range(12))
+    logs = [log.read(tmp_path / name) for name in ("whole", "killed")]
+    for entries in logs:
+        assert [entry["epoch"] for entry in entries] == list(range(12))
     assert [e["val_loss"] for e in logs[0]] == [e["val_loss"] for e in logs[1]]
 
 
@@ -190,7 +192,7 @@ def test_three_dimensions(data_dir, tmp_path):
         data_dir,
         **{"data.name": "phantom_3d", "data.size": (8, 16, 16), "train.epochs": 1},
     )
-    text = run.run(config, tmp_path)
+    text = single.train_and_evaluate(config, tmp_path)
     assert "kidney" in text and "tumour" in text
     assert (tmp_path / "figures" / "reliability.png").exists()
 
@@ -210,41 +212,41 @@ def volumes(tmp_path_factory):
 
 def test_volumes_are_trained_on_and_predicted_by_patches(volumes, tmp_path, capsys):
     config = tiny("", **volumes, **{"data.foreground": 0.33, "evaluation.figures": 0})
-    text = run.run(config, tmp_path / "whole")
+    text = single.train_and_evaluate(config, tmp_path / "whole")
     assert "kidney" in text and "tumour" in text
     said = capsys.readouterr().out
     assert "cases at patches of 8 x 8 x 16, UNet" in said
     assert re.search(r"^dscpp: a training step takes [\d.]+ MiB of [\d.]+ GiB \(", said, re.M)
     rows = read_csv(tmp_path / "whole" / "test" / "cases.csv", Row)
     assert {row.label for row in rows} == {"background", "kidney", "tumour", "all"}
-    assert record.read_spec(tmp_path / "whole") == SETS["kits19"].spec
+    assert directory.read_spec(tmp_path / "whole") == SETS["kits19"].spec
     # Broken off after an epoch, it sees the same patches.
     for epochs in (1, 2):
         config.train.epochs = epochs
-        run.run(config, tmp_path / "parts")
-    logs = [record.read_log(tmp_path / name) for name in ("whole", "parts")]
-    losses = [[(e["train_loss"], e["val_loss"]) for e in log] for log in logs]
+        single.train_and_evaluate(config, tmp_path / "parts")
+    logs = [log.read(tmp_path / name) for name in ("whole", "parts")]
+    losses = [[(e["train_loss"], e["val_loss"]) for e in entries] for entries in logs]
     assert losses[0] == losses[1] and losses[0][0] != losses[0][1]
 
 
 def test_the_validation_loss_may_be_of_all_windows(volumes, tmp_path):
     fields = {"data.validation": "sliding_window", "train.epochs": 1, "evaluation.figures": 0}
     config = tiny("", **volumes, **fields)
-    made = parts.make(config)
-    run.fit(config, made, tmp_path)
+    made = components.build(config)
+    single.fit(config, made, tmp_path)
     state = final_state(tmp_path, config)[1].state
     losses = [
         float(made.loss(made.apply(state.params, tile["image"][None]), tile["label"][None])[0])
-        for tile in map(dict, parts.prepared(made, config, "validation"))
+        for tile in map(dict, components.examples(made, config, "validation"))
     ]
-    assert record.read_log(tmp_path)[0]["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert log.read(tmp_path)[0]["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_patches_of_training_and_validation(volumes):
     def examples(split, **fields):
         config = tiny("", **volumes, **fields)
-        made = parts.make(config)
-        return made, parts.prepared(made, config, split)
+        made = components.build(config)
+        return made, components.examples(made, config, split)
 
     made, training = examples("train", **{"data.foreground": 0.25, "seed": 3})
     assert (training.seed, training.stream, training.foreground) == (3, "train", 0.25)
@@ -255,28 +257,28 @@ def test_patches_of_training_and_validation(volumes):
     fields = {"data.validation": "sliding_window", "inference.overlap": 0.45}
     made, tiles = examples("validation", **fields)
     shape = made.splits["validation"][0]["label"].shape
-    assert shape == (10, 11, 11) and parts.overlap(tiny("", **fields), (8, 8, 16)) == (3, 3, 7)
+    assert shape == (10, 11, 11) and components.overlap(tiny("", **fields), (8, 8, 16)) == (3, 3, 7)
     assert len(tiles) == 2 * 2 * len(made.splits["validation"])
 
 
 def test_the_facts_of_a_set_are_kept_for_prediction(tmp_path):
     for _, (spec, _) in SETS.items():
-        record.write_spec(tmp_path, spec)
-        again = record.read_spec(tmp_path)
+        directory.write_spec(tmp_path, spec)
+        again = directory.read_spec(tmp_path)
         assert again == spec and again.patches == spec.patches
         assert all(type(a) is type(b) for a, b in zip(again.downloads, spec.downloads, strict=True))
     with pytest.raises(FileNotFoundError, match=r"spec\.json does not exist; give the directory"):
-        record.read_spec(tmp_path / "none")
+        directory.read_spec(tmp_path / "none")
 
 
 def test_another_config_in_the_same_directory_is_refused(data_dir, tmp_path, capsys):
     config = tiny(data_dir, **{"train.epochs": 1})
-    run.run(config, tmp_path / "run")
+    single.train_and_evaluate(config, tmp_path / "run")
     config.loss.gamma = 3.0
     with pytest.raises(ValueError, match=r"loss\.gamma: None there, 3\.0 here.*--workdir"):
-        run.run(config, tmp_path / "run")
+        single.train_and_evaluate(config, tmp_path / "run")
     config.resume = False
-    run.run(config, tmp_path / "run")
+    single.train_and_evaluate(config, tmp_path / "run")
     assert f"is now in {tmp_path / 'run.1'}" in capsys.readouterr().out
     kept = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("run", "run.1")]
     assert [k["config"]["loss"]["gamma"] for k in kept] == [3.0, None]
@@ -284,12 +286,12 @@ def test_another_config_in_the_same_directory_is_refused(data_dir, tmp_path, cap
 
 def test_a_comparison_is_one_experiment(data_dir, tmp_path):
     config = tiny(data_dir, **{"loss.name": "dsc, dscpp", "train.epochs": 1})
-    run.run(config, tmp_path / "run")
+    single.train_and_evaluate(config, tmp_path / "run")
     config.loss.name = "dscpp"
     with pytest.raises(ValueError, match=r"loss\.name: dsc, dscpp there, dscpp here"):
-        run.run(config, tmp_path / "run")
+        single.train_and_evaluate(config, tmp_path / "run")
     config.resume = False
-    run.run(config, tmp_path / "run")
+    single.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run.1" / "dsc" / "run.json").exists()
     assert not (tmp_path / "run" / "dsc").exists()
 
@@ -305,7 +307,7 @@ def test_interrupted_it_ends_in_one_line(data_dir, tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not record.read_log(tmp_path):
+    while not log.read(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     # One that Python meets in a destructor is lost, so press again as a person would.
@@ -380,14 +382,14 @@ def test_a_wrong_value_is_refused_before_anything_is_written(
 ):
     config = tiny(data_dir, **{field: value})
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        run.run(config, tmp_path / "run")
+        single.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_hyper_parameter_that_no_compared_loss_takes_is_refused(data_dir, tmp_path):
     config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.beta": 1.0})
     with pytest.raises(ValueError, match="loss.beta is set, but none of dsc, dscpp takes it"):
-        run.run(config, tmp_path / "run")
+        single.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_every_config_can_be_read():
@@ -417,7 +419,7 @@ def test_a_run_does_not_go_on_with_other_cases_than_it_began_with(tmp_path, chan
         str(tmp_path / "prepared"),
         **{"data.name": "folder", "data.manual_dir": str(tmp_path / "set"), "data.size": (16, 16)},
     )
-    run.run(config, tmp_path / "run")
+    single.train_and_evaluate(config, tmp_path / "run")
     report = (tmp_path / "run" / "report.txt").read_text()
     if change == "removed":
         for part in ("images", "masks"):
@@ -432,19 +434,19 @@ def test_a_run_does_not_go_on_with_other_cases_than_it_began_with(tmp_path, chan
         (tmp_path / "split.json").write_text(json.dumps(split))
         config.data.split_file = str(tmp_path / "split.json")
     with pytest.raises(ValueError, match="its cases, their masks or their split have changed"):
-        run.run(config, tmp_path / "run")
+        single.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run" / "report.txt").read_text() == report
-    run.run(config, tmp_path / "another")
+    single.train_and_evaluate(config, tmp_path / "another")
 
 
 def test_two_processes_do_not_share_a_directory(data_dir, tmp_path):
-    with record.held(tmp_path / "run"):
+    with directory.lock(tmp_path / "run"):
         second = call(command(data_dir, tmp_path / "run"))
         assert second.returncode == 1
         assert f"error: another process is at work in {tmp_path / 'run'}" in second.stderr
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file; give another --workdir"):
-        run.run(tiny(data_dir), tmp_path / "file")
+        single.train_and_evaluate(tiny(data_dir), tmp_path / "file")
 
 
 def test_help_names_the_flags():

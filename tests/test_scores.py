@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from dicepp_jax import metrics
+from dicepp_jax import metrics, score_files
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots import View
+from dicepp_jax.plots.cases import View
 from dicepp_jax.rows import Row
-from experiments import scores
+from dicepp_jax.score_files import SplitScores
 
 CLASSES = ("background", "kidney", "tumour")
 
@@ -32,7 +32,7 @@ def scored():
         )
         for case in counts
     ]
-    return scores.Scored(rows, Reliability(*bins), counts, views)
+    return SplitScores(rows, Reliability(*bins), counts, views)
 
 
 def assert_equal(found, expected):
@@ -51,35 +51,35 @@ def assert_equal(found, expected):
 
 def test_scores_are_read_as_they_were_written(tmp_path):
     first = scored()
-    scores.write(tmp_path, first, CLASSES)
-    assert scores.is_complete(tmp_path)
-    assert_equal(scores.read(tmp_path, CLASSES), first)
+    score_files.write(tmp_path, first, CLASSES)
+    assert score_files.is_complete(tmp_path)
+    assert_equal(score_files.read(tmp_path, CLASSES), first)
     once = {path.name: path.read_bytes() for path in (tmp_path / "test").iterdir()}
-    scores.write(tmp_path, first, CLASSES)
+    score_files.write(tmp_path, first, CLASSES)
     assert {path.name: path.read_bytes() for path in (tmp_path / "test").iterdir()} == once
     nothing_drawn = first._replace(shown=[])
-    scores.write(tmp_path, nothing_drawn, CLASSES)
-    assert_equal(scores.read(tmp_path, CLASSES), nothing_drawn)
+    score_files.write(tmp_path, nothing_drawn, CLASSES)
+    assert_equal(score_files.read(tmp_path, CLASSES), nothing_drawn)
 
 
 def test_half_written_scores_are_not_seen(tmp_path, monkeypatch):
     before = scored()
-    scores.write(tmp_path, before, CLASSES)
+    score_files.write(tmp_path, before, CLASSES)
 
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(scores, "_bins", fail)
+    monkeypatch.setattr(score_files, "_bins", fail)
     with pytest.raises(OSError, match="disk full"):
-        scores.write(tmp_path, before._replace(rows=before.rows[:1]), CLASSES)
+        score_files.write(tmp_path, before._replace(rows=before.rows[:1]), CLASSES)
     monkeypatch.undo()
-    assert_equal(scores.read(tmp_path, CLASSES), before)
+    assert_equal(score_files.read(tmp_path, CLASSES), before)
 
 
 @pytest.mark.parametrize("name", ["thresholds.csv", "shown.npz"])
 def test_a_run_that_an_older_version_scored_is_told(tmp_path, name):
-    scores.write(tmp_path, scored(), CLASSES)
+    score_files.write(tmp_path, scored(), CLASSES)
     (tmp_path / "test" / name).unlink()
-    assert not scores.is_complete(tmp_path)
+    assert not score_files.is_complete(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"{name} does not exist; give the command"):
-        scores.read(tmp_path, CLASSES)
+        score_files.read(tmp_path, CLASSES)

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dicepp_jax.sweep import Cost, Member, Programs, Strategy
-from experiments.paper import published
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import base, drive_gamma_grid
-from dicepp_jax import schedule, sweep, train
+from dicepp_jax import schedule, train, train_many
 from dicepp_jax.augment import augment
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.losses import get_loss
 from dicepp_jax.models import MODELS
 from dicepp_jax.rows import Row, Summary, read_csv
-from experiments import parts, record, run
-from experiments import sweep as command
+from experiments.report.published import published
+from experiments.setup import components
+from experiments.training import grid, grid_points, grid_report, single
+from experiments.workdirs import log
 
 SHAPE = (16, 16)
 GAMMAS = (0.5, 1.0, 2.0, 3.0)
@@ -59,7 +60,7 @@ def alone(member, state, apply, loss, aug, training, validation, epochs):
 
 
 @pytest.fixture(scope="module")
-def grid():
+def members():
     """Four exponents of two seeds on a U-Net, and each of them trained alone for three epochs."""
     model = MODELS["unet"](num_classes=2, filters=2, depth=1)
     members, states = [], {}
@@ -69,7 +70,7 @@ def grid():
             members.append(Member({"gamma": gamma}, schedule.Settings(), key, stream))
             states[len(states)] = train.init_state(model, key, (2, *SHAPE, 3))
     aug = functools.partial(augment, p_elastic=0.0)
-    programs = sweep.make_programs(model.apply, get_loss("dscpp"), aug)
+    programs = train_many.make_programs(model.apply, get_loss("dscpp"), aug)
     expected = {
         n: alone(
             members[n],
@@ -87,11 +88,13 @@ def grid():
 
 
 @pytest.mark.parametrize("strategy", [(1, 1), (8, 1), (3, 1), (1, 4), (2, 4)])
-def test_members_train_as_they_would_alone(grid, strategy):
-    members, states, programs, expected = grid
+def test_members_train_as_they_would_alone(members, strategy):
+    members, states, programs, expected = members
     streams = [batches(n) for n in range(len(SEEDS))]
     rounds = list(
-        sweep.fit(members, states, programs, streams, [batches(9)], Strategy(*strategy), epochs=3)
+        train_many.fit(
+            members, states, programs, streams, [batches(9)], Strategy(*strategy), epochs=3
+        )
     )
     assert len(rounds) == 3
     for epoch, finished in enumerate(rounds):
@@ -125,9 +128,9 @@ def test_whole_runs_are_equal_in_float64_with_their_cuts_and_stops(strategy):
         for n in range(len(members)):
             params = {"kernel": jnp.array(rng.normal(size=(3, 2))), "bias": jnp.zeros(2)}
             states[n] = train.TrainState(jnp.int32(0), params, train.sgd(0.0).init(params))
-        programs = sweep.make_programs(linear, get_loss("dscpp"), None)
+        programs = train_many.make_programs(linear, get_loss("dscpp"), None)
         found = {n: [] for n in states}
-        for finished in sweep.fit(
+        for finished in train_many.fit(
             members, states, programs, [training], [validation], strategy, epochs=60
         ):
             for n, epoch in finished.epochs.items():
@@ -180,7 +183,7 @@ def test_schedules_are_those_of_replay(histories, strategy):
     state = train.TrainState(jnp.int32(0), {}, ())
     members = [Member({"row": n}, rules, jax.random.key(0)) for n in range(3)]
     found = {n: [] for n in range(3)}
-    for finished in sweep.fit(
+    for finished in train_many.fit(
         members,
         dict.fromkeys(range(3), state),
         programs,
@@ -206,11 +209,11 @@ def test_a_member_that_diverges_leaves_the_others_as_they_were():
 
     params = {"kernel": jnp.ones((3, 2)).at[0].set(-1), "bias": jnp.zeros(2)}
     state = train.TrainState(jnp.int32(0), params, train.sgd(0.0).init(params))
-    programs = sweep.make_programs(linear, loss, None)
+    programs = train_many.make_programs(linear, loss, None)
 
     def fit(numbers):
         return list(
-            sweep.fit(
+            train_many.fit(
                 members,
                 dict.fromkeys(numbers, state),
                 programs,
@@ -241,9 +244,9 @@ def test_a_stopped_member_is_not_moved():
     members = [Member({}, rule, jax.random.key(0)) for rule in rules]
     params = {"kernel": jnp.ones((3, 2)).at[0].set(-1), "bias": jnp.zeros(2)}
     state = train.TrainState(jnp.int32(0), params, train.sgd(0.0).init(params))
-    programs = sweep.make_programs(linear, get_loss("ce"), None)
+    programs = train_many.make_programs(linear, get_loss("ce"), None)
     stopped, rounds = None, 0
-    for finished in sweep.fit(
+    for finished in train_many.fit(
         members, {0: state, 1: state}, programs, [stream], [stream], Strategy(2), epochs=5
     ):
         rounds += 1
@@ -265,7 +268,7 @@ def test_a_stopped_member_is_not_moved():
 )
 def test_every_member_has_one_lane(active, lanes, devices):
     active = sorted(active)
-    found, groups = sweep.layout(active, Strategy(lanes, devices))
+    found, groups = train_many.layout(active, Strategy(lanes, devices))
     assert [n for group in groups for n in group] == active
     width = found * devices
     assert all(len(group) == width for group in groups[:-1]) and 0 < len(groups[-1]) <= width
@@ -294,16 +297,16 @@ def cost_of(seconds, size=None):
     ],
 )
 def test_the_fastest_strategy_that_fits_is_chosen(members, devices, cost, limit, expected):
-    assert sweep.choose(members, devices, cost, limit)[0] == expected
+    assert train_many.choose(members, devices, cost, limit)[0] == expected
 
 
-def test_measure_says_what_a_step_takes_and_changes_nothing(grid):
-    members, states, programs, _ = grid
+def test_measure_says_what_a_step_takes_and_changes_nothing(members):
+    members, states, programs, _ = members
     batch = next(batches(0)(0))
     images, labels = (np.stack([batch[key]] * 2) for key in ("image", "label"))
     before = jax.tree.map(np.array, states[0])
     one, eight = (
-        sweep.measure(programs, members, states[0], images, labels, Strategy(lanes))
+        train_many.measure(programs, members, states[0], images, labels, Strategy(lanes))
         for lanes in (1, 8)
     )
     parameters = sum(x.nbytes for x in jax.tree.leaves(states[0].params))
@@ -335,15 +338,15 @@ def trained(data_dir, tmp_path_factory):
     """A grid of two exponents and two seeds that was run through."""
     workdir = tmp_path_factory.mktemp("grid")
     config = tiny(data_dir, **{"sweep.gamma": (1.0, 3.0), "sweep.seeds": 2})
-    return config, workdir, command.run(config, workdir)
+    return config, workdir, grid.train_and_evaluate(config, workdir)
 
 
 def test_each_member_is_a_run_of_its_own(trained, data_dir, tmp_path):
     _, workdir, _ = trained
     config = tiny(data_dir, **{"loss.gamma": 3.0, "seed": 1})
-    run.run(config, tmp_path)
+    single.train_and_evaluate(config, tmp_path)
     member = workdir / "gamma=3_seed=1"
-    ours, known = (values(record.read_log(folder)) for folder in (member, tmp_path))
+    ours, known = (values(log.read(folder)) for folder in (member, tmp_path))
     np.testing.assert_allclose(ours[:2], known[:2], atol=1e-4)
     # Steps at a rate of 0.1 multiply what rounding makes different.
     np.testing.assert_allclose(ours[2], known[2], atol=1e-3)
@@ -355,8 +358,8 @@ def test_each_member_is_a_run_of_its_own(trained, data_dir, tmp_path):
     }).to_json())  # fmt: skip
     # So that the command of a run alone takes it.
     config.sweep.strategy = "auto"
-    run.run(config, member)
-    assert len(record.read_log(member)) == 3
+    single.train_and_evaluate(config, member)
+    assert len(log.read(member)) == 3
 
 
 def test_the_report_of_a_grid(trained):
@@ -369,7 +372,7 @@ def test_the_report_of_a_grid(trained):
         "gamma=1", "gamma=1, ensemble", "gamma=3", "gamma=3, ensemble"
     ]  # fmt: skip
     assert lines[10].startswith("epochs trained: gamma=1_seed=0 3, gamma=1_seed=1 3, gamma=3")
-    results = read_csv(workdir / "results.csv", command.Result)
+    results = read_csv(workdir / "results.csv", grid_report.Result)
     seeds = [
         read_csv(workdir / f"gamma=1_seed={seed}" / "test" / "summary.csv", Summary)
         for seed in (0, 1)
@@ -383,9 +386,9 @@ def test_the_report_of_a_grid(trained):
 
 def test_an_ensemble_averages_probabilities(trained, data_dir):
     config, workdir, _ = trained
-    made = parts.make(tiny(data_dir))
+    made = components.build(tiny(data_dir))
     predicts = [
-        run.best_predictor(config, made, workdir / f"gamma=3_seed={seed}", "") for seed in (0, 1)
+        single.best_predictor(config, made, workdir / f"gamma=3_seed={seed}", "") for seed in (0, 1)
     ]
     stored = made.splits["test"][0]
     label = stored["label"]
@@ -412,14 +415,14 @@ def test_a_grid_that_is_broken_off_between_saves_goes_on_bit_for_bit(
 
     monkeypatch.setattr(Checkpoints, "save", breaks_off)
     with pytest.raises(KeyboardInterrupt):
-        command.run(whole, tmp_path)
+        grid.train_and_evaluate(whole, tmp_path)
     monkeypatch.setattr(Checkpoints, "save", save)
-    assert command.run(whole, tmp_path) == text
+    assert grid.train_and_evaluate(whole, tmp_path) == text
     _, folder, _ = trained
-    shapes = parts.state_shapes(parts.make(tiny(data_dir)))
+    shapes = components.state_shapes(components.build(tiny(data_dir)))
     for member in ("gamma=1_seed=0", "gamma=3_seed=1"):
-        assert [e["val_loss"] for e in record.read_log(tmp_path / member)] == [
-            e["val_loss"] for e in record.read_log(folder / member)
+        assert [e["val_loss"] for e in log.read(tmp_path / member)] == [
+            e["val_loss"] for e in log.read(folder / member)
         ]
         states = []
         for place in (tmp_path, folder):
@@ -431,11 +434,11 @@ def test_a_grid_that_is_broken_off_between_saves_goes_on_bit_for_bit(
 def test_a_member_that_diverged_is_told_and_tried_no_more(data_dir, tmp_path, capsys):
     fields = {"sweep.learning_rate": (0.1, 1e30), "loss.name": "ce", "train.epochs": 2}
     config = tiny(data_dir, **fields, **{"sweep.strategy": "sequential"})
-    text = command.run(config, tmp_path)
+    text = grid.train_and_evaluate(config, tmp_path)
     assert "learning_rate=1e+30 diverged: loss " in text.splitlines()[-1]
     assert "epochs trained: learning_rate=0.1 2, learning_rate=1e+30 0" in text
-    assert len(record.read_log(tmp_path / "learning_rate=0.1")) == 2
-    assert command.run(config, tmp_path) == text
+    assert len(log.read(tmp_path / "learning_rate=0.1")) == 2
+    assert grid.train_and_evaluate(config, tmp_path) == text
     printed = capsys.readouterr()
     assert printed.out.count("strategy: one member at a time") == 1
     assert printed.err.count("learning_rate=1e+30 diverged: loss ") == 1
@@ -444,7 +447,7 @@ def test_a_member_that_diverged_is_told_and_tried_no_more(data_dir, tmp_path, ca
 def test_a_grid_of_which_nothing_is_left_says_why(data_dir, tmp_path):
     fields = {"sweep.learning_rate": (1e30, 1e31), "loss.name": "ce", "train.epochs": 1}
     config = tiny(data_dir, **fields, **{"sweep.strategy": "sequential"})
-    lines = command.run(config, tmp_path).splitlines()
+    lines = grid.train_and_evaluate(config, tmp_path).splitlines()
     assert [line.split(":")[0] for line in lines[-2:]] == [
         "learning_rate=1e+30 diverged", "learning_rate=1e+31 diverged"
     ]  # fmt: skip
@@ -457,22 +460,22 @@ def test_nobody_goes_on_with_a_member_meanwhile(trained, data_dir, monkeypatch):
 
     def score(*_):
         with pytest.raises(ValueError, match="another process is at work in"):
-            run.run(tiny(data_dir, **{"loss.gamma": 3.0, "sweep.strategy": "auto"}),
-                    workdir / "gamma=3_seed=0")  # fmt: skip
+            alone = tiny(data_dir, **{"loss.gamma": 3.0, "sweep.strategy": "auto"})
+            single.train_and_evaluate(alone, workdir / "gamma=3_seed=0")
         refused.append(True)
         return "report"
 
-    monkeypatch.setattr(command, "_report", score)
-    assert command.run(config, workdir) == "report" and refused
+    monkeypatch.setattr(grid, "evaluate_and_report", score)
+    assert grid.train_and_evaluate(config, workdir) == "report" and refused
 
 
 def test_points_of_a_grid_are_crossed_or_zipped():
     config = base.get_config()
     config.loss.name = "tverskypp"
     config.sweep.alpha, config.sweep.beta, config.sweep.gamma = (0.3, 0.5), (0.7, 0.5), (1.0, 2.0)
-    assert len(command.expand(config)) == 8
+    assert len(grid_points.expand(config)) == 8
     config.sweep.zip = "alpha,beta"
-    found = command.expand(config)
+    found = grid_points.expand(config)
     assert list(found) == [
         "alpha=0.3_beta=0.7_gamma=1",
         "alpha=0.3_beta=0.7_gamma=2",
@@ -485,7 +488,7 @@ def test_points_of_a_grid_are_crossed_or_zipped():
 
 
 def test_the_papers_grid():
-    settings = command.expand(drive_gamma_grid.get_config())
+    settings = grid_points.expand(drive_gamma_grid.get_config())
     ours = {next(iter(setting.members)) for setting in settings.values()}
     assert ours == {cell.method for cell in published() if cell.table == 3}
 
@@ -524,10 +527,10 @@ def test_the_papers_grid():
 )  # fmt: skip
 def test_grids_that_cannot_be(data_dir, tmp_path, fields, message):
     with pytest.raises(ValueError) as error:
-        command.run(tiny(data_dir, **fields), tmp_path / "grid")
+        grid.train_and_evaluate(tiny(data_dir, **fields), tmp_path / "grid")
     assert message in str(error.value)
 
 
 def test_a_run_alone_takes_no_grid(data_dir, tmp_path):
     with pytest.raises(ValueError, match="python -m experiments.sweep trains it"):
-        run.run(tiny(data_dir, **{"sweep.gamma": (1.0, 2.0)}), tmp_path)
+        single.train_and_evaluate(tiny(data_dir, **{"sweep.gamma": (1.0, 2.0)}), tmp_path)

@@ -103,6 +103,9 @@ TABLES = {
     )
 }
 
+COLUMNS = ("nll", "brier", "dice", "jaccard")
+"""The metrics in the columns of the paper's tables."""
+
 REPORTED = ("nll", "brier", "ece", "dice", "jaccard")
 """The metrics that reports print and test: the paper's columns, and the calibration error."""
 

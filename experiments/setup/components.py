@@ -275,14 +275,20 @@ def examples(components: Components, config: ConfigDict, split: str) -> pipeline
         return pipeline.Patches(volumes, config.seed, split, config.data.foreground)
     if config.data.validation == "patch":
         return pipeline.Patches(volumes, config.seed, split)
-    return pipeline.Tiles(volumes, windows(config, size).overlap)
+    return pipeline.Tiles(volumes, _overlap(config, size))
 
 
 def windows(config: ConfigDict, size: tuple[int, ...]) -> inference.Windows:
     """How prediction applies a network of this size."""
     fields = config.inference
-    overlap = tuple(math.floor(fields.overlap * n) for n in size)
-    return inference.Windows(overlap, fields.weighting, fields.batch_size, fields.mirror)
+    return inference.Windows(
+        _overlap(config, size), fields.weighting, fields.batch_size, fields.mirror
+    )
+
+
+def _overlap(config: ConfigDict, size: tuple[int, ...]) -> tuple[int, ...]:
+    """The overlap of neighbouring windows in voxels."""
+    return tuple(math.floor(config.inference.overlap * n) for n in size)
 
 
 def predictor(components: Components, config: ConfigDict, params: Any) -> inference.Predict:

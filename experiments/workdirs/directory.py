@@ -114,8 +114,13 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
         about = then | ({"continued": later} if later else {})
     contents = {"config": resolved, "data": loaded.digest, **about}
     write_text(path, json.dumps(contents, indent=2) + "\n")
-    write_text(workdir / SPEC, json.dumps(dataclasses.asdict(loaded.spec), indent=1) + "\n")
+    write_spec(workdir, loaded.spec)
     write_split(workdir, loaded)
+
+
+def write_spec(workdir: Path, spec: Spec) -> None:
+    """Write the facts of the data set, which prediction needs where the set is not available."""
+    write_text(workdir / SPEC, json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
 
 
 def write_split(workdir: Path, loaded: data.Loaded) -> None:
@@ -203,7 +208,11 @@ def read_spec(workdir: Path) -> Spec:
             f"{path} does not exist; give the directory of a run of experiments.run, or repeat its "
             "command, which writes the file and does not train again what has been trained"
         )
-    fields = {name: _tuples(value) for name, value in json.loads(path.read_text()).items()}
+    stored = json.loads(path.read_text())
+    known = data.SETS.get(stored["name"])
+    if known:  # Runs from before these fields existed lack them.
+        stored = {"drawn": known.spec.drawn, "stands_for": known.spec.stands_for} | stored
+    fields = {name: _tuples(value) for name, value in stored.items()}
     downloads = tuple(Download(*download) for download in fields["downloads"])
     return Spec(**{**fields, "downloads": downloads})
 
