@@ -1,5 +1,7 @@
 """The code of the README and of docs/ runs as printed, and says what is true."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +11,60 @@ import numpy as np
 import oracles
 import pytest
 
+from configs import base
 from dicepp_jax import losses
 from dicepp_jax.losses import LOSSES, get_loss
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "results/*.md", "notebooks/*.ipynb")
+    for path in ROOT.glob(pattern)
+)
+
+
+def read_page(path):
+    """The Markdown of a page or of a notebook."""
+    text = (ROOT / path).read_text()
+    if not path.endswith(".ipynb"):
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def anchors(path):
+    """The names that GitHub gives to the headings of a page."""
+    text = re.sub(r"```.*?```", "", read_page(path), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Pages, figures and headings; what is elsewhere on the web is not asked for."""
+    for link in re.findall(r"(?<=\]\()[^)\s]+(?=\))|(?<=src=\")[^\"]+", read_page(page)):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_what_there_is(page):
+    text = read_page(page)
+    for command in re.findall(r"-m experiments\.(\w+)", text):
+        if not command.isupper():  # COMMAND, in a sentence on all of them.
+            assert importlib.util.find_spec(f"experiments.{command}"), command
+    for config in re.findall(r"\bconfigs/(\w+)\.py", text):
+        assert config == "NAME" or (ROOT / "configs" / f"{config}.py").exists(), config
+    for field in re.findall(r"--config\.([a-z_.]+)", text):
+        here = base.get_config()
+        for name in field.rstrip(".").split("."):
+            assert name in here, field
+            here = here[name]
 
 
 def run_blocks(path):
@@ -26,6 +78,15 @@ def run_blocks(path):
 
 def test_readme():
     found = run_blocks("README.md")
+    expected = oracles.loss("dscpp", np.asarray(found["logits"]), np.asarray(found["labels"]))
+    np.testing.assert_allclose(found["values"], expected, rtol=1e-4)
+    # No label is 255.
+    np.testing.assert_allclose(found["ignoring"], expected, rtol=1e-4)
+    assert found["gradient"].shape == (4, 128, 128, 2) and np.isfinite(found["gradient"]).all()
+
+
+def test_metrics_page():
+    found = run_blocks("docs/metrics.md")
     threshold = found["metrics"].threshold_for(
         found["validation"], found["metrics"].THRESHOLDS, recall=0.95
     )
