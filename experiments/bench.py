@@ -1,6 +1,6 @@
 """Time losses, metrics and prediction on this machine: python -m experiments.bench losses
 
-Each subcommand is a row of experiments/benchmarks/cases.py:COMMANDS.
+Each subcommand is a row of experiments/benchmarks/commands.py:COMMANDS.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dicepp_jax.rows import write_csv
-from experiments.benchmarks.cases import COMMANDS, parse_count, parse_shape
+from experiments.benchmarks.commands import COMMANDS, parse_count, parse_shape
 from experiments.benchmarks.timing import bench, report
 
 

@@ -192,7 +192,7 @@ def test_every_number_at_any_size(shape, index):
 
 @pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: spec.name)
 def test_a_large_image_is_scored_part_by_part(spec, monkeypatch):
-    monkeypatch.setattr("dicepp_jax.evaluate.PART", 64)
+    monkeypatch.setattr("dicepp_jax.scoring.PART", 64)
     shape = SHAPES[spec][0]
     stored = stored_case(4, shape, spec)
     if spec.region:  # Some parts have none of it.
