@@ -52,7 +52,7 @@ def grid_table(
       summaries: by setting.
       label: the class.
       metrics: names.
-      beside: what somebody else found, by setting, label and metric; a column for each metric of
+      beside: published numbers, by setting, label and metric; a column for each metric of
         which there is something.
 
     Returns:

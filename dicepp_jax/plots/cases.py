@@ -90,7 +90,7 @@ def _slice(index: int, slices: int) -> str:
 def display(image: np.ndarray) -> np.ndarray:
     """An image as RGB in [0, 1]: bytes as they are, anything else between its 1% and 99% points.
 
-    Of channels that are no colours the first is shown.
+    Of channels other than three, the first is shown.
     """
     if image.dtype == np.uint8:
         shown = image / 255

@@ -21,15 +21,15 @@ COLOURS = {
 }
 """Of lines by loss, for eyes of all kinds; a ++ form that is not here has that of its original."""
 KINDS = {"temperature": (":", "^"), "ensemble": ("-.", "s")}
-"""Dashes and markers of what is made of runs afterwards."""
+"""Dashes and markers of scores derived from runs."""
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, dashes and markers of lines by method, the same whatever the other methods are.
 
     A loss and its ++ form share a colour, but DSC and DSC++ have one each; ++ forms are solid with
-    full markers, other losses dashed with empty ones. What is made of runs afterwards, the word
-    after the comma in "DSC, ensemble of 3", has dots and markers of its own.
+    full markers, other losses dashed with empty ones. Derived scores, by the word after
+    the comma in "DSC, ensemble of 3", have their own dashes and markers.
 
     Args:
       methods: names, as "focal_tverskypp", "Focal Tversky++" or "dsc, temperature". Those that name

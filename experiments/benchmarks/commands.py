@@ -140,11 +140,11 @@ def _stepped(
     start = time.perf_counter()
     step.compile(state, dict(batch), key)
     seconds = time.perf_counter() - start
-    kept = [jax.tree.map(jnp.copy, state)]
+    current = [jax.tree.map(jnp.copy, state)]
 
     def call() -> None:
-        kept[0], loss = step(kept[0], dict(batch), key, 0.1)
-        jax.block_until_ready((kept[0], loss))
+        current[0], loss = step(current[0], dict(batch), key, 0.1)
+        jax.block_until_ready((current[0], loss))
 
     return TimedCase(call, f"compiled in {seconds:.1f} s")
 

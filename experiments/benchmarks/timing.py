@@ -144,7 +144,7 @@ def bench(
       A row for every shape and case.
 
     Raises:
-      ValueError: if there is no case of a name.
+      ValueError: if a name is unknown.
     """
     about = hardware(), jax.__version__, datetime.date.today().isoformat()
     rows = []

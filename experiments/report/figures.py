@@ -11,13 +11,10 @@ from dicepp_jax.plots import paper_figures
 from dicepp_jax.plots.cases import View
 from dicepp_jax.score_files import SplitScores
 from experiments.report.groups import Entry, Group, method_title
-from experiments.report.published import GAMMAS, LOSSES, REPORTED, TABLES
+from experiments.report.published import GAMMAS, LOSSES, PAIR, REPORTED, TABLES
 
 CASES = 2
 """Number of test cases drawn by loss."""
-
-PAIR = ("dsc", "dscpp")
-"""The losses that Figures 1 and 5 compare."""
 
 
 class ReportFigure(NamedTuple):
@@ -83,7 +80,7 @@ def _of_class(
             f"figure1_{end}",
             f"Figure 1: how sure a network is of its errors ({where})",
             "Probabilities as heat maps, and errors: false positives magenta, false negatives "
-            "green. The number is the mean probability, of what was called, over these pixels.",
+            "green. The number is the mean probability of the predicted class over these pixels.",
             functools.partial(paper_figures.overconfidence, cases[0], target, label),
             shows_cases=True,
         )
@@ -119,8 +116,8 @@ def _of_class(
         yield ReportFigure(
             f"figure{number}_{end}",
             f"Figure {number}: segmentations by loss ({where})",
-            "Probabilities as heat maps, with the outline of what is called the class. Dice is "
-            "that of what is shown.",
+            "Probabilities as heat maps, with the outline of the predicted class. Dice is that of "
+            "the image or slice shown.",
             functools.partial(paper_figures.by_loss, cases[:CASES], target, label),
             shows_cases=True,
         )
@@ -163,10 +160,9 @@ def _reliability(group: Group, drawn: Mapping[str, _Drawn]) -> Iterator[ReportFi
         yield ReportFigure(
             f"reliability_{name}_{_name(group)}",
             f"Reliability {what} ({group.title})",
-            "How often a voxel was of the class, against how probable it was said to be; under it "
-            "the share of voxels that were said to be so. On the grey line probabilities are "
-            "frequencies. ECE here is over all test voxels together, in the tables the mean over "
-            "cases.",
+            "The observed frequency of the class against its predicted probability, and below it "
+            "the share of voxels by predicted probability. On the grey line both agree. ECE here is "
+            "over all test voxels together; in the tables it is the mean over cases.",
             functools.partial(curve_plots.reliability_diagram, sums, group.spec.classes),
         )
 

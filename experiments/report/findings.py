@@ -8,7 +8,7 @@ import numpy as np
 
 from dicepp_jax.rows import Comparison
 from experiments.report.groups import loss_title, method_title
-from experiments.report.published import GAMMAS, TABLES
+from experiments.report.published import GAMMAS, PAIR, TABLES
 from experiments.report.table_numbers import METRIC_TITLES, OTHER, Part, labels
 from experiments.report.tables import p_text
 from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
@@ -225,12 +225,12 @@ def _grid(part: Part) -> Iterator[Judgement]:
 
 def _ranges(part: Part) -> Iterator[Judgement]:
     entries = part.group.entries
-    if not {"dsc", "dscpp"} <= {*part.methods} & {*entries}:
+    if not {*PAIR} <= {*part.methods} & {*entries}:
         return
     for label in labels(part):
         ranges = {
             (name, curve): _range(entries[name].curves[label, curve])
-            for name in ("dsc", "dscpp")
+            for name in PAIR
             for curve in ("recall", "precision")
         }
         wider = all(ranges["dscpp", c] > ranges["dsc", c] for c in ("recall", "precision"))

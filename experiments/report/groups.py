@@ -124,7 +124,7 @@ def gather(runs: Iterable[Finished]) -> list[Group]:
 
 def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
     spec, scale = runs[0].spec, runs[0].scale
-    words = "scale of its own" if named == CUSTOM else f"{named} scale"
+    words = "custom scale" if named == CUSTOM else f"{named} scale"
     title = f"{spec.title}, {words}{number}"
     by_method: dict[str, dict[int, Finished]] = {}
     for run in runs:
@@ -204,7 +204,7 @@ def scale_text(group: Group) -> str:
     spec, ours = group.spec, _described(group.scale)
     if spec.name in cells.SETS and group.scale_name == "full":
         return f"The paper's setting: {ours}."
-    named = {CUSTOM: "Scale of its own", "tiny": "Tiny scale, no result"}
+    named = {CUSTOM: "Custom scale", "tiny": "Tiny scale, no result"}
     text = f"{named.get(group.scale_name, f'{group.scale_name.capitalize()} scale')}: {ours}"
     original = spec.stands_for or spec.name
     if original not in cells.SETS:

@@ -40,7 +40,7 @@ class Section(NamedTuple):
       name: its anchor in the page.
       title: its heading.
       tables: in their order.
-      missing: tables that there are no runs for.
+      missing: what has no runs.
     """
 
     name: str

@@ -61,7 +61,10 @@ class PaperTable(NamedTuple):
 
 
 GAMMAS = tuple(f"gamma={n / 2:g}" for n in range(1, 11))
-LOSSES = ("ce", "focal", "dsc", "dscpp")
+PAIR = ("dsc", "dscpp")
+"""The Dice loss and its ++ form, which most figures compare."""
+
+LOSSES = ("ce", "focal", *PAIR)
 VARIANTS = ("tversky", "focal_tversky", "combo", "unified_focal")
 AGAINST_DSCPP = (("dscpp", "dsc"), ("dscpp", "ce"), ("dscpp", "focal"))
 

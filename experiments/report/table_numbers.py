@@ -9,7 +9,7 @@ import numpy as np
 from dicepp_jax import statistics
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
-from experiments.report.published import REPORTED, TABLES, Published, published
+from experiments.report.published import PAIR, REPORTED, TABLES, Published, published
 from experiments.workdirs.derived import TEMPERATURE
 
 OTHER = 0
@@ -113,9 +113,7 @@ def divide(groups: Sequence[Group]) -> list[Part]:
 
 
 def _beyond(group: Group) -> tuple[str, ...]:
-    made = [
-        name for name, e in group.entries.items() if e.run.kind and e.run.loss in ("dsc", "dscpp")
-    ]
+    made = [name for name, e in group.entries.items() if e.run.kind and e.run.loss in PAIR]
 
     def key(name: str) -> tuple[str, bool, int]:
         run = group.entries[name].run

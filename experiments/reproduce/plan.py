@@ -14,22 +14,19 @@ from ml_collections import ConfigDict
 from configs import paper as cells
 from dicepp_jax import score_files, train
 from dicepp_jax.text_table import layout
-from experiments.report.published import TABLES, PaperTable
+from experiments.report.published import PAIR, TABLES, PaperTable
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.workdirs import derived, directory, log
 
 FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
-    1: (3, ("dsc", "dscpp")),
+    1: (3, PAIR),
     2: (3, (cells.GAMMA,)),
     3: (4, TABLES[4].methods),
     4: (5, TABLES[5].methods),
-    5: (3, ("dsc", "dscpp")),
+    5: (3, PAIR),
 }
 """For each figure, the table whose data sets it shows, and the cells that are trained for it."""
-
-CALIBRATED = ("dsc", "dscpp")
-"""The losses that are also calibrated after training, in the tables that compare losses."""
 
 FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 """Errors that end one run but not the others."""
@@ -109,7 +106,7 @@ def tasks(
         for dataset in chosen:
             paper += [Task(dataset, f"{dataset}/{method}") for method in methods]
         if option.startswith("--table"):
-            pairs = itertools.product(chosen, [m for m in methods if m in CALIBRATED])
+            pairs = itertools.product(chosen, [m for m in methods if m in PAIR])
             beyond += [task for pair in pairs for task in _calibrated(*pair, seeds)]
     if not paper:
         of_all = "; ".join(

@@ -100,7 +100,7 @@ def fit(
         training = _streams(first, config, "train", seeds, shuffled=True)
         validation = _streams(first, config, "validation", seeds, shuffled=False)
         print(f"{config.loss.name}: {len(names)} members, {components.describe(first)}")
-        if "strategy" not in status or not _is_unchanged(status, config):
+        if "description" not in status or not _is_unchanged(status, config):
             state = next(iter(resumed.states.values()))
             example = [next(iter(stream(0))) for stream in training]
             status |= _strategy(config, programs, members, state, example)
