@@ -14,7 +14,8 @@ import pytest
 from test_run import ROOT, command, final_state, tiny
 
 from configs import base
-from dicepp_jax import parallel
+from dicepp_jax import data, parallel
+from dicepp_jax.data.specs import PHANTOM
 from dicepp_jax.rows import Summary, read_csv
 from experiments.workdirs import directory, log
 
@@ -122,13 +123,13 @@ def test_hosts_that_do_not_share_a_directory_end_with_an_error(data_dir, tmp_pat
 
 
 def test_what_is_joined_runs_the_same(tmp_path):
-    config = base.get_config()
-    directory.open_workdir(tmp_path, config, "digest")
+    config, loaded = base.get_config(), data.Loaded(PHANTOM, {}, [], tmp_path)
+    directory.open_workdir(tmp_path, config, loaded)
     config.data.data_dir, config.data.cache_gib = "/elsewhere", 1.0
-    directory.check_joined(tmp_path, config, "digest")
+    directory.check_joined(tmp_path, config, loaded.digest)
     config.train.epochs, config.seed = 3, 1
     with pytest.raises(ValueError, match=r"seed: 0 there, 1 here; train.epochs: 1000 there, 3 h"):
-        directory.check_joined(tmp_path, config, "digest")
+        directory.check_joined(tmp_path, config, loaded.digest)
     with pytest.raises(ValueError, match=r"\(the cases, their masks or their split\)"):
         directory.check_joined(tmp_path, base.get_config(), "another")
     assert json.loads((tmp_path / directory.RUN).read_text())["config"]["seed"] == 0

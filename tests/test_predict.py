@@ -51,8 +51,7 @@ def write_run(workdir, data_dir, epochs=((0, 0, 0.5),)):
     config.data.data_dir, config.data.size = data_dir, (16, 16)
     config.model.filters, config.model.depth = 2, 1
     made = components.build(config)
-    directory.open_workdir(workdir, config, made.loaded.digest)
-    directory.write_spec(workdir, made.spec)
+    directory.open_workdir(workdir, config, made.loaded)
     for epoch, seed, val_loss in epochs:
         save_epoch(workdir, made, epoch, seed, val_loss)
     return made

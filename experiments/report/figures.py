@@ -161,8 +161,8 @@ def _reliability(group: Group, drawn: Mapping[str, _Drawn]) -> Iterator[ReportFi
             f"reliability_{name}_{_name(group)}",
             f"Reliability {what} ({group.title})",
             "The observed frequency of the class against its predicted probability, and below it "
-            "the share of voxels by predicted probability. On the grey line both agree. ECE here is "
-            "over all test voxels together; in the tables it is the mean over cases.",
+            "the share of voxels by predicted probability. On the grey line both agree. ECE here "
+            "is over all test voxels together; in the tables it is the mean over cases.",
             functools.partial(curve_plots.reliability_diagram, sums, group.spec.classes),
         )
 
