@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from dicepp_jax.data import preprocess
-from dicepp_jax.data.specs import Spec
+from dicepp_jax import preprocess
 from dicepp_jax.losses.inputs import EPSILON
+from dicepp_jax.spec import Spec
 
 if TYPE_CHECKING:
     from dicepp_jax.train import ApplyFn

@@ -22,12 +22,11 @@ import jax
 import numpy as np
 from jax import export
 
-from dicepp_jax import __version__
+from dicepp_jax import __version__, preprocess
 from dicepp_jax.atomic import write_atomically
-from dicepp_jax.data import preprocess
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by
 from dicepp_jax.inference import DEFAULT_WINDOWS, Predict, Windows, make_predict, tempered
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import by
 
 if TYPE_CHECKING:
     from dicepp_jax.train import ApplyFn

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from dicepp_jax import metrics, scoring
-from dicepp_jax.data.specs import Spec
 from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.cases import View, views
 from dicepp_jax.progress import track
 from dicepp_jax.rows import Row, read_csv, summarise, write_csv
+from dicepp_jax.spec import Spec
 
 FOLDER = "test"
 CASES, SUMMARY, THRESHOLDS, RELIABILITY = (

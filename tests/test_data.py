@@ -11,8 +11,8 @@ import layouts_3d
 import numpy as np
 import pytest
 
-from dicepp_jax import data
-from dicepp_jax.data import SETS, phantom, preprocess
+from dicepp_jax import data, preprocess
+from dicepp_jax.data import SETS, phantom
 from dicepp_jax.data.builder import Example, check_example
 from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, Download
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dicepp_jax.data import files, folder, formats, survey
-from dicepp_jax.data.builder import check_example
+from dicepp_jax.data.builder import check_example, fingerprint
 from dicepp_jax.data.folder import Options
-from dicepp_jax.data.prepare import fingerprint, prepare
+from dicepp_jax.data.preparation import prepare
 
 SIZE = (20, 24)
 DEEP = (6, 20, 24)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from dicepp_jax.data.preprocess import network_image, normalise
 from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
 from dicepp_jax.inference import (
     WEIGHTINGS,
@@ -23,6 +22,7 @@ from dicepp_jax.inference import (
     sliding_window,
     tempered,
 )
+from dicepp_jax.preprocess import network_image, normalise
 
 PATCHES = {
     2: dataclasses.replace(PHANTOM, patches=True),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dicepp_jax.data import files, folder
 from dicepp_jax.data.folder import Options
-from dicepp_jax.data.prepare import prepare
+from dicepp_jax.data.preparation import prepare
 
 DEEP = (6, 18, 20)
 FLAT = (18, 20)

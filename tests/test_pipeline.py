@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dicepp_jax.data import preprocess
+from dicepp_jax import preprocess
 from dicepp_jax.data.pipeline import Patches, Prepared, Tiles, Volumes, batches, case_id
 from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
 

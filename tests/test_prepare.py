@@ -13,7 +13,7 @@ import toy
 
 from dicepp_jax.data.builder import ALL, Case, Example
 from dicepp_jax.data.files import tree
-from dicepp_jax.data.prepare import facts, prepare
+from dicepp_jax.data.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ def prepare_toy(place, spec=toy.SPEC):
 
 
 def assert_holds(builder, written):
-    known, stored = facts(builder), builder.as_data_source(ALL)
+    known, stored = builder.stored_facts(), builder.as_data_source(ALL)
     assert [case.id for case in known] == list(written)
     for index, (name, (image, label)) in enumerate(written.items()):
         case = stored[index]
@@ -43,11 +43,11 @@ def test_cases_are_stored_in_order_with_what_is_known_of_them(place):
     written = toy.write(place[0], 35)  # more than two shards
     builder = prepare_toy(place)
     assert_holds(builder, written)
-    for case, (image, label) in zip(facts(builder), written.values(), strict=True):
+    for case, (image, label) in zip(builder.stored_facts(), written.values(), strict=True):
         assert case.shape == label.shape == image.shape[:2]
         assert case.voxels == ((label == 0).sum(), (label == 1).sum())
         assert case[1:3] == (None, None) and case.spacing is None and case.notes == ()
-    assert len({case.digest for case in facts(builder)}) == 35
+    assert len({case.digest for case in builder.stored_facts()}) == 35
 
 
 def test_what_is_odd_is_noted_and_equal_images_have_equal_digests(place):
@@ -58,7 +58,8 @@ def test_what_is_odd_is_noted_and_equal_images_have_equal_digests(place):
     for kind in ("image", "label"):
         copy = (place[0] / f"0.{kind}.npy").read_bytes()
         (place[0] / f"3.{kind}.npy").write_bytes(copy)
-    known = facts(prepare_toy(place, dataclasses.replace(toy.SPEC, native_size=(16, 16))))
+    spec = dataclasses.replace(toy.SPEC, native_size=(16, 16))
+    known = prepare_toy(place, spec).stored_facts()
     size = "where the set's images are 16 x 16"
     assert [case.notes for case in known] == [
         (),
@@ -81,7 +82,7 @@ def test_a_resampled_case_keeps_its_native_label(tmp_path):
         spacing=(1.5, 0.9, 0.9),
     )
     builder = prepare(spec, lambda: [Case("a", lambda: example)], str(tmp_path))
-    (known,) = facts(builder)
+    (known,) = builder.stored_facts()
     assert known.shape == (9, 11, 13) and known.spacing == (1.5, 0.9, 0.9)
     assert known.voxels == tuple(np.bincount(example.native_label.ravel()))
     stored = builder.as_data_source(ALL)[0]
@@ -127,7 +128,7 @@ def test_what_has_changed_is_read_anew(place, change, capsys):
 def test_what_another_version_of_the_package_remembered_is_prepared_anew(place, monkeypatch):
     written = toy.write(place[0], 3)
     with monkeypatch.context() as older:
-        older.setattr(sys.modules["dicepp_jax.data.prepare"], "FORMAT", 1)
+        older.setattr(sys.modules["dicepp_jax.data.builder"], "FORMAT", 1)
         prepare_toy(place)
     with pytest.raises(FileNotFoundError, match="Toy needs --config.data.manual_dir"):
         prepare(toy.SPEC, None, place[1])
@@ -169,7 +170,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import toy
 from pathlib import Path
 from dicepp_jax.data.files import tree
-from dicepp_jax.data.prepare import prepare
+from dicepp_jax.data.preparation import prepare
 files, prepared, log = map(Path, sys.argv[1:4])
 read = toy._read
 def slow(*arguments):

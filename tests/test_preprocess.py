@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicepp_jax.data.preprocess import (
+from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
+from dicepp_jax.preprocess import (
     network_image,
     normalise,
     resample,
@@ -22,7 +23,6 @@ from dicepp_jax.data.preprocess import (
     resize,
     resize_label,
 )
-from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
 
 # Enlarging, shrinking, both at once, to and from a single pixel, in two and three dimensions.
 SIZES = [

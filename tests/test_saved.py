@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dicepp_jax.data import preprocess
+from dicepp_jax import preprocess
 from dicepp_jax.data.specs import KITS19, PHANTOM, PHANTOM_3D
 from dicepp_jax.inference import Windows, make_predict
 from dicepp_jax.models import MODELS

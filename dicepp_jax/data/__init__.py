@@ -1,27 +1,24 @@
-"""Data sets by name: files to arrays, arrays to batches.
+"""Data sets by name: from files to arrays, from arrays to batches.
 
-What `sets` has is had from here, as `data.load("drive")`, and loaded when it is first asked for:
-`data.preprocess` and `data.specs` cost no more than numpy and scipy.
+Importing this package registers the sets with tfds, so that `tfds.builder("drive")` finds them,
+and therefore loads tfds and the readers. What also serves a trained network that reads no data set
+lies outside: `dicepp_jax.spec` and `dicepp_jax.preprocess`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dicepp_jax.data.sets import (
-        FOLDER,
-        SETS,
-        DataSet,
-        Facts,
-        Loaded,
-        Options,
-        Source,
-        Spec,
-        Subset,
-        find,
-        load,
-        open_set,
-    )
+from dicepp_jax.data.sets import (
+    FOLDER,
+    SETS,
+    DataSet,
+    Facts,
+    Loaded,
+    Options,
+    Source,
+    Spec,
+    Subset,
+    find,
+    load,
+    open_set,
+)
 
 __all__ = [
     "FOLDER",
@@ -37,9 +34,3 @@ __all__ = [
     "load",
     "open_set",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("dicepp_jax.data.sets"), name)

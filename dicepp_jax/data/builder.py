@@ -12,18 +12,25 @@ import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dicepp_jax.data import files as files_lib
 from dicepp_jax.data.files import File, Tree
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by, listed
 from dicepp_jax.progress import track
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import by, listed
 
 ALL = "cases"
 """The one tfds split."""
+
+FILE_FORMAT = "array_record"
+
+FORMAT = 2
+"""Version of the metadata stored with the cases; sets stored with another are prepared again."""
 
 READERS = 4
 SHARD = {2: 16, 3: 1}
@@ -83,6 +90,19 @@ class DataSet(NamedTuple):
     spec: Spec
     list_cases: ListCases
 
+    def cases_in(self, root: Path) -> Sequence[Case]:
+        """List the cases of the files in a folder or archive.
+
+        Raises:
+          FileNotFoundError: if files are missing.
+          ValueError: if files cannot be used.
+        """
+        tree = files_lib.tree(root)
+        try:
+            return self.list_cases(tree)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"In {root}: {error}") from error
+
 
 class Facts(NamedTuple):
     """What is remembered of a stored case.
@@ -113,10 +133,26 @@ class Facts(NamedTuple):
 class SegmentationBuilder(  # type: ignore[call-arg]
     tfds.core.ShardBasedBuilder, skip_registration=True
 ):
-    """What the builders share; `make_builder` fills in the rest."""
+    """Stores the cases of a set; subclasses say which set and where its cases come from."""
 
     spec: Spec
-    list_cases: Callable[[], Sequence[Case]]
+
+    def cases(self, dl_manager: tfds.download.DownloadManager) -> Sequence[Case]:
+        """The cases to store, in their order."""
+        raise NotImplementedError
+
+    def stored_facts(self) -> list[Facts]:
+        """What is known about the stored cases, in their order."""
+        known = [Facts(**case) for case in self.info.metadata["cases"]]
+        return [
+            case._replace(
+                shape=tuple(case.shape),
+                spacing=case.spacing and tuple(case.spacing),
+                voxels=tuple(case.voxels),
+                notes=tuple(case.notes),
+            )
+            for case in known
+        ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         spec = self.spec
@@ -137,12 +173,13 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             homepage=spec.homepage,
             license=spec.licence,
             citation=spec.citation,
+            supervised_keys=("image", "label"),
             metadata=tfds.core.MetadataDict(),
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        del dl_manager  # The manual directory is ours to explain.
-        cases = self.list_cases()
+        cases = self.cases(dl_manager)
+        self.info.metadata.update(fingerprint=fingerprint(self.spec, cases), format=FORMAT)
         facts: list[Facts] = []
         examples = self._examples(cases, facts)
         size = SHARD[self.spec.ndim]
@@ -172,6 +209,15 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         if wrong:
             raise ValueError(bad_cases(self.spec.title, wrong, len(cases)))
         self.info.metadata["cases"] = [known._asdict() for known in facts]
+
+
+def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
+    """A digest that changes when the files of a case change, or what is made of them."""
+    digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
+    for case in cases:
+        digest.update(repr((case.id, case.part, case.group, case.how)).encode())
+        digest.update(repr([(file.name, file.stamp) for file in case.files]).encode())
+    return digest.hexdigest()
 
 
 def bad_cases(title: str, wrong: Sequence[str], total: int) -> str:
@@ -283,13 +329,21 @@ def make_builder(
     Returns:
       A builder; `download_and_prepare` has not been called.
     """
-    name = "".join(part.capitalize() for part in spec.name.split("_"))
-    attributes = {
+    attributes = {**class_attributes(spec), "cases": lambda self, dl_manager: list_cases()}
+    builder = type(class_name(spec), (SegmentationBuilder,), attributes, skip_registration=True)
+    return builder(data_dir=data_dir, file_format=FILE_FORMAT)
+
+
+def class_name(spec: Spec) -> str:
+    """The name of a set's builder class, such as Kits19Synthetic."""
+    return "".join(part.capitalize() for part in spec.name.split("_"))
+
+
+def class_attributes(spec: Spec) -> dict[str, Any]:
+    """What tfds and `SegmentationBuilder` take from a set's builder class."""
+    return {
         "name": spec.name,
         "VERSION": tfds.core.Version(spec.version),
         "spec": spec,
-        "list_cases": lambda self: list_cases(),
         "__module__": __name__,
     }
-    builder = type(name, (SegmentationBuilder,), attributes, skip_registration=True)
-    return builder(data_dir=data_dir, file_format="array_record")

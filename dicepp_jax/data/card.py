@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from dicepp_jax.data.builder import Facts
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by, span
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import by, span
 
 
 def card(

@@ -19,8 +19,8 @@ from urllib.error import HTTPError
 
 from tqdm import tqdm
 
-from dicepp_jax.data.specs import Download
 from dicepp_jax.progress import LINE_EVERY
+from dicepp_jax.spec import Download
 
 WAITS = (1.0, 3.0, 10.0, 30.0)
 """Seconds before each new try; they start over whenever a try has brought more of the file."""

@@ -12,7 +12,7 @@ from dicepp_jax.data import pairs, readers
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import File, Tree, match
 from dicepp_jax.data.specs import DRIVE
-from dicepp_jax.data.wording import listed
+from dicepp_jax.wording import listed
 
 FOLDERS = (("training", range(21, 41)), ("test", range(1, 21)))
 VALIDATION = range(37, 41)

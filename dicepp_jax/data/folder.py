@@ -21,7 +21,7 @@ from dicepp_jax.data.builder import DataSet
 from dicepp_jax.data.files import File, Tree, match, natural
 from dicepp_jax.data.formats import ENDINGS, Labels, Source
 from dicepp_jax.data.survey import Found, Listing, Options
-from dicepp_jax.data.wording import listed
+from dicepp_jax.wording import listed
 
 FOLDERS = ("masks", "labels", "annotations", "gt")
 SUFFIXES = ("_mask", "_seg", "_segmentation", "_label", "_gt")

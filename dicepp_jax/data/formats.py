@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dicepp_jax.data import nifti, preprocess, readers
+from dicepp_jax import preprocess
+from dicepp_jax.data import nifti, readers
 from dicepp_jax.data.builder import Example
 from dicepp_jax.data.files import File
 from dicepp_jax.data.nifti import Grid
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by, listed
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import by, listed
 
 ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz")
 """Of files that can be read."""

@@ -13,8 +13,8 @@ import numpy as np
 from dicepp_jax.data import nifti, pairs
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import File, Tree, match
-from dicepp_jax.data.preprocess import resample, resample_label
 from dicepp_jax.data.specs import KITS19
+from dicepp_jax.preprocess import resample, resample_label
 
 IMAGING = r"(images/)?case_(?P<case>\d{5})(?(1)|/imaging)\.nii(\.gz)?"
 SEGMENTATION = r"case_(?P<case>\d{5})/segmentation\.nii(\.gz)?"

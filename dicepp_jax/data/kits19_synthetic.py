@@ -10,8 +10,8 @@ import functools
 from dicepp_jax.data import kits19, nifti, pairs, phantom
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import File, Tree
-from dicepp_jax.data.preprocess import resample_label
 from dicepp_jax.data.specs import KITS19_SYNTHETIC
+from dicepp_jax.preprocess import resample_label
 
 SEED = 0
 

@@ -15,7 +15,7 @@ from typing import Any
 from dicepp_jax.data.files import File, Tree, match, natural
 from dicepp_jax.data.formats import ENDINGS, Labels, Source
 from dicepp_jax.data.survey import Listing, Options
-from dicepp_jax.data.wording import listed
+from dicepp_jax.wording import listed
 
 DESCRIPTION = "dataset.json"
 TRAINING, TEST = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from dicepp_jax.data import readers
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import File, Tree
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import listed
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import listed
 
 PACKED = (".rar", ".7z", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Archives that are not looked into."""

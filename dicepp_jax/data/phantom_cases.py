@@ -8,7 +8,8 @@ import numpy as np
 from dicepp_jax.data import phantom
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import Tree
-from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D, Spec
+from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
+from dicepp_jax.spec import Spec
 
 SEED = 0
 

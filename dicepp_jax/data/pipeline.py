@@ -17,8 +17,8 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import grain
 import numpy as np
 
-from dicepp_jax.data import preprocess
-from dicepp_jax.data.specs import Spec
+from dicepp_jax import preprocess
+from dicepp_jax.spec import Spec
 
 PREFETCH = 8
 READERS = 4

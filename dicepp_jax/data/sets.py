@@ -8,7 +8,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple
 
 from tensorflow_datasets.core import constants
 
@@ -22,6 +22,7 @@ from dicepp_jax.data import (
     kits19,
     kits19_synthetic,
     phantom_cases,
+    registered,
     specs,
     splits,
 )
@@ -29,8 +30,9 @@ from dicepp_jax.data import files as files_lib
 from dicepp_jax.data.builder import ALL, Case, DataSet, Facts
 from dicepp_jax.data.download import download as fetch
 from dicepp_jax.data.folder import Options
-from dicepp_jax.data.prepare import facts, prepare
-from dicepp_jax.data.specs import Spec
+from dicepp_jax.data.preparation import prepare
+from dicepp_jax.data.splits import Subset
+from dicepp_jax.spec import Spec
 
 SETS: dict[str, DataSet] = {
     "drive": DataSet(specs.DRIVE, drive.list_cases),
@@ -43,6 +45,10 @@ SETS: dict[str, DataSet] = {
     "phantom": DataSet(specs.PHANTOM, phantom_cases.vessels),
     "phantom_3d": DataSet(specs.PHANTOM_3D, phantom_cases.kidney),
 }
+
+# From here on `tfds.builder` and `tfds.data_source` find these sets by name, too.
+for _dataset in SETS.values():
+    registered.register(_dataset)
 
 FOLDER = "folder"
 """The name of a set of the user's own."""
@@ -64,32 +70,6 @@ class Source(NamedTuple):
     data_dir: str | None
     told: tuple[str, ...] = ()
     missing: Path | None = None
-
-
-class Subset(Sequence[dict[str, Any]]):
-    """Some of the stored cases, by index: dicts of id, image, label and what else a set has.
-
-    Args:
-      source: all stored cases.
-      indices: which.
-      ids: their names.
-    """
-
-    def __init__(self, source: Sequence[Any], indices: Sequence[int], ids: Sequence[str]):
-        self._source, self._indices = source, tuple(indices)
-        self.ids = tuple(ids)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Subset": ...
-    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Subset":
-        if isinstance(index, slice):
-            return Subset(self._source, self._indices[index], self.ids[index])
-        return self._source[self._indices[index]]
 
 
 class Loaded(NamedTuple):
@@ -156,26 +136,20 @@ def find(
         close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
         guess = f", did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"unknown data set {name!r}{guess} Known: {', '.join(sorted(known))}")
-    spec, list_cases = SETS[name]
+    dataset = SETS[name]
+    spec = dataset.spec
     if download:
         if not spec.downloads:
             raise ValueError(f"{spec.title} cannot be downloaded by a program. {spec.obtain}")
         root = root or kept / "manual" / name
         fetch(spec.downloads, root)
     if not spec.obtain:
-        return Source(spec, lambda: list_cases({}), str(kept))
+        return Source(spec, lambda: dataset.list_cases({}), str(kept))
     # Files may be deleted once a set is prepared.
     if root is None or not root.exists():
         return Source(spec, None, str(kept), missing=root)
 
-    def look() -> Sequence[Case]:
-        tree = files_lib.tree(root)
-        try:
-            return list_cases(tree)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"In {root}: {error}") from error
-
-    return Source(spec, look, str(kept))
+    return Source(spec, lambda: dataset.cases_in(root), str(kept))
 
 
 def open_set(source: Source, *, split: str = "random", split_file: str | None = None) -> Loaded:
@@ -200,16 +174,12 @@ def open_set(source: Source, *, split: str = "random", split_file: str | None = 
     if listed:
         splits.read_lists(listed)
     builder = prepare(source.spec, source.list_cases, source.data_dir, source.missing)
-    known = facts(builder)
+    known = builder.stored_facts()
     if listed:
         parts = splits.read_split(listed, known, source.spec)
     else:
         parts = splits.RULES[split](known, source.spec.counts)
-    stored = builder.as_data_source(ALL)
-    position = {case.id: index for index, case in enumerate(known)}
-    subsets = {
-        part: Subset(stored, [position[case] for case in ids], ids) for part, ids in parts.items()
-    }
+    subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
     return Loaded(source.spec, subsets, known, Path(builder.data_path))
 
 

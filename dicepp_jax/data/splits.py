@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from dicepp_jax.data.builder import Facts
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import listed
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import listed
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 64, "validation": 16, "test": 20}
@@ -29,6 +29,32 @@ LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 
 Split = dict[str, list[str]]
 """Case ids by part, the keys `SPLITS`."""
+
+
+class Subset(Sequence[dict[str, Any]]):
+    """Some of the stored cases, by index: dicts of id, image, label and what else a set has.
+
+    Args:
+      source: all stored cases.
+      indices: which.
+      ids: their names.
+    """
+
+    def __init__(self, source: Sequence[Any], indices: Sequence[int], ids: Sequence[str]):
+        self._source, self._indices = source, tuple(indices)
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Subset": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Subset":
+        if isinstance(index, slice):
+            return Subset(self._source, self._indices[index], self.ids[index])
+        return self._source[self._indices[index]]
 
 
 def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> dict[str, int]:
@@ -170,6 +196,25 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
 
 RULES = {"random": random_split, "group": group_split}
 """How a split is drawn, by name."""
+
+
+def subsets(
+    stored: Sequence[Any], cases: Sequence[Facts], split: Mapping[str, Sequence[str]]
+) -> dict[str, Subset]:
+    """The stored cases of each part of a split.
+
+    Args:
+      stored: all stored cases.
+      cases: what is known about them, in the same order.
+      split: names of cases by part.
+
+    Returns:
+      A `Subset` for each part.
+    """
+    position = {case.id: index for index, case in enumerate(cases)}
+    return {
+        part: Subset(stored, [position[case] for case in ids], ids) for part, ids in split.items()
+    }
 
 
 def check_rule(name: str) -> None:

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dicepp_jax.data import formats, nifti, preprocess
+from dicepp_jax import preprocess
+from dicepp_jax.data import formats, nifti
 from dicepp_jax.data.builder import READERS, Case, DataSet, bad_cases
 from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.formats import Labels, Source
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import by, listed, span
 from dicepp_jax.progress import track
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import by, listed, span
 
 LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
 """Pixels that the network is given at once, by the number of spatial axes: the paper's most."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from dicepp_jax.data import preprocess
+from dicepp_jax import preprocess
 from dicepp_jax.plots.canvas import DPI, PHOTOGRAPH_DPI
 from dicepp_jax.saved import segment
 from dicepp_jax.scoring import ScoredCase

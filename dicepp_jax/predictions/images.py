@@ -15,8 +15,8 @@ from dicepp_jax.data import files, formats, nifti
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import ENDINGS
 from dicepp_jax.data.nifti import Grid
-from dicepp_jax.data.specs import Spec
-from dicepp_jax.data.wording import listed
+from dicepp_jax.spec import Spec
+from dicepp_jax.wording import listed
 
 ENDING = re.compile(rf"\.({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")

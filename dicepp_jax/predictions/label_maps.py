@@ -16,13 +16,13 @@ from dicepp_jax import metrics, scoring
 from dicepp_jax.data import files, formats, readers
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import Pixels
-from dicepp_jax.data.wording import listed
 from dicepp_jax.metrics import surface
 from dicepp_jax.predictions import outputs
 from dicepp_jax.predictions.images import ENDING
 from dicepp_jax.progress import track
 from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise, write_csv
 from dicepp_jax.text_table import summary_table
+from dicepp_jax.wording import listed
 
 COARSE = ("nll", "nll_full")
 """Metrics for which maps in 256 steps are too coarse: a small probability becomes 0."""

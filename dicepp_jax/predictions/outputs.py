@@ -23,7 +23,6 @@ from PIL import Image
 from dicepp_jax.atomic import write_atomically, write_text
 from dicepp_jax.data import files, formats, nifti
 from dicepp_jax.data.formats import Pixels
-from dicepp_jax.data.specs import Spec
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.predictions import images
@@ -31,6 +30,7 @@ from dicepp_jax.predictions.decisions import Decision
 from dicepp_jax.predictions.images import InputCase, InputImage
 from dicepp_jax.progress import track
 from dicepp_jax.saved import Model, segment
+from dicepp_jax.spec import Spec
 
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"

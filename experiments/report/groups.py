@@ -8,10 +8,10 @@ import numpy as np
 
 from configs import paper as cells
 from dicepp_jax.data import SETS, Spec
-from dicepp_jax.data.wording import by
 from dicepp_jax.metrics import Confusion
 from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise
 from dicepp_jax.score_files import SplitScores
+from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, TITLES
 from experiments.workdirs import finished
 from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE

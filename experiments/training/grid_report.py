@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from dicepp_jax import inference
 from dicepp_jax.atomic import write_text
-from dicepp_jax.data.wording import by
 from dicepp_jax.plots import canvas, curves
 from dicepp_jax.rows import Row, Summary, summarise, write_csv
 from dicepp_jax.score_files import score_split
 from dicepp_jax.text_table import grid_table
+from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, published
 from experiments.setup.components import Components
 from experiments.training.grid_points import FIELDS, Point

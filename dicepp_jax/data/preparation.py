@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
 import shutil
@@ -11,11 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dicepp_jax.data.builder import Case, Facts, SegmentationBuilder, make_builder
-from dicepp_jax.data.specs import Spec
-
-FORMAT = 2
-"""Of what is remembered beside the cases; sets of another are prepared anew."""
+from dicepp_jax.data.builder import FORMAT, Case, SegmentationBuilder, fingerprint, make_builder
+from dicepp_jax.spec import Spec
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -57,42 +53,18 @@ def prepare(
             f"{spec.title} needs --config.data.manual_dir{found}. {spec.obtain}"
         )
     target = Path(builder.data_path)
-    with _sole(builder):
+    with locked(builder):
         if _is_current(builder := open_builder(), stamp):
             return builder
         if target.exists():
             print(f"{spec.title}: its files or options have changed since it was prepared")
         with _replacing(target), _space_told(spec.title, target.parent):
             builder = open_builder()
-            builder.info.metadata.update(fingerprint=stamp, format=FORMAT)
             # Progress is told by the builder; what tfds says holds for sets that it downloads.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     print(f"{spec.title}: {len(cases)} cases prepared in {target}")
     return builder
-
-
-def facts(builder: SegmentationBuilder) -> list[Facts]:
-    """What is remembered of the stored cases, in their order."""
-    known = [Facts(**case) for case in builder.info.metadata["cases"]]
-    return [
-        case._replace(
-            shape=tuple(case.shape),
-            spacing=case.spacing and tuple(case.spacing),
-            voxels=tuple(case.voxels),
-            notes=tuple(case.notes),
-        )
-        for case in known
-    ]
-
-
-def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
-    """Changes when a case's files do, or what is made of them."""
-    digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
-    for case in cases:
-        digest.update(repr((case.id, case.part, case.group, case.how)).encode())
-        digest.update(repr([(file.name, file.stamp) for file in case.files]).encode())
-    return digest.hexdigest()
 
 
 def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
@@ -104,8 +76,8 @@ def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def _sole(builder: SegmentationBuilder) -> Iterator[None]:
-    """Hold others off who would prepare the same set in the same place."""
+def locked(builder: SegmentationBuilder) -> Iterator[None]:
+    """Keep other processes from preparing the same set in the same place."""
     folder = Path(builder.data_path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from dicepp_jax.data.specs import Spec
+from dicepp_jax.spec import Spec
 
 
 def resize(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
