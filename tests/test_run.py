@@ -257,7 +257,7 @@ def test_patches_of_training_and_validation(volumes):
     fields = {"data.validation": "sliding_window", "inference.overlap": 0.45}
     made, tiles = examples("validation", **fields)
     shape = made.splits["validation"][0]["label"].shape
-    assert shape == (10, 11, 11) and components.windows(tiny("", **fields).overlap, (8, 8, 16)) == (
+    assert shape == (10, 11, 11) and components.windows(tiny("", **fields), (8, 8, 16)).overlap == (
         3,
         3,
         7,

@@ -497,7 +497,9 @@ def test_the_papers_grid():
     "fields, message",
     {
         "no grid": ({}, "the config has no grid: set an axis such as"),
-        "an axis of another loss": ({"sweep.delta": (0.5,)}, "sweep.delta is set, but loss 'dscpp' has no delta; it takes gamma"),
+        "an axis of another loss": (
+            {"sweep.delta": (0.5,)}, "sweep.delta is set, but loss 'dscpp' has no delta; it takes"
+        ),
         "two losses": ({"loss.name": "dsc,dscpp"}, "give --config.loss.name=dscpp"),
         "devices": (
             {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which applies to single runs"
