@@ -1,4 +1,4 @@
-"""How recall, precision and Dice of a class change with the threshold, over the cases of a split.
+"""Recall, precision and Dice of a class against the threshold, over the cases of a split.
 
 >>> counts = Confusion(*np.array([[[8, 6]], [[4, 1]], [[2, 4]], [[9, 9]]]))
 >>> threshold_summary({"a": counts, "b": counts}, target=0).recall.mean
@@ -18,8 +18,8 @@ class ThresholdCurves(NamedTuple):
     """Means over cases at each threshold, with 95% intervals; arrays are `(T,)`.
 
     Attributes:
-      recall: of the voxels of the class, the share that is called so.
-      precision: of the voxels that are called so, the share that is of the class.
+      recall: fraction of the voxels of the class that are predicted as the class.
+      precision: fraction of the voxels predicted as the class that belong to it.
       dice: the harmonic mean of both.
     """
 
@@ -29,14 +29,14 @@ class ThresholdCurves(NamedTuple):
 
 
 def threshold_summary(thresholds: Mapping[str, Confusion], target: int) -> ThresholdCurves:
-    """Means over cases of what becomes of a class at each threshold.
+    """Average the metrics of a class over the cases, at each threshold.
 
     Args:
-      thresholds: counts `(C, T)` by case, as of `metrics.threshold_counts`.
-      target: the class, its number.
+      thresholds: counts `(C, T)` by case, as returned by `metrics.threshold_counts`.
+      target: index of the class.
 
     Returns:
-      The curves. A case in which a metric is not defined is left out of its mean at that threshold.
+      The curves. A case in which a metric is undefined is left out of its mean at that threshold.
 
     Reference:
       DSC++ paper, Figure 5.

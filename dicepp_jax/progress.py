@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line with the time left now and then in a file."""
+"""Progress of long loops: a bar on a terminal, or lines with the remaining time in a log file."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
-    """Go through items, telling how far it is and how long the rest will take.
+    """Iterate over items, reporting progress and the remaining time.
 
     Args:
-      items: what to go through.
-      title: what is being done.
-      total: how many there are.
-      unit: what they are.
+      items: the items to iterate over.
+      title: description of what is being done.
+      total: number of items.
+      unit: what an item is, in the singular.
 
     Yields:
       The items.
