@@ -347,7 +347,7 @@ def test_a_volume_of_one_slice_for_a_model_of_images(tmp_path, capsys):
     code, _, error = call(capsys, *options(tmp_path / "run", tmp_path / "in", tmp_path / "out"))
     assert code == 1
     assert (
-        "b: the image has shape (3, 12, 10, 1), and the model of Vessel phantom takes (h" in error
+        "b: the image has shape (3, 12, 10, 1), but the model of Vessel phantom expects (h" in error
     )
     found = nifti.read_label(files.from_path(tmp_path / "out" / "masks" / "a.nii.gz")).array
     expected = load_model(tmp_path / "run").predict(image[0]).argmax(-1)
@@ -449,7 +449,7 @@ def test_what_is_no_number_is_refused_before_it_is_resampled(kits, tmp_path, cap
     volume[1, 1, 1] = np.nan
     np.save(tmp_path / "a.npy", volume)
     code, _, error = call(capsys, *options(kits, tmp_path / "a.npy", tmp_path / "out"))
-    assert code == 1 and "1 of the image's 729 values are NaN or infinite" in error
+    assert code == 1 and "1 of the 729 values of the image are NaN or infinite" in error
 
 
 def test_the_best_epoch_so_far_is_taken(tmp_path, data_dir):
