@@ -1,15 +1,15 @@
-"""Training-time augmentation of one (image, label) pair, in two or three spatial axes.
+"""Training-time augmentation of one (image, label) pair with two or three spatial axes.
 
-An image is `(*spatial, channels)` of floats, already z-scored; its label is `(*spatial)` of
-integers whose 0 is the background. Everything is pure JAX and works under `jit` and `vmap`:
-`draw` turns a key into the parameters of one augmentation, the other functions apply given
-parameters, and `augment` does both. A part that is not drawn holds its neutral value (no
-flip, factor 1, alpha 0, angle 0, scale 1), at which it changes nothing at all.
+An image is `(*spatial, channels)` floats, already z-scored; its label is `(*spatial)` integers, 0
+for the background. Everything is pure JAX and works under `jit` and `vmap`:
+`draw` samples the parameters of one augmentation from a key, the other functions apply given
+parameters, and `augment` does both. A transform that is not drawn has its neutral value (no flip,
+factor 1, alpha 0, angle 0, scale 1), at which it changes nothing at all.
 
 The protocol is that of Yeung et al. (2023), "Calibrating the Dice loss to handle neural network
 overconfidence for biomedical image segmentation", https://doi.org/10.1007/s10278-022-00735-3,
-whose experiments ran MIScnn on batchgenerators: mirror, brightness, then one warp of the sampling
-coordinates made of an elastic deformation, a rotation and a scaling.
+whose experiments used MIScnn with batchgenerators: mirroring, brightness, then one warp of the
+sampling coordinates that combines an elastic deformation, a rotation and a scaling.
 """
 
 import math
@@ -31,12 +31,12 @@ _MAX_SIGMA = 128
 
 
 class Draw(NamedTuple):
-    """The parameters of one augmentation, as `draw` makes them.
+    """The parameters of one augmentation, sampled by `draw`.
 
     Attributes:
       flips: `(ndim,)` bool, whether each spatial axis is mirrored.
       factors: `(channels,)` brightness factors, all 1 when not drawn.
-      alpha: Size of the elastic deformation in voxels, 0 when not drawn.
+      alpha: Magnitude of the elastic deformation in voxels, 0 when not drawn.
       sigma: Smoothness of the elastic deformation in voxels.
       angles: `(1,)` in 2-D or `(3,)` in 3-D, in radians, all 0 when not drawn.
       scale: Factor on the sampling coordinates, 1 when not drawn.
@@ -61,22 +61,22 @@ def draw(
     p_rotate: float = 0.15,
     p_scale: float = 0.15,
 ) -> Draw:
-    """Draw the parameters of one augmentation, every part independently of the others.
+    """Draw the parameters of one augmentation, every transform independently of the others.
 
     Args:
       key: A JAX random key.
       ndim: Number of spatial axes, 2 or 3.
       channels: Number of image channels.
-      p_mirror: Probability of mirroring, for each axis. Yeung et al. (2023) print 0.15; their
-        code ran at batchgenerators' fixed 0.5. Like the others, not a traced value.
+      p_mirror: Probability of mirroring, for each axis. Yeung et al. (2023) state 0.15, but their
+        code used the fixed 0.5 of batchgenerators. Like the others, not a traced value.
       p_brightness: Probability of one factor per channel, uniform in [0.5, 2].
       p_elastic: Probability of an elastic deformation, alpha uniform in [0, 900] voxels and
         sigma uniform in [9, 13] voxels.
-      p_rotate: Probability of turning by angles each uniform in [-15, 15] degrees.
-      p_scale: Probability of a scale, with equal chance uniform in [0.85, 1] or in [1, 1.25].
+      p_rotate: Probability of a rotation, each angle uniform in [-15, 15] degrees.
+      p_scale: Probability of a scaling, uniform in [0.85, 1] or in [1, 1.25] with equal chance.
 
     Returns:
-      The parameters, undrawn parts at their neutral values.
+      The parameters; transforms that are not drawn have their neutral values.
 
     Raises:
       ValueError: `ndim` is not 2 or 3, or a probability is outside [0, 1].
@@ -96,7 +96,7 @@ def draw(
     }
     for name, p in probabilities.items():
         if not 0.0 <= p <= 1.0:
-            raise ValueError(f"{name} is {p}, not a probability; pass a float in [0, 1]")
+            raise ValueError(f"{name} is {p}, which is not a probability; pass a float in [0, 1]")
     keys = jax.random.split(key, 7)
     p_parts = jnp.array([p_brightness, p_elastic, p_rotate, p_scale])
     brighten, deform, rotate, rescale = jax.random.bernoulli(keys[0], p_parts)
@@ -116,7 +116,7 @@ def draw(
 
 
 def mirror(image: jax.Array, label: jax.Array, flips: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Reverse the spatial axes whose entry of `flips` is true.
+    """Reverse the spatial axes whose entry in `flips` is true.
 
     Args:
       image: `(*spatial, channels)` floats.
@@ -127,7 +127,7 @@ def mirror(image: jax.Array, label: jax.Array, flips: jax.Array) -> tuple[jax.Ar
       The mirrored image and label.
 
     Raises:
-      ValueError: Image and label do not match, or `flips` has another shape.
+      ValueError: Image and label do not match, or `flips` has the wrong shape.
 
     Example:
       >>> label = jnp.array([[0, 1], [2, 3]])
@@ -144,7 +144,7 @@ def mirror(image: jax.Array, label: jax.Array, flips: jax.Array) -> tuple[jax.Ar
 
 
 def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
-    """Multiply each channel by its factor; on z-scores that changes the contrast.
+    """Multiply each channel by its factor; for z-scored images this changes the contrast.
 
     Args:
       image: `(*spatial, channels)` floats.
@@ -169,11 +169,11 @@ def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
-    """Smooth every axis but the first with a Gaussian, zeros outside.
+    """Smooth every axis but the first with a Gaussian, with zeros outside the array.
 
     Each axis is multiplied by the Toeplitz matrix `K[i, j] = w(i - j) / sum_k w(k)`, with
-    `w(k) = exp(-k^2 / (2 sigma^2))` for `|k| <= int(4 sigma + 1/2)` and 0 beyond, which is
-    `scipy.ndimage.gaussian_filter` with `mode="constant"` for a sigma known only at run time.
+    `w(k) = exp(-k^2 / (2 sigma^2))` for `|k| <= int(4 sigma + 1/2)` and 0 beyond. This is
+    `scipy.ndimage.gaussian_filter` with `mode="constant"`, for a sigma known only at run time.
 
     Args:
       noise: `(fields, *spatial)` floats.
@@ -183,7 +183,7 @@ def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
       The smoothed noise, of the same shape.
 
     Raises:
-      ValueError: `sigma` is a Python number out of range; an array is not inspected.
+      ValueError: `sigma` is a Python number out of range; an array is not checked.
 
     Example:
       >>> smoothed = smooth_noise(jnp.zeros((1, 65)).at[0, 32].set(1.0), 8.0)
@@ -193,7 +193,7 @@ def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
     if isinstance(sigma, int | float) and not 0 < sigma <= _MAX_SIGMA:
         raise ValueError(f"sigma is {sigma} voxels; pass a value in (0, {_MAX_SIGMA}]")
     for size in noise.shape[1:]:
-        # Contracting axis 1 appends the smoothed axis, so a full round restores the order.
+        # Contracting axis 1 appends the smoothed axis, so a full cycle restores the order.
         kernel = _gaussian_toeplitz(size, sigma)
         noise = jnp.tensordot(noise, kernel, axes=(1, 1), precision="highest")
     return noise
@@ -206,7 +206,7 @@ def elastic_displacement(
 
     Args:
       noise: `(ndim, *spatial)`, one field in [-1, 1] per axis.
-      alpha: Size in voxels.
+      alpha: Magnitude in voxels.
       sigma: Smoothness in voxels, as in `smooth_noise`.
 
     Returns:
@@ -224,8 +224,8 @@ def rotation_matrix(angles: jax.Array) -> jax.Array:
     """Rotation of the sampling coordinates.
 
     In 2-D `[[cos a, -sin a], [sin a, cos a]]`. In 3-D `R_0(a_0) R_1(a_1) R_2(a_2)`, where
-    `R_k` is the right-handed rotation about spatial axis `k`. Sampling at turned coordinates
-    turns the image the other way: +90 degrees in 2-D gives `np.rot90(image, -1)`.
+    `R_k` is the right-handed rotation about spatial axis `k`. Sampling at rotated coordinates
+    rotates the image the other way: +90 degrees in 2-D gives `np.rot90(image, -1)`.
 
     Args:
       angles: `(1,)` for 2-D or `(3,)` for 3-D, in radians.
@@ -257,8 +257,8 @@ def warp(
 ) -> tuple[jax.Array, jax.Array]:
     """Resample image and label at `centre + matrix @ (grid - centre + displacement)`.
 
-    The centre is `(n - 1) / 2` on each axis. The image is interpolated linearly and the label
-    takes its nearest voxel; outside the array both are 0. A matrix that enlarges the coordinates
+    The centre is `(n - 1) / 2` on each axis. The image is interpolated linearly, the label
+    by nearest neighbour; outside the array both are 0. A matrix that enlarges the coordinates
     shrinks the object. Zero displacement and the identity matrix return the input exactly.
 
     Args:
@@ -271,7 +271,7 @@ def warp(
       The resampled image and label, in their own dtypes.
 
     Raises:
-      ValueError: Image and label do not match, or the displacement or matrix has another shape.
+      ValueError: Image and label do not match, or displacement or matrix have the wrong shape.
 
     Example:
       >>> label = jnp.array([[0, 1, 2]])
@@ -283,13 +283,13 @@ def warp(
     ndim = label.ndim
     if displacement.shape != (ndim, *label.shape) or matrix.shape != (ndim, ndim):
         raise ValueError(
-            f"displacement {displacement.shape} and matrix {matrix.shape} do not fit a label "
+            f"displacement {displacement.shape} and matrix {matrix.shape} do not match a label "
             f"{label.shape}; pass {(ndim, *label.shape)} and {(ndim, ndim)}"
         )
     centre = [(size - 1) / 2 for size in label.shape]
     grid = jnp.indices(label.shape, dtype=jnp.float32)
     offset = [grid[axis] - centre[axis] + displacement[axis] for axis in range(ndim)]
-    # Written out in full precision: a matrix product may round to TF32 on a GPU.
+    # Written out to keep full precision: a matrix product may round to TF32 on a GPU.
     coordinates = [
         centre[row] + sum(matrix[row, column] * offset[column] for column in range(ndim))
         for row in range(ndim)
@@ -310,11 +310,11 @@ def augment(
     p_rotate: float = 0.15,
     p_scale: float = 0.15,
 ) -> tuple[jax.Array, jax.Array]:
-    """Augment one pair: mirror, brightness, then elastic deformation, rotation and scale as one.
+    """Augment one pair: mirror, brightness, then one warp (elastic deformation, rotation, scale).
 
     The first half of `jax.random.split(key)` goes to `draw`, the second to the elastic
-    noise. The warp costs nothing when none of its parts is drawn, but `vmap` runs it always: for
-    a batch at low probabilities `jax.lax.map` is cheaper.
+    noise. The warp costs nothing when none of its transforms is drawn, but under `vmap` it always
+    runs: for a batch at low probabilities `jax.lax.map` is cheaper.
 
     Args:
       key: A JAX random key; the same key gives the same result.
@@ -379,7 +379,7 @@ def _check_pair(image: jax.Array, label: jax.Array) -> None:
     _check_ndim(label.ndim)
     if image.shape[:-1] != label.shape:
         raise ValueError(
-            f"image {image.shape} does not fit label {label.shape}; "
+            f"image {image.shape} does not match label {label.shape}; "
             "pass image (*spatial, channels) with label (*spatial)"
         )
     if not jnp.issubdtype(image.dtype, jnp.floating):
@@ -394,7 +394,7 @@ def _gaussian_toeplitz(size: int, sigma: jax.Array | float) -> jax.Array:
     def weight(offset: jax.Array) -> jax.Array:
         return jnp.where(jnp.abs(offset) <= radius, jnp.exp(-0.5 * (offset / sigma) ** 2), 0.0)
 
-    # The sum runs over the whole kernel, which may be wider than the axis.
+    # The sum is over the whole kernel, which may be wider than the axis.
     total = weight(jnp.arange(-_TRUNCATE * _MAX_SIGMA, _TRUNCATE * _MAX_SIGMA + 1)).sum()
     index = jnp.arange(size)
     return weight(index[:, None] - index[None, :]) / total

@@ -1,10 +1,11 @@
-"""The one door to orbax: the last and the best checkpoint of a run.
+"""The last and the best checkpoint of a run; the only module that uses orbax.
 
-A checkpoint is the `TrainState`, and the schedule beside it as JSON, whose floats come back bit
-for bit. Two are kept: the last, to go on from, and the one with the lowest validation loss (the
-earlier of equals, as Keras' ModelCheckpoint has it), to evaluate. Orbax writes to a temporary name
-and renames, so a run killed while it writes has the checkpoint before. Of several processes all do
-the same, in a directory that they share, and the first writes.
+A checkpoint consists of the `TrainState` and the state of the schedule, the latter as JSON, whose
+floats are restored bit for bit. Two are kept: the last one, to resume from, and the one with the
+lowest validation loss (the first of equals, as in Keras' ModelCheckpoint), to evaluate. Orbax
+writes under a temporary name and renames, so a run that is killed while writing still has the
+previous checkpoint. If there are several processes, all of them make the same calls on a shared
+directory, and the first one writes.
 """
 
 import math
@@ -24,10 +25,10 @@ class Restored(NamedTuple):
     """A checkpoint in memory.
 
     Attributes:
-      epoch: zero-based number of the epoch it was taken after.
-      val_loss: that epoch's validation loss.
-      state: the training state after it.
-      schedule: the schedule after it.
+      epoch: zero-based number of the epoch after which it was saved.
+      val_loss: validation loss of that epoch.
+      state: the training state after that epoch.
+      schedule: the state of the schedule after that epoch.
     """
 
     epoch: int
@@ -37,19 +38,19 @@ class Restored(NamedTuple):
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """What sorts checkpoints from worst to best."""
+    """Sort key of checkpoints, from worst to best."""
     loss = metrics["val_loss"]
     return (-loss if math.isfinite(loss) else -math.inf, -metrics["epoch"])
 
 
 class Checkpoints:
-    """The checkpoints in a directory: the last ones and the best.
+    """The checkpoints in a directory: the most recent ones and the best.
 
     Args:
-      directory: where they are; made if it is not there.
-      read_only: for a look at a run that may be under way, whose unfinished checkpoints would else
-        be taken for those of a run that was killed, and removed.
-      keep: how many of the last are kept.
+      directory: the directory, which is created if it does not exist.
+      read_only: for reading the checkpoints of a run that may be in progress. Otherwise its
+        unfinished checkpoints would be removed, as if left by a run that was killed.
+      keep: number of most recent checkpoints to keep.
 
     Example:
       >>> import tempfile
@@ -67,7 +68,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
-            # Orbax records metrics only where it is told how to judge by them.
+            # Orbax records metrics only if it has a function that ranks by them.
             best_fn=lambda metrics: metrics["val_loss"],
             best_mode="min",
             cleanup_tmp_directories=not read_only,
@@ -90,11 +91,11 @@ class Checkpoints:
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs of the checkpoints there are."""
+        """Epochs of all existing checkpoints."""
         return list(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Return when what was saved is on disk."""
+        """Wait until everything saved is on disk."""
         self._manager.wait_until_finished()
 
     @property
@@ -104,9 +105,9 @@ class Checkpoints:
         return max(self.epochs, key=lambda e: _rank(self._manager.metrics(e)), default=None)
 
     def save(self, epoch: Epoch) -> None:
-        """Save what an epoch ended with; returns before it is on disk."""
-        # The next training step takes the state's memory while it is still being written. Arrays of
-        # the host look the same whatever devices they came from.
+        """Save the state after an epoch; returns before it is on disk."""
+        # Copied, as the next training step reuses the memory of the state while it is still being
+        # written. As host arrays, the state is independent of the devices it came from.
         state = jax.tree.map(np.array, epoch.state)
         self._manager.save(
             epoch.epoch,
@@ -121,14 +122,14 @@ class Checkpoints:
         """Read a checkpoint.
 
         Args:
-          epoch: which, `last_epoch` or `best_epoch`.
-          like: a state of the same shapes and dtypes, or of `jax.ShapeDtypeStruct`s.
+          epoch: epoch of the checkpoint, such as `last_epoch` or `best_epoch`.
+          like: a state with the same shapes and dtypes, of arrays or of `jax.ShapeDtypeStruct`s.
 
         Returns:
-          The `Restored` checkpoint, on this process's own device.
+          The `Restored` checkpoint, on the default device of this process.
         """
         self.wait()
-        # As arrays of the host, or orbax would look for the devices that the state was on.
+        # Host arrays, since orbax would otherwise look for the devices that held the state.
         shapes: Any = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         found = self._manager.restore(
             epoch,

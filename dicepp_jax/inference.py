@@ -1,8 +1,9 @@
-"""From an image to class probabilities on a native grid.
+"""Prediction: from an image to class probabilities on its native grid.
 
-Images that the network sees whole are resized to its size. Volumes that it sees by patches are
-predicted window by window (`sliding_window`): every window has the network's size, whatever the
-volume's, so one compilation serves all. Either may be averaged over mirrored images.
+Images that the network processes whole are resized to its input size. Volumes that it processes in
+patches are predicted window by window (`sliding_window`): every window has the input size of the
+network, whatever the size of the volume, so one compilation serves all. Both can be averaged over
+mirrored images.
 """
 
 import functools
@@ -28,18 +29,19 @@ Predict = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 """From an image `(*spatial, channels)` and a spatial size to probabilities `(*size, C)`."""
 
 SIGMA = 1 / 8
-"""Standard deviation of the Gaussian weights, as a share of the window."""
+"""Standard deviation of the Gaussian weights, as a fraction of the window length."""
 
 
 def gaussian(window: int) -> np.ndarray:
-    """Weights exp(-z**2 / 2), z the distance from the middle in units of an eighth of the window.
+    """Weights exp(-z**2 / 2), z the distance from the centre in units of an eighth of the window.
 
-    The middle of a window counts most, as there the network sees around a voxel on all sides. At
-    the ends z is below 4 and the weight above 3e-4, so that every voxel has one. MONAI raises the
-    products over axes to 1e-3, which makes its mean more uniform near the border of a volume.
+    The centre of a window has the largest weight, as the network sees the surroundings of a voxel
+    on all sides there. At the ends z is below 4 and the weight above 3e-4, so no voxel has weight
+    0. MONAI raises the products over axes to at least 1e-3, which makes its mean more uniform near
+    the border of a volume.
 
     Args:
-      window: its length, in voxels.
+      window: length of the window in voxels.
 
     Returns:
       `(window,)` float64 weights.
@@ -56,11 +58,11 @@ def gaussian(window: int) -> np.ndarray:
 
 
 WEIGHTINGS: Mapping[str, Callable[[int], np.ndarray]] = {"uniform": np.ones, "gaussian": gaussian}
-"""From the length of a window to the weights of its voxels along an axis."""
+"""Functions from the length of a window to the weights of its voxels along an axis."""
 
 
 class Windows(NamedTuple):
-    """How `make_predict` applies a network; all but `mirror` have no effect on whole images.
+    """How `make_predict` applies a network; only `mirror` affects images that are predicted whole.
 
     Attributes:
       overlap: overlap of neighbouring windows, in voxels along each axis; None for half the window.
@@ -81,19 +83,19 @@ DEFAULT_WINDOWS = Windows()
 def axis_windows(
     length: int, window: int, overlap: int, weighting: str
 ) -> list[tuple[slice, np.ndarray]]:
-    """The windows along an axis, with weights that add up to 1 at every voxel.
+    """The windows along an axis, with weights that sum to 1 at every voxel.
 
-    The weight of a voxel in a volume is the product of those along the axes, so these add up to 1
-    as well, and no sum of weights has to be kept of the volume.
+    The weight of a voxel in a volume is the product of its weights along the axes, so these sum to
+    1 as well, and the sum of weights does not have to be stored for the volume.
 
     Args:
-      length: of the axis, in voxels, no less than the window.
-      window: in voxels.
-      overlap: of neighbouring windows, in voxels, less than the window.
+      length: length of the axis in voxels, at least that of the window.
+      window: length of the window in voxels.
+      overlap: overlap of neighbouring windows in voxels, less than the window.
       weighting: a key of `WEIGHTINGS`.
 
     Returns:
-      For each window where it lies and the float32 weights `(window,)`.
+      The position and the float32 weights `(window,)` of each window.
 
     Example:
       >>> for where, weights in axis_windows(5, 3, 1, "uniform"):
@@ -121,27 +123,27 @@ def sliding_window(
 ) -> np.ndarray:
     """Probabilities of a volume of any size: the weighted mean of those of its windows.
 
-    Windows begin at 0 and are window - overlap apart, the last shifted inward to end at the border.
-    A volume that is shorter than the window is padded at both ends with its minimum, and the
-    padding cut off again. The last batch is filled up, so all have the same shape. Beside the
-    volume no more is kept than the result and one batch.
+    Windows start at 0 at intervals of window - overlap; the last one is shifted inwards to end at
+    the border. A volume smaller than the window is padded at both ends with its minimum, and the
+    result is cropped. The last batch is filled up so that all batches have the same shape. Besides
+    the volume, only the result and one batch are held in memory.
 
     Args:
       forward: from windows `(batch_size, *window, channels)` to probabilities
         `(batch_size, *window, C)`.
       volume: `(*spatial, channels)` float32, normalised.
-      window: its spatial size, in voxels.
-      overlap: of neighbouring windows, in voxels along each axis.
-      num_classes: C.
-      weighting: "uniform", or "gaussian" for windows that count most in their middle.
-      batch_size: windows in a call of `forward`.
+      window: spatial size of a window, in voxels.
+      overlap: overlap of neighbouring windows, in voxels along each axis.
+      num_classes: number of classes C.
+      weighting: "uniform", or "gaussian" to weight the centre of each window most.
+      batch_size: number of windows per call of `forward`.
 
     Returns:
       `(*spatial, C)` float32 probabilities.
 
     Raises:
-      ValueError: if the overlap is not from 0 to less than the window, or the weighting, a rank or
-        what `forward` returns is none of these.
+      ValueError: if the overlap is not in [0, window), the weighting is unknown, or the volume or
+        the output of `forward` has the wrong shape.
 
     Example:
       >>> volume = np.linspace(0, 1, 30, dtype=np.float32).reshape(6, 5, 1)
@@ -152,13 +154,13 @@ def sliding_window(
       ((6, 5, 2), 0.0)
 
     Reference:
-      The DSC++ paper on KiTS19: windows of 80 x 160 x 160, overlaps of 40 x 80 x 80, uniform.
+      DSC++ paper, KiTS19: windows of 80 x 160 x 160, overlaps of 40 x 80 x 80, uniform weights.
     """
     check_windows(window, overlap, weighting, batch_size)
     if volume.ndim != len(window) + 1:
         raise ValueError(
-            f"the volume has shape {volume.shape}, expected {len(window)} spatial axes, as the "
-            f"window {tuple(window)} has, and one of channels; add or move axes"
+            f"the volume has shape {volume.shape}, expected {len(window)} spatial axes, like the "
+            f"window {tuple(window)}, and one of channels; add or move axes"
         )
     padded, inside = _padded(volume, window)
     axes = [
@@ -175,8 +177,9 @@ def sliding_window(
         predicted = np.asarray(forward(np.stack(windows)))
         if predicted.shape != expected:
             raise ValueError(
-                f"forward gave {predicted.shape} of windows {(batch_size, *windows[0].shape)}, "
-                f"expected {expected}: give one that keeps the size, and its number of classes"
+                f"forward returned shape {predicted.shape} for windows of shape "
+                f"{(batch_size, *windows[0].shape)}, expected {expected}; it must keep the spatial "
+                "size and return num_classes channels"
             )
         for (place, weights), part in zip(batch, predicted, strict=False):
             probs[place] += part * functools.reduce(np.multiply.outer, weights)[..., None]
@@ -186,17 +189,17 @@ def sliding_window(
 def check_windows(
     window: tuple[int, ...], overlap: tuple[int, ...], weighting: str, batch_size: int
 ) -> None:
-    """Refuse windows that cannot cover a volume.
+    """Check that windows can cover a volume.
 
     Raises:
-      ValueError: if so, saying what may be.
+      ValueError: if they cannot; the message states the valid values.
     """
     if len(overlap) != len(window) or not all(
         0 <= shared < extent for shared, extent in zip(overlap, window, strict=True)
     ):
         raise ValueError(
             f"the overlap is {tuple(overlap)} and the window {tuple(window)}; give an overlap in "
-            "voxels for each of its axes, from 0 to less than the window"
+            "voxels for each axis, at least 0 and less than the window"
         )
     if weighting not in WEIGHTINGS:
         raise ValueError(f"the weighting is {weighting!r}; known: {', '.join(WEIGHTINGS)}")
@@ -205,7 +208,7 @@ def check_windows(
 
 
 def _padded(volume: np.ndarray, window: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """The volume at no less than the window's size, and where in it the volume is."""
+    """Pad the volume to at least the size of the window; also return its position in the result."""
     extra = [max(0, n - length) for n, length in zip(window, volume.shape, strict=False)]
     before = [n // 2 for n in extra]
     inside = tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=False))
@@ -216,13 +219,13 @@ def _padded(volume: np.ndarray, window: tuple[int, ...]) -> tuple[np.ndarray, tu
 
 
 def mirrored(forward: Forward) -> Forward:
-    """The mean of a forward function over all mirrorings of the spatial axes, each mirrored back.
+    """Average a forward function over all mirrorings of the spatial axes, each mirrored back.
 
     Args:
       forward: from `(b, *size, channels)` to `(b, *size, C)`.
 
     Returns:
-      A function of the same kind, that calls it 2**axes times with batches of the same shape.
+      A function of the same type, which calls it 2**axes times with batches of the same shape.
 
     Example:
       >>> forward = mirrored(lambda images: np.cumsum(images, axis=1))
@@ -244,20 +247,20 @@ def mirrored(forward: Forward) -> Forward:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _softmax(apply: "ApplyFn", params: Any, images: jax.Array) -> jax.Array:
-    # One program for all parameters of a network, such as those of an ensemble.
+    # One program for all parameters of a network, such as the members of an ensemble.
     return jax.nn.softmax(apply(params, images), axis=-1)
 
 
 def ensemble(predicts: Sequence[Predict]) -> Predict:
-    """A deep ensemble: the mean of what its members predict.
+    """A deep ensemble: the mean of the predictions of its members.
 
     p(c | x) = 1/M sum_m p_m(c | x)
 
     Args:
-      predicts: of the members, such as one network trained with several seeds.
+      predicts: the members, such as one network trained with several seeds.
 
     Returns:
-      A function of the same kind.
+      A function of the same type.
 
     Example:
       >>> predict = ensemble([lambda x, native: x, lambda x, native: 3 * x])
@@ -283,11 +286,11 @@ def tempered(predict: Predict, temperature: float) -> Predict:
     """Probabilities after temperature scaling: softmax(log p / T), or p**(1 / T) over its sum.
 
     Args:
-      predict: what to scale.
-      temperature: T, as `calibrate.fit_temperature` finds it: above 1 makes predictions less sure.
+      predict: the predictions to scale.
+      temperature: T, as fitted by `calibrate.fit_temperature`; above 1 lowers the confidence.
 
     Returns:
-      A function of the same kind. Which class is the most probable does not change.
+      A function of the same type. The most probable class does not change.
 
     Example:
       >>> predict = tempered(lambda x, native: np.array([[0.9, 0.1]]), 2.0)
@@ -299,7 +302,7 @@ def tempered(predict: Predict, temperature: float) -> Predict:
     """
 
     def scaled(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
-        # As `losses.from_probabilities`, in whose logits T is fitted.
+        # Clipped as by `losses.from_probabilities`, to whose logits T is fitted.
         probs = np.maximum(predict(image, native), EPSILON)
         probs **= 1 / temperature
         probs /= probs.sum(axis=-1, keepdims=True)
@@ -316,17 +319,17 @@ def make_predict(
     *,
     windows: Windows = DEFAULT_WINDOWS,
 ) -> Predict:
-    """The function from a stored image to native probabilities.
+    """Make the function from a stored image to native probabilities.
 
-    The image is normalised as in training, after being resized to the network's size where the set
-    is trained on whole images, and predicted window by window where it is trained on patches. The
-    softmax is resized linearly to the native grid, where everything is scored and thresholded.
+    The image is normalised as in training. If the network is trained on whole images, the image is
+    resized to its input size first; if on patches, it is predicted window by window. The softmax is
+    resized linearly to the native grid, on which everything is scored and thresholded.
 
     Args:
       apply: `(params, images) -> logits`, such as a flax module's.
-      params: its parameters.
-      spec: facts of the data set.
-      size: the network's spatial size.
+      params: parameters of the network.
+      spec: description of the data set.
+      size: spatial input size of the network.
       windows: overlap, weighting and batch size of the windows, and whether to mirror.
 
     Returns:
@@ -334,8 +337,7 @@ def make_predict(
       sizes differ for volumes that are stored resampled.
 
     Raises:
-      ValueError: if the overlap, the weighting or the batch size is none that `sliding_window` can
-        have.
+      ValueError: if the overlap, the weighting or the batch size is invalid.
 
     Example:
       >>> from dicepp_jax.data.specs import PHANTOM
@@ -362,7 +364,7 @@ def make_predict(
         else:
             prepared = preprocess.network_image(spec, image, size)
             probs = np.asarray(forward(prepared[None]))[0]
-        # Of a whole scan even a copy is gigabytes.
+        # Returned without a copy, which would be gigabytes for a whole scan.
         return probs if probs.shape[:-1] == native else preprocess.resize(probs, native)
 
     return predict

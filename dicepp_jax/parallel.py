@@ -1,13 +1,14 @@
 """The one place that knows of several devices and several hosts.
 
-The network is on every device, and each batch is cut into as many equal parts as there are devices,
-in the batch's order: the devices of the first host have the first parts. Where a batch has too few
-examples, its last one is repeated, and counts for nothing. What is trained does not depend on the
-number of devices, but for the rounding of sums. Of a grid of trainings each device has some whole
+Training is data parallel, by `jax.pmap` (`Devices.pmap`). Every device has the whole network, and
+each batch is split into as many equal parts as there are devices, in the batch's order: the devices
+of the first host get the first parts. Where a batch has too few examples, its last one is repeated
+and does not count. Apart from the rounding of sums, the result of training does not depend on the
+number of devices. A grid of trainings is divided over devices too, each lane whole on one of them
 (`over_devices`).
 
-Every host runs a process of its own, and all of them the same program. The first, process 0, is
-the one that writes and prints. Without `joined` there is one process, and nobody to wait for.
+Each host runs its own process, and all processes run the same program. Only the first, process 0,
+writes and prints. Without `joined` there is a single process, and waiting returns at once.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -32,16 +33,16 @@ Tree = TypeVar("Tree")
 AXIS = "devices"
 LANES = "lanes"
 HEARTBEAT = 30
-"""Seconds without a sign of life after which a process is taken for dead."""
+"""Seconds without a heartbeat after which a process is considered dead."""
 WEEK_MS = 7 * 24 * 3600 * 1000
 LOST = (
-    "a process of this run has ended, or cannot be reached; if it could, it has said why. Give the "
-    "same command on all hosts again: the run goes on after its last finished epoch"
+    "a process of this run has ended or cannot be reached; its own output may say why. Give the "
+    "same command on all hosts again: the run resumes after its last finished epoch"
 )
-# How XLA's errors begin where it is not the program's own fault.
+# How XLA's errors begin when the cause is outside this program.
 _LOST_STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _DONE = "done"
-# It outlives the process that starts it, however that ends.
+# A child process that reports how the parent ended, which may be aborted without a message.
 _LAST_WORDS = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -55,7 +56,7 @@ class Devices:
     """The devices that share each batch.
 
     Attributes:
-      mesh: them, in the order of the parts of a batch.
+      mesh: the devices, in the order of the parts of a batch.
     """
 
     mesh: Mesh
@@ -66,67 +67,79 @@ class Devices:
         return self.mesh.size
 
     @property
+    def here(self) -> int:
+        """How many there are on this host."""
+        return self.mesh.local_mesh.size
+
+    @property
     def share(self) -> Share:
         """The parts of a batch that this host reads."""
-        here = self.count // jax.process_count()
-        return Share(jax.process_index() * here, (jax.process_index() + 1) * here, self.count)
-
-    @property
-    def everywhere(self) -> NamedSharding:
-        """Of arrays that each device has whole."""
-        return NamedSharding(self.mesh, P())
-
-    @property
-    def in_parts(self) -> NamedSharding:
-        """Of arrays that are cut along their first axis."""
-        return NamedSharding(self.mesh, P(AXIS))
+        first = jax.process_index() * self.here
+        return Share(first, first + self.here, self.count)
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays put on each device; nothing to do for those that are."""
-        if all(getattr(x, "sharding", None) == self.everywhere for x in jax.tree.leaves(tree)):
-            return tree
-        # Between processes `jax.device_put` would compare what each has, array by array.
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(self.everywhere, np.array(x)), tree
-        )
-
-    def cut(self, array: np.ndarray) -> jax.Array:
-        """This host's share of an array, put in parts on its devices."""
-        return jax.make_array_from_process_local_data(self.in_parts, np.asarray(array))
-
-    def sum(self, tree: Any) -> Any:
-        """The sum over the devices, where `spread` runs a function."""
-        # A sum of one would keep XLA from fusing what is around it, and so change the rounding.
-        return tree if self.count == 1 else jax.lax.psum(tree, AXIS)
-
-    def spread(self, function: Callable[..., Any], parts: Sequence[int]) -> Callable[..., Any]:
-        """A function that is run on every device, to be jitted.
+        """Arrays replicated over the devices of this host, not stacked, as `pmap` returns them.
 
         Args:
-          function: its results are the same on all devices, as by `sum`.
-          parts: the arguments of which each device gets its part; it gets the others whole.
+          tree: of arrays, or of `jax.ShapeDtypeStruct`s that describe them.
 
         Returns:
-          The function of whole arguments.
+          The same tree. Arrays that are replicated already are not copied.
         """
+        whole = NamedSharding(self.mesh.local_mesh, P())
 
-        def spread(*args: Any) -> Any:
-            specs = tuple(P(AXIS) if i in parts else P() for i in range(len(args)))
-            return jax.shard_map(
-                function, mesh=self.mesh, in_specs=specs, out_specs=P(), check_vma=False
-            )(*args)
+        def put(x: Any) -> Any:
+            if getattr(x, "sharding", None) == whole:
+                return x
+            if isinstance(x, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+            return jax.device_put(x, whole)
 
-        return spread
+        return jax.tree.map(put, tree)
+
+    def shard(self, array: np.ndarray) -> np.ndarray:
+        """This host's share of a batch, `(b, ...)`, as `(devices here, b / devices here, ...)`."""
+        return np.asarray(array).reshape(self.here, -1, *array.shape[1:])
+
+    def sum(self, tree: Any) -> Any:
+        """The sum over the devices, within a function that `pmap` runs."""
+        # A psum over one device would keep XLA from fusing the operations around it, and so would
+        # change the rounding.
+        return tree if self.count == 1 else jax.lax.psum(tree, AXIS)
+
+    def pmap(
+        self, function: Callable[..., Any], in_axes: tuple[int | None, ...], **options: Any
+    ) -> Any:
+        """`jax.pmap` over these devices; what all of them share has no leading axis of copies.
+
+        On several hosts each process passes its own share, and `sum` is over the devices of all.
+
+        Args:
+          function: what each device runs. Its results must be the same on all, as by `sum`.
+          in_axes: for each argument, 0 if it comes from `shard`, None if each device gets it whole.
+          options: of `jax.pmap`, such as `donate_argnums`.
+
+        Returns:
+          The compiled function.
+        """
+        return jax.pmap(
+            function,
+            AXIS,
+            in_axes=in_axes,
+            out_axes=None,
+            devices=tuple(self.mesh.devices.flat),
+            **options,
+        )
 
 
 def places(length: int) -> jax.Array:
-    """The places in the batch of the examples that a device has.
+    """The places in the batch of a device's examples, within a function that `Devices.pmap` runs.
 
     Args:
-      length: how many it has.
+      length: the number of examples of each device.
 
     Returns:
-      int32 `(length,)`, where `Devices.spread` runs a function.
+      int32 `(length,)`.
     """
     return jax.lax.axis_index(AXIS) * length + jnp.arange(length, dtype=jnp.int32)
 
@@ -158,10 +171,10 @@ def devices(local: int = 1) -> Devices:
 
 
 def check_batch_size(batch_size: int, devices: Devices) -> None:
-    """Refuse a batch that cannot be cut into equal parts.
+    """Refuse a batch that cannot be split into equal parts.
 
     Raises:
-      ValueError: naming the nearest batch sizes, and the numbers of devices, that would do.
+      ValueError: naming the nearest batch sizes that can, and a number of devices.
     """
     count, hosts = devices.count, jax.process_count()
     if batch_size % count == 0:
@@ -171,7 +184,7 @@ def check_batch_size(batch_size: int, devices: Devices) -> None:
     fewer = [n for n in range(count // hosts - 1, 0, -1) if batch_size % (n * hosts) == 0]
     there = f"devices is {count // hosts}" + (f" on each of {hosts} hosts" if hosts > 1 else "")
     raise ValueError(
-        f"data.batch_size is {batch_size}, and {there}, so that a batch cannot be cut into equal "
+        f"data.batch_size is {batch_size}, and {there}, so a batch cannot be split into equal "
         f"parts; give --config.data.batch_size={sizes}"
         + (f", or --config.devices={fewer[0]}" if fewer else "")
     )
@@ -183,10 +196,10 @@ def over_devices(
     """Compile a function of stacked lanes so that each local device computes a share of them.
 
     Args:
-      function: `(first, second, *shared)`, where the leaves of the first two, and of what comes
-        out, have a leading axis of lanes, which it treats each by itself.
-      devices: how many, by which the number of lanes can be divided.
-      donate: whether the memory of `first` is given up.
+      function: `(first, second, *shared)`, where the leaves of the first two and of the results
+        have a leading axis of lanes, which do not depend on each other.
+      devices: how many; the number of lanes has to be divisible by it.
+      donate: whether to donate the memory of `first`.
 
     Returns:
       The compiled function.
@@ -197,7 +210,7 @@ def over_devices(
 
     def spread(first: Any, second: Any, *shared: Any) -> Any:
         specs = (P(LANES), P(LANES), *(P() for _ in shared))
-        # Lanes do not speak to each other, so there is nothing to check.
+        # Lanes do not communicate, so there is nothing to check.
         return jax.shard_map(
             function,
             mesh=_lanes(devices),
@@ -210,7 +223,7 @@ def over_devices(
 
 
 def on_devices(lanes: Tree, devices: int) -> Tree:
-    """Put stacked lanes where `over_devices` computes them."""
+    """Place stacked lanes on the devices that compute them in `over_devices`."""
     if devices == 1:
         return jax.device_put(lanes)
     return jax.device_put(lanes, NamedSharding(_lanes(devices), P(LANES)))
@@ -224,19 +237,20 @@ def _lanes(devices: int) -> Mesh:
 def joined(
     coordinator: str | None, processes: int | None, process: int | None, local: int
 ) -> Iterator[None]:
-    """Join the other processes of a run on several hosts, and leave when all have ended.
+    """Join the other processes of a run on several hosts, and leave when all have finished.
 
-    Only the first process prints from here on. Where another is lost, XLA raises an error or aborts
-    the process, within about `HEARTBEAT` seconds, and `LOST` is said either way.
+    From here on only the first process prints. If another is lost, XLA raises an error or aborts
+    this process within about `HEARTBEAT` seconds; `LOST` is printed either way.
 
     Args:
-      coordinator: HOST:PORT where process 0 listens; None to ask the cluster, as for the next two.
+      coordinator: HOST:PORT where process 0 listens. None to take it, and the next two, from the
+        cluster's environment.
       processes: how many there are.
       process: the number of this one, from 0.
       local: the number of its devices.
 
     Raises:
-      ValueError: if nothing says what is not given.
+      ValueError: if some of the three are missing, or no cluster is found.
       ConnectionError: if another process is lost.
     """
     given = coordinator is not None, processes is not None, process is not None
@@ -244,12 +258,12 @@ def joined(
         raise ValueError("--coordinator, --processes and --process go together; give all three")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ValueError(
-            f"--process is {process}; of --processes={processes} it is one from 0 to "
+            f"--process is {process}; with --processes={processes} it must be from 0 to "
             f"{processes - 1}"
         )
-    # Has to be said before there is a backend, and is looked at only where it is the CPU's.
+    # Has to be set before JAX starts a backend; only the CPU's reads it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would keep SIGTERM from ending a process.
+    # That service would keep SIGTERM from ending a process.
     jax.config.update("jax_enable_preemption_service", False)
     words = subprocess.Popen(
         [sys.executable, "-c", _LAST_WORDS, LOST],
@@ -283,7 +297,7 @@ def _initialize(
             coordinator,
             processes,
             process,
-            # In a cluster jax takes it that there is a process for each device.
+            # In a cluster JAX assumes one process for each device.
             local_device_ids=range(local) if local > 1 else None,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
@@ -291,7 +305,7 @@ def _initialize(
         if coordinator is not None:
             raise
         raise ValueError(
-            f"no cluster is found that says which processes there are ({error}); give "
+            f"no cluster was found that defines the processes ({error}); give "
             "--coordinator=HOST:PORT --processes=N --process=I"
         ) from error
 
@@ -302,13 +316,14 @@ def is_first() -> bool:
 
 
 def wait(name: str) -> None:
-    """Wait until all processes are here, be it for days.
+    """Wait until all processes have called this, for up to a week.
 
     Args:
-      name: of the place.
+      name: of the point in the program, the same in all processes.
     """
     if jax.process_count() > 1:
-        # Slow to load. Unlike jax's own, its barrier takes no device, whose collectives time out.
+        # Imported here because it is slow to load. Unlike JAX's own barrier, orbax's uses no
+        # collective of the devices, which would time out.
         from orbax.checkpoint import multihost
 
         multihost.get_barrier_sync_fn()(key=name, timeout_ms=WEEK_MS)
@@ -316,10 +331,10 @@ def wait(name: str) -> None:
 
 @contextlib.contextmanager
 def first_alone(name: str) -> Iterator[None]:
-    """What the first process does before the others do it.
+    """A block that the first process runs before the others do.
 
     Args:
-      name: of what is done.
+      name: of the block, the same in all processes.
     """
     if not is_first():
         wait(name)
@@ -331,7 +346,7 @@ def first_alone(name: str) -> Iterator[None]:
 def leave(error: Exception) -> NoReturn:
     """End a process with an error.
 
-    Among several it ends at once: an orderly end would wait for the others, which wait for it.
+    One of several ends at once: an orderly exit would wait for the others, which wait for it.
     """
     if not jax.distributed.is_initialized():
         sys.exit(f"error: {error}")

@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
-    """Iterate over items, reporting how many are done and how long the rest will take.
+    """Iterate over items, reporting progress and the remaining time.
 
     Args:
-      items: to iterate over.
-      title: of the work.
+      items: the items to iterate over.
+      title: description of what is being done.
       total: number of items.
-      unit: singular noun for an item.
+      unit: what an item is, in the singular.
 
     Yields:
       The items.

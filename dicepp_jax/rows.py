@@ -1,4 +1,4 @@
-"""Scores as tables in long form, one number a row, and what is said of them.
+"""Scores as tables in long form, one number per row, their summaries and comparisons.
 
 A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
 `Comparison` two methods side by side. `write_csv` and `read_csv` preserve exactly any kind whose
@@ -21,14 +21,14 @@ from dicepp_jax.atomic import write_atomically
 WHOLE_IMAGE = "image"
 ALL_CLASSES = "all"
 
-# Label, region and metric; and a case before them.
+# Label, region and metric; a key has the case in front.
 Place = tuple[str, str, str]
 Key = tuple[str, str, str, str]
 Kind = TypeVar("Kind", bound=NamedTuple)
 
 
 class Row(NamedTuple):
-    """One number: a metric of a class of a case, over the image or a region of it."""
+    """One number: a metric of a class in a case, over the image or a region of it."""
 
     case: str
     label: str
@@ -44,10 +44,10 @@ class Summary(NamedTuple):
       label: the class.
       region: the image or a region of it.
       metric: its name.
-      mean: over the cases where it is defined.
+      mean: mean over the cases where it is defined.
       error: bootstrap standard error of the mean.
-      low: lower end of the mean's bootstrap 95% interval.
-      high: upper end of it.
+      low: lower end of the bootstrap 95% interval of the mean.
+      high: upper end of that interval.
       cases: number of cases where it is defined.
       undefined: number of cases where it is not.
     """
@@ -64,7 +64,7 @@ class Summary(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A metric of a class, of two methods on the same cases.
+    """A metric of a class, compared between two methods on the same cases.
 
     Attributes:
       method_a: name of the first method.
@@ -74,15 +74,15 @@ class Comparison(NamedTuple):
       metric: its name.
       cases: number of pairs, the cases where it is defined for both methods.
       undefined: number of other cases.
-      mean_a: over the pairs.
-      mean_b: over the pairs.
-      difference: mean over the pairs of a - b.
-      low: lower end of the difference's bootstrap 95% interval, over the pairs.
-      high: upper end of it.
+      mean_a: mean of the first method over the pairs.
+      mean_b: mean of the second method over the pairs.
+      difference: mean of a - b over the pairs.
+      low: lower end of the bootstrap 95% interval of the difference, over the pairs.
+      high: upper end of that interval.
       rank_sum: p-value of the rank-sum test, over the cases where each method is defined.
       signed_rank: p-value of the signed-rank test, over the pairs.
-      holm: that of the signed-rank test, adjusted by Holm's method for the number of rows in the
-        table that `compare` gave.
+      holm: p-value of the signed-rank test, adjusted by Holm's method for the number of rows in
+        the table that `compare` returned.
       rank_biserial: matched-pairs rank-biserial correlation, over the pairs; positive where a is
         larger.
     """
@@ -109,7 +109,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     """Mean, bootstrap standard error and 95% interval over cases of every class, region and metric.
 
     Args:
-      rows: of any number of cases.
+      rows: scores of any number of cases.
 
     Returns:
       One `Summary` for each class, region and metric, in the order they first appear.
@@ -135,22 +135,22 @@ def _summary(place: Place, values: np.ndarray) -> Summary:
 def compare(
     a: Sequence[Row], b: Sequence[Row], names: tuple[str, str] = ("a", "b")
 ) -> list[Comparison]:
-    """Two methods, scored on the same cases, in every class, region and metric.
+    """Compare two methods, scored on the same cases, for every class, region and metric.
 
-    Cases are matched by name, in any order. The more rows there are, the more Holm's adjustment
-    asks of each: give those that are of interest, such as without the background.
+    Cases are matched by name, in any order. The more rows the result has, the stricter Holm's
+    adjustment is for each, so pass only the rows of interest, such as those of the foreground.
 
     Args:
       a: every row of the first method.
       b: every row of the second method.
-      names: of the methods, for the table and for error messages.
+      names: names of the methods, for the table and for error messages.
 
     Returns:
       One `Comparison` for each class, region and metric, in the order they first appear in a.
 
     Raises:
-      ValueError: if a number appears twice in a or in b, or in only one of them. Methods that were
-        scored on other cases are not comparable, and a mean over what they share would hide it.
+      ValueError: if a number appears twice in a or in b, or in only one of them. Methods scored on
+        different cases are not comparable, and a mean over the cases they share would hide it.
 
     Example:
       >>> place = ("vessel", "image", "dice")
@@ -227,14 +227,14 @@ def _comparison(names: tuple[str, str], place: Place, a: np.ndarray, b: np.ndarr
 
 
 def write_csv(path: str | Path, rows: Sequence[NamedTuple]) -> None:
-    """Write named tuples of one kind as CSV with a header; the file appears whole or not at all.
+    """Write named tuples of one type as CSV with a header; the file is never left incomplete.
 
     Args:
-      path: of the file, which is replaced if there is one.
-      rows: at least one.
+      path: path of the file, which is replaced if it exists.
+      rows: at least one row.
 
     Raises:
-      ValueError: if there are no rows, whose names the header would hold.
+      ValueError: if there are no rows, whose field names make the header.
     """
     if not rows:
         raise ValueError(f"there are no rows to write to {path}; the first one gives the header")
@@ -272,17 +272,17 @@ def _flat(row: tuple) -> Iterator[Any]:
 
 
 def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
-    """Read what `write_csv` wrote.
+    """Read a file written by `write_csv`.
 
     Args:
-      path: of the file.
-      kind: the named tuple that its rows are: `Row`, `Summary`, `Comparison` or one of your own.
+      path: path of the file.
+      kind: the named tuple type of its rows: `Row`, `Summary`, `Comparison` or one of your own.
 
     Returns:
       The rows, equal to those written.
 
     Raises:
-      ValueError: if the file is not of this kind, naming the line that is at fault.
+      ValueError: if the file is not of this type; the message names the offending line.
 
     Example:
       >>> import tempfile
@@ -292,7 +292,7 @@ def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
       [Row(case='p', label='vessel', region='image', metric='dice', value=0.9)]
     """
     try:
-        # A spreadsheet that kept the file may have put a byte order mark before it.
+        # Spreadsheets may put a byte order mark at the start of a file they save.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])

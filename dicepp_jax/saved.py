@@ -1,12 +1,12 @@
-"""A trained network in files that load without the code and the libraries that trained it.
+"""Save a trained network to files that load without the code and libraries used in training.
 
-`save_model` writes three files. `network.jaxexport` is the network by `jax.export`, StableHLO for
-CPU, CUDA and TPU: from its parameters by name and float32 images `(b, *size, channels)`, any b, to
-logits `(b, *size, C)`. It gives logits since those are what a softmax, a temperature and a loss
-are taken of. `params.npz` holds the parameters. `model.json` says in words and numbers what is put
-in and what comes out, where the network is from, and the checksums of the other two.
+`save_model` writes three files. `network.jaxexport` is the network as exported by `jax.export`,
+StableHLO for CPU, CUDA and TPU: a function from its parameters by name and float32 images
+`(b, *size, channels)`, for any b, to logits `(b, *size, C)`. It returns logits since a softmax, a
+temperature and a loss are all applied to them. `params.npz` contains the parameters. `model.json`
+describes the inputs and outputs, the origin of the network, and the checksums of the other two.
 
-`load_model` loads jax, numpy and scipy, and neither flax nor anything that reads data sets.
+`load_model` imports jax, numpy and scipy, but neither flax nor anything that reads data sets.
 """
 
 import dataclasses
@@ -40,20 +40,20 @@ FACTS = (
     *("name", "title", "classes", "channels", "dtype", "spacing", "intensity_range"),
     *("per_channel", "patches", "homepage", "licence", "citation"),
 )
-"""What is kept of the `Spec` of the set that the network was trained on."""
+"""The fields saved of the `Spec` of the data set that the network was trained on."""
 
 SETTINGS = Windows._fields
-"""The keys of `model.json` that hold the `Windows` for `make_predict`."""
+"""The keys of `model.json` that store the `Windows` for `make_predict`."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Model:
-    """A network that was saved, ready to predict.
+    """A saved network, ready to predict.
 
     Attributes:
-      spec: facts of the set it was trained on; its `size` is the network's.
-      about: all that `model.json` says.
-      path: of that file.
+      spec: description of the data set it was trained on; its `size` is that of the network.
+      about: the contents of `model.json`.
+      path: path of that file.
     """
 
     spec: Spec
@@ -72,23 +72,24 @@ class Model:
         spacing: tuple[float, ...] | None = None,
         native: tuple[int, ...] | None = None,
     ) -> np.ndarray:
-        """Class probabilities of a raw image or volume.
+        """Predict the class probabilities of a raw image or volume.
 
-        It is brought to the model's spacing if that has one, normalised, resized to the network's
-        size or predicted window by window, and the softmax is brought back linearly.
+        The image is resampled to the spacing of the model if it has one, normalised, and resized to
+        the input size of the network or predicted window by window; the softmax is resized back
+        linearly.
 
         Args:
           image: `(H, W, channels)` or `(D, H, W, channels)` as read from a file, any real dtype;
-            the axis of channels may be left out if there is one. Of grey images a colour model
-            sees three equal channels.
-          spacing: mm between the voxels of a volume, along its axes; for models that have one.
-          native: the spatial size to give probabilities on, None for the image's own.
+            the channel axis may be omitted if there is only one channel. For a colour model, a grey
+            image is repeated to three equal channels.
+          spacing: voxel spacing of a volume in mm, along its axes; for models that have a spacing.
+          native: spatial size of the result, None for the size of the image.
 
         Returns:
           `(*native, C)` float32 probabilities.
 
         Raises:
-          ValueError: if the image does not fit the model, or its spacing is needed and not given.
+          ValueError: if the image does not match the model, or a required spacing is missing.
         """
         image = self._with_channels(np.asarray(image))
         native = tuple(native or image.shape[:-1])
@@ -97,13 +98,13 @@ class Model:
         return self._predict(image, native)
 
     def tempered(self, temperature: float) -> "Model":
-        """The model after temperature scaling, see `inference.tempered`."""
+        """The model with temperature scaling applied, see `inference.tempered`."""
         about = {**self.about, "temperature": temperature}
         predict = tempered(self._predict, temperature)
         return dataclasses.replace(self, about=about, _predict=predict)
 
     def _with_channels(self, image: np.ndarray) -> np.ndarray:
-        """The image with an axis of as many channels as the network takes."""
+        """The image with a channel axis, of as many channels as the network expects."""
         spec = self.spec
         if image.ndim == spec.ndim:
             image = image[..., None]
@@ -112,19 +113,19 @@ class Model:
         if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
             axes = "height, width" if spec.ndim == 2 else "depth, height, width"
             raise ValueError(
-                f"the image has shape {image.shape}, and the model of {spec.title} takes ({axes}, "
-                f"{spec.channels} channels); move its axes, or take another model"
+                f"the image has shape {image.shape}, but the model of {spec.title} expects "
+                f"({axes}, {spec.channels} channels); move the axes or use another model"
             )
         if image.dtype.kind not in "buif" or 0 in image.shape:
             raise ValueError(
-                f"the image is {image.dtype} of shape {image.shape}, expected one real number or "
-                "more; give the array of one image"
+                f"the image is {image.dtype} of shape {image.shape}, expected a non-empty array of "
+                "real numbers; pass the array of one image"
             )
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             unusable = image.size - np.count_nonzero(np.isfinite(image))
             raise ValueError(
-                f"{unusable} of the image's {image.size} values are NaN or infinite; put a finite "
-                "number there, such as the background's"
+                f"{unusable} of the {image.size} values of the image are NaN or infinite; replace "
+                "them by a finite number, such as the value of the background"
             )
         return image
 
@@ -133,13 +134,13 @@ class Model:
     ) -> np.ndarray:
         if spacing is None:
             raise ValueError(
-                f"the model of {self.spec.title} works at {by(target)} mm; give the volume's own "
-                f"spacing, in mm along its axes, or spacing={target} if it is at that already"
+                f"the model of {self.spec.title} works at {by(target)} mm; pass the spacing of the "
+                f"volume, in mm along its axes, or spacing={target} if it already has that spacing"
             )
         if len(spacing) != len(target) or not all(0 < step < np.inf for step in spacing):
             raise ValueError(
-                f"spacing is {tuple(spacing)}, expected {len(target)} lengths in mm above 0, along "
-                "the axes of the volume"
+                f"spacing is {tuple(spacing)}, expected {len(target)} positive lengths in mm, one "
+                "per axis of the volume"
             )
         return preprocess.resample(image, tuple(spacing), target)
 
@@ -147,21 +148,21 @@ class Model:
 def segment(
     probs: np.ndarray, threshold: float | None = None, target: int | None = None
 ) -> np.ndarray:
-    """The label map of probabilities: the most likely class, or a class above a threshold.
+    """Convert probabilities to a label map: the most likely class, or one class above a threshold.
 
-    With a threshold T a voxel is of the target class where p >= T, and elsewhere of the most likely
-    of the other classes. At a tie the lowest class is taken.
+    With a threshold T, a voxel is assigned to the target class where p >= T, and to the most likely
+    of the other classes elsewhere. Ties go to the class of the lowest index.
 
     Args:
-      probs: `(*spatial, C)`.
+      probs: `(*spatial, C)` class probabilities.
       threshold: T, None for the most likely class.
-      target: the class that the threshold is for, a number; of two classes it is 1.
+      target: index of the class that the threshold applies to; the default for two classes is 1.
 
     Returns:
       `(*spatial)` classes, uint8.
 
     Raises:
-      ValueError: if there is a threshold and the class is not told or is none.
+      ValueError: if there is a threshold and the target class is missing or invalid.
 
     Example:
       >>> probs = np.array([[0.6, 0.1, 0.3], [0.3, 0.1, 0.6], [0.1, 0.7, 0.2]])
@@ -171,15 +172,15 @@ def segment(
       [0, 0, 1]
 
     Reference:
-      DSC++ paper, Eq. 10, with the sign that its text gives it.
+      DSC++ paper, Eq. 10, with the inequality as stated in its text.
     """
-    # One class after another: argmax's int64 of a whole scan is as large as the probabilities.
+    # One class after another: the int64 argmax of a whole scan is as large as the probabilities.
     num_classes = probs.shape[-1]
     if threshold is not None:
         target = 1 if target is None and num_classes == 2 else target
         if target not in range(num_classes):
             raise ValueError(
-                f"target is {target!r}; a threshold is for one class, a number from 1 to "
+                f"target is {target!r}; a threshold applies to one class, given by its index, 1 to "
                 f"{num_classes - 1}"
             )
     highest = np.full(probs.shape[:-1], -np.inf, probs.dtype)
@@ -208,18 +209,18 @@ def save_model(
     """Save a network so that `load_model` can predict with it.
 
     Args:
-      workdir: the files go into its folder `model`, which is made if need be.
+      workdir: directory of the run; the files are written to its folder `model`, created if needed.
       apply: `(params, images) -> logits`.
-      params: its parameters, any pytree of arrays.
-      spec: facts of the set it was trained on.
-      size: the network's spatial size.
-      windows: how `load_model` is to apply the network.
-      epoch: zero-based number of the epoch that the parameters are of.
-      val_loss: that epoch's validation loss.
-      config: of the run, for the record.
+      params: parameters of the network, any pytree of arrays.
+      spec: description of the data set it was trained on.
+      size: spatial input size of the network.
+      windows: how the loaded model applies the network.
+      epoch: zero-based number of the epoch of the parameters.
+      val_loss: validation loss of that epoch.
+      config: config of the run, saved for reference.
 
     Returns:
-      The folder.
+      The folder of the files.
     """
     size = tuple(size)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
@@ -250,7 +251,7 @@ def save_model(
     }
     folder = Path(workdir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    # The last of them makes the others valid.
+    # model.json is written last, as its checksums make the other files valid.
     files[ABOUT] = (json.dumps(about, indent=2) + "\n").encode()
     for name, content in files.items():
         write_atomically(folder / name, partial(Path.write_bytes, data=content))
@@ -265,7 +266,7 @@ def _export(apply: "ApplyFn", arrays: dict[str, np.ndarray], shape: tuple[int, .
 
 
 def _preprocessing(spec: Spec, size: tuple[int, ...]) -> list[str]:
-    """What is done to an image before the network sees it, for those who do it themselves."""
+    """The preprocessing in words, for users of the exported network alone."""
     steps = []
     if spec.spacing:
         steps.append(f"resample linearly to {by(spec.spacing)} mm")
@@ -281,17 +282,17 @@ def _preprocessing(spec: Spec, size: tuple[int, ...]) -> list[str]:
 
 
 def load_model(workdir: str | Path) -> Model:
-    """Load a network that `save_model` saved.
+    """Load a network saved by `save_model`.
 
     Args:
-      workdir: a run's directory, or its folder `model`, wherever that was moved to.
+      workdir: directory of a run, or its folder `model`, which may have been moved elsewhere.
 
     Returns:
       The `Model`.
 
     Raises:
-      FileNotFoundError: if there is none, or a file of it is missing.
-      ValueError: if it is of another format or broken.
+      FileNotFoundError: if there is no model, or one of its files is missing.
+      ValueError: if a file has another format or is corrupt.
 
     Example:
       >>> import tempfile
@@ -333,10 +334,10 @@ def load_model(workdir: str | Path) -> Model:
 def _deserialize(network: bytes, about: Mapping[str, Any]) -> export.Exported:
     try:
         return export.deserialize(bytearray(network))
-    except Exception as error:  # What jax does not know it meets with many.
+    except Exception as error:  # jax raises many types of exceptions for unknown formats.
         raise ValueError(
             f"jax {jax.__version__} cannot read the {NETWORK} that jax {about['versions']['jax']} "
-            f"wrote ({error!r}); install that jax, or let experiments.predict save it anew"
+            f"wrote ({error!r}); install that version, or let experiments.predict save it again"
         ) from error
 
 
@@ -349,12 +350,12 @@ def _read_about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text())
         found = about["kind"], about["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no model's ({error!r}); {_REMEDY}") from error
+        raise ValueError(f"{path} does not describe a model ({error!r}); {_REMEDY}") from error
     if found != (KIND, FORMAT):
         raise ValueError(
-            f"{path} is of a {found[0]} of format {found[1]}, and dicepp_jax {__version__} reads a "
-            f"{KIND} of format {FORMAT}; install the dicepp_jax that saved it "
-            f"({about.get('versions', {}).get('dicepp_jax', 'not told')}), or save it anew"
+            f"{path} has kind {found[0]!r} and format {found[1]}, but dicepp_jax {__version__} "
+            f"reads kind {KIND!r} and format {FORMAT}; install the version that saved it "
+            f"({about.get('versions', {}).get('dicepp_jax', 'not recorded')}), or save it again"
         )
     missing = {*FACTS, *SETTINGS, "size", "versions", "sha256"} - set(about)
     if missing:
@@ -363,14 +364,14 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 
 _REMEDY = (
-    "copy the folder again, or delete it and let experiments.predict save it anew from its run"
+    "copy the folder again, or delete it and let experiments.predict save it again from its run"
 )
 
 
 def _read(path: Path, checksum: str) -> bytes:
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}, which belongs to {ABOUT}; {_REMEDY}")
+        raise FileNotFoundError(f"there is no {path}, which {ABOUT} refers to; {_REMEDY}")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise ValueError(f"{path} is not the file that {ABOUT} tells of; {_REMEDY}")
+        raise ValueError(f"the checksum of {path} is not the one in {ABOUT}; {_REMEDY}")
     return content

@@ -12,34 +12,35 @@ from dicepp_jax.losses import inputs
 Arrays = jax.Array | Sequence[jax.Array]
 
 _STEEP = 1e30
-"""1 / T at which every softmax is 0 or 1."""
+"""1 / T at which every softmax probability is 0 or 1."""
 
 
 def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None) -> float:
-    """Temperature T with the least cross entropy of softmax(logits / T).
+    """The temperature T that minimises the cross entropy of softmax(logits / T).
 
-    The mean is over all voxels that count, of all images alike. It is convex in 1 / T; T is where
-    its slope, the mean over voxels of sum_c (p_c - y_c) z_c, is 0. Take images that the network
-    was not trained on: it is more often right on those that it was, and T comes out too small.
+    The cross entropy is averaged over the included voxels of all images together. It is convex in
+    1 / T; T is where its slope, the mean over voxels of sum_c (p_c - y_c) z_c, is 0. Use images
+    that the network was not trained on: it makes fewer errors on its training images, for which T
+    would be too small.
 
-    The calibrated probabilities are `jax.nn.softmax(logits / T)`. Which class is the most probable
-    does not change. For a network that gives probabilities the logits are
+    The calibrated probabilities are `jax.nn.softmax(logits / T)`. The most probable class does not
+    change. For a network that returns probabilities, the logits are
     `losses.from_probabilities(probs)`.
 
     Args:
-      logits: `(B, *spatial, C)`, or a sequence of such arrays of any sizes. One array is looked at
-        after another, all of them about 15 times, so that a sequence may read them from disk.
+      logits: `(B, *spatial, C)`, or a sequence of such arrays of any sizes. The arrays are accessed
+        one after another, about 15 times each, so that a sequence may read them from disk.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft; a sequence if logits
-        are one.
-      where: `(B, *spatial)` boolean, False for voxels to leave out; a sequence if logits are one.
+        is one.
+      where: `(B, *spatial)` boolean, False for voxels to leave out; a sequence if logits is one.
 
     Returns:
-      T: above 1 if the network was too sure, below 1 if not sure enough.
+      T: above 1 if the network is overconfident, below 1 if it is underconfident.
 
     Raises:
-      ValueError: if shapes or lengths do not fit, no voxel counts, a logit is NaN or infinity, or
-        no T is best: cross entropy falls with T -> 0 if every voxel is right, with T -> infinity
-        if the logits are worse than none.
+      ValueError: if shapes or lengths do not match, there is no voxel, a logit is NaN or infinity,
+        or there is no optimal T: the cross entropy decreases for T -> 0 if every voxel is
+        classified correctly, and for T -> infinity if the logits are no better than uniform ones.
 
     Example:
       >>> logits = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
@@ -55,31 +56,33 @@ def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None)
     counted = [None] * len(z) if where is None else _sequence(where)
     if not len(z) == len(y) == len(counted):
         raise ValueError(
-            "logits, labels and where must be sequences of one length, or arrays, got "
+            "logits, labels and where must be arrays, or sequences of the same length, got "
             f"{len(z)}, {len(y)} and {len(counted)} arrays"
         )
 
     def slope(inverse: float) -> float:
-        """Derivative of the mean cross entropy by 1 / T."""
+        """Derivative of the mean cross entropy with respect to 1 / T."""
         total, voxels = 0.0, 0
         for batch in zip(z, y, counted, strict=True):
             part, count = _slope(inverse, *batch)
             total, voxels = total + float(part), voxels + int(count)
         if voxels == 0:
-            raise ValueError("no voxel to fit a temperature to: logits are empty or where is False")
+            raise ValueError(
+                "no voxel to fit a temperature to: logits are empty or where is all False"
+            )
         if not np.isfinite(total):
-            raise ValueError("logits must be finite where voxels count, found NaN or infinity")
+            raise ValueError("logits must be finite at all included voxels, found NaN or infinity")
         return total / voxels
 
     if slope(0.0) >= 0:
         raise ValueError(
-            "no temperature is best: the logits are no better than the same for all classes, so "
-            "that cross entropy falls with T -> infinity; are the labels those of these images?"
+            "there is no optimal temperature: the logits are no better than uniform ones, so the "
+            "cross entropy decreases for T -> infinity; check that the labels match the images"
         )
     if slope(_STEEP) <= 0:
         raise ValueError(
-            "no temperature is best: every voxel is right, so that cross entropy falls with "
-            "T -> 0; give more images, which the network was not trained on"
+            "there is no optimal temperature: every voxel is classified correctly, so the cross "
+            "entropy decreases for T -> 0; use more images, which the network was not trained on"
         )
     low = high = 1.0
     while slope(high) < 0:
@@ -97,7 +100,7 @@ def _sequence(x: Arrays) -> Sequence[jax.Array]:
 def _slope(
     inverse: float, logits: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | int]:
-    """Sum over voxels of the slope by 1 / T, and their number."""
+    """Sum over voxels of the derivative with respect to 1 / T, and the number of voxels."""
     v = inputs.voxels(logits, labels, where)
     scaled = inputs.log_softmax([inverse * x for x in v.log_p])
     parts = zip(scaled, v.log_p, v.labels, v.others, strict=True)

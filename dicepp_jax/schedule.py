@@ -1,11 +1,11 @@
-"""Learning-rate plateau and early stopping, epoch for epoch as Keras has them.
+"""Reduction of the learning rate on a plateau and early stopping, matching Keras epoch by epoch.
 
-A `State` is a record of Python floats and integers on the host (float32 would lose a min_delta of
-1e-7) and `update` is a pure function of it and the epoch's validation loss. `replay` applies it to
-a list of losses; training applies it to one loss after another.
+A `State` consists of Python floats and integers on the host (float32 would lose a min_delta of
+1e-7), and `update` is a pure function of it and the validation loss of an epoch. `replay` applies
+it to a list of losses; training applies it to one loss after another.
 
-As in Keras 3: an epoch improves if its loss is below the best by more than min_delta, so NaN never
-does; after a cut the plateau cools down for one epoch; early stopping counts on its own.
+As in Keras 3, an epoch is an improvement if its loss is below the best by more than min_delta, so a
+NaN never is; after a reduction there is a cooldown of one epoch; early stopping counts separately.
 """
 
 import math
@@ -16,14 +16,14 @@ COOLDOWN = 1
 
 
 class Settings(NamedTuple):
-    """When to cut the learning rate and when to stop.
+    """When to reduce the learning rate and when to stop.
 
     Attributes:
-      learning_rate: the rate of the first epoch.
-      factor: what the rate is multiplied by at a cut.
-      patience: epochs without improvement before a cut.
-      min_delta: by how much a loss must be lower to be an improvement.
-      min_learning_rate: the rate never falls below it.
+      learning_rate: rate of the first epoch.
+      factor: factor by which the rate is multiplied at a reduction.
+      patience: epochs without improvement before a reduction.
+      min_delta: amount by which a loss must be lower to be an improvement.
+      min_learning_rate: lower bound of the rate.
       stop_patience: epochs without improvement before training stops.
     """
 
@@ -36,16 +36,16 @@ class Settings(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the schedule remembers between epochs.
+    """The state of the schedule between epochs.
 
     Attributes:
-      learning_rate: the rate for the next epoch.
-      plateau_best: lowest loss so far by the plateau's reckoning.
-      plateau_wait: epochs since, or since the last cut.
-      cooldown: epochs still to pass before the plateau counts again.
-      stop_best: lowest loss so far by early stopping's reckoning.
-      stop_wait: epochs since.
-      stopped: whether training is over.
+      learning_rate: rate for the next epoch.
+      plateau_best: lowest loss so far, as counted for the plateau.
+      plateau_wait: epochs since that loss or since the last reduction.
+      cooldown: epochs until the plateau counts again.
+      stop_best: lowest loss so far, as counted for early stopping.
+      stop_wait: epochs since that loss.
+      stopped: whether training has stopped.
     """
 
     learning_rate: float
@@ -63,12 +63,12 @@ def init(settings: Settings) -> State:
 
 
 def update(settings: Settings, state: State, val_loss: float) -> State:
-    """The state after an epoch that ended with this validation loss.
+    """The state after an epoch with the given validation loss.
 
     Args:
       settings: the `Settings`.
       state: the state before the epoch.
-      val_loss: its validation loss; NaN is no improvement.
+      val_loss: validation loss of the epoch; NaN is not an improvement.
 
     Returns:
       The state for the next epoch.
@@ -90,8 +90,8 @@ def update(settings: Settings, state: State, val_loss: float) -> State:
     elif cooldown == 0:
         wait += 1
         if wait >= settings.patience and rate > settings.min_learning_rate:
-            # 0.1 * 0.1 is a bit above 0.01; left so, the last rate would be a bit above the minimum
-            # and be cut once more.
+            # 0.1 * 0.1 is slightly above 0.01; without rounding, the last rate would be slightly
+            # above the minimum and be reduced once more.
             rate = max(float(f"{rate * settings.factor:.12g}"), settings.min_learning_rate)
             cooldown, wait = COOLDOWN, 0
 
@@ -116,15 +116,15 @@ def replay(
 
     Args:
       val_losses: the loss after each epoch.
-      learning_rate: the rate of the first epoch.
-      factor: what the rate is multiplied by at a cut.
-      patience: epochs without improvement before a cut.
-      min_delta: by how much a loss must be lower to be an improvement.
-      min_learning_rate: the rate never falls below it.
+      learning_rate: rate of the first epoch.
+      factor: factor by which the rate is multiplied at a reduction.
+      patience: epochs without improvement before a reduction.
+      min_delta: amount by which a loss must be lower to be an improvement.
+      min_learning_rate: lower bound of the rate.
       stop_patience: epochs without improvement before training stops.
 
     Returns:
-      The learning rate after each epoch, and the zero-based epoch at which training stopped or
+      The learning rate after each epoch, and the zero-based epoch at which training stops, or
       None; the list ends with that epoch.
 
     Example:

@@ -1,8 +1,8 @@
 """Score predictions case by case: every metric, on the native grid, as rows of a long table.
 
-Metrics are sums first and ratios last, so a volume is scored part by part: those of
-`metrics.OVERLAP` are properties of `Confusion`, those of `metrics.CALIBRATION` of `Reliability` or
-else means over voxels, as those of `metrics.LABEL_MAP`.
+All metrics are computed from sums over voxels, so a volume is scored part by part. The metrics of
+`metrics.OVERLAP` are properties of `Confusion`; those of `metrics.CALIBRATION` are properties of
+`Reliability` or means over voxels; those of `metrics.LABEL_MAP` are means over voxels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,19 +18,19 @@ from dicepp_jax.inference import Predict
 from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, Row
 
 PART = 2**20
-"""Voxels scored at once."""
+"""Number of voxels scored at a time."""
 
 
 class ScoredCase(NamedTuple):
-    """A case, scored.
+    """The scores of a case.
 
     Attributes:
-      case: its name.
-      image: `(*stored, channels)`, of a resampled volume on the grid it was resampled to.
-      label: `(*native)` true classes, of a resampled volume those of its own grid.
+      case: name of the case.
+      image: `(*stored, channels)`; a resampled volume is on the grid it was resampled to.
+      label: `(*native)` true classes, on the original grid even for a resampled volume.
       probs: `(*native, C)` predicted probabilities.
-      rows: its `Row`s.
-      reliability: sums behind its reliability diagram, `(C, bins)` each, over the whole image.
+      rows: the scores as `Row`s.
+      reliability: sums for its reliability diagram, `(C, bins)` each, over the whole image.
       thresholds: counts `(C, T)` at `metrics.THRESHOLDS`, over the whole image.
     """
 
@@ -81,14 +81,14 @@ def score_cases(
 
 
 class _Sums(NamedTuple):
-    """What adds up over the parts of an image.
+    """Sums that can be added over the parts of an image.
 
     Attributes:
-      voxels: number of those that count.
+      voxels: number of included voxels.
       means: by metric, its mean times that number, `(C,)` or `()`.
-      reliability: of `(C, bins)`.
-      confusion: of `(C,)`.
-      thresholds: of `(C, T)`.
+      reliability: arrays `(C, bins)`.
+      confusion: arrays `(C,)`.
+      thresholds: arrays `(C, T)`.
     """
 
     voxels: jax.Array
@@ -104,7 +104,7 @@ def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray) -> _Sums:
 
 
 def _values(whole: _Sums) -> dict[str, np.ndarray]:
-    """Every metric by its name."""
+    """All metrics by name."""
     share = 1 / whole.voxels if whole.voxels else np.nan
     values = {name: np.asarray(value * share) for name, value in whole.means.items()}
     ratios = set(metrics.CALIBRATION) - set(values)
@@ -116,10 +116,10 @@ def _values(whole: _Sums) -> dict[str, np.ndarray]:
 def _parts(
     probs: np.ndarray, label: np.ndarray, where: np.ndarray
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Voxels in rows of `PART`, or of a power of two, so that any sizes share few compilations.
+    """Split voxels into parts of `PART`, or of a power of two, so that few sizes are compiled.
 
-    What a metric computes on the way is several times as large as the probabilities, which of a
-    whole CT scan are a gigabyte.
+    The intermediate results of a metric are several times as large as the probabilities, which
+    take a gigabyte for a whole CT scan.
     """
     rows = (probs.reshape(label.size, -1), label.reshape(-1), where.reshape(-1))
     size = min(PART, 1 << (label.size - 1).bit_length())
@@ -145,7 +145,7 @@ def _sums(probs: jax.Array, label: jax.Array, where: jax.Array) -> _Sums:
 
 
 def _total(*parts: np.ndarray) -> np.ndarray:
-    """The sum, exact for counts and in float64 for others."""
+    """The sum, exact for counts and in float64 otherwise."""
     dtype = np.float64 if parts[0].dtype.kind == "f" else np.int64
     return np.asarray(np.sum(parts, axis=0, dtype=dtype))
 

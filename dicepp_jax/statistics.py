@@ -1,8 +1,8 @@
-"""Statistics over per-case values, by NumPy and scipy: errors, intervals, tests and effect sizes.
+"""Statistics of per-case values, with NumPy and scipy: errors, intervals, tests and effect sizes.
 
-NaN says that a value is not defined for a case, and is left out; how many values were left is for
-the caller to count. Where too few are left to say anything, the result is NaN. The tests are
-two-sided. Of two methods a and b, an effect size is positive where a has the larger values.
+NaN means that a value is undefined for a case, which is then left out; counting the remaining
+values is up to the caller. If too few remain, the result is NaN. The tests are two-sided. For two
+methods a and b, an effect size is positive if a has the larger values.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 9999
-# Values drawn at a time: bounds memory for any number of cases, and does not change the result.
+# Values drawn at a time: bounds the memory for any number of cases without changing the result.
 DRAWN = 2**20
 
 
 class Bootstrap(NamedTuple):
-    """The mean over cases and how well it is known, each of shape `(...)` for `(cases, ...)`.
+    """The mean over cases and its uncertainty, each of shape `(...)` for values `(cases, ...)`.
 
     Attributes:
       mean: the mean.
@@ -34,22 +34,23 @@ class Bootstrap(NamedTuple):
 def bootstrap(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> Bootstrap:
     """Mean over cases, its bootstrap standard error and its confidence interval.
 
-    From the means of 9999 resamples with replacement: the error is their standard deviation, the
-    interval lies between their percentiles. It is the percentile interval rather than BCa because
-    it exists for values that are all equal, as the Dice of a class that every method finds, needs
-    no estimate of an acceleration from a few cases, and stays within the range of the values.
+    They are computed from the means of 9999 resamples with replacement: the error is their standard
+    deviation, the interval is between their percentiles. The percentile interval is used rather
+    than BCa because it exists if all values are equal, such as the Dice of a class that is always
+    found, does not have to estimate an acceleration from few cases, and stays within the range of
+    the values.
 
-    Every column is resampled by itself, from the values in it that are not NaN and from the same
-    seed, so that what is said of a column does not depend on the others.
+    Every column is resampled separately, from its values that are not NaN and with the same seed,
+    so that the result of a column does not depend on the others.
 
     Args:
       values: `(cases, ...)`; NaN are left out, column by column.
-      seed: of the resampling.
-      confidence: of the interval, in (0, 1).
+      seed: seed of the resampling.
+      confidence: confidence level of the interval, in (0, 1).
 
     Returns:
-      `Bootstrap`. Of a column of one value the error and the interval are NaN, and so they are if
-      a value is infinite; of a column of none the mean is NaN as well.
+      `Bootstrap`. The error and the interval are NaN for a column with a single value or with an
+      infinite one; for an empty column the mean is NaN as well.
 
     Raises:
       ValueError: if there is no axis of cases or confidence is out of range.
@@ -90,11 +91,11 @@ def _bootstrap(column: np.ndarray, seed: int, confidence: float) -> tuple[float,
 
 
 def bootstrap_error(values: np.ndarray, seed: int = 0) -> float:
-    """Bootstrap standard error of the mean: that of `bootstrap`, for one column.
+    """Bootstrap standard error of the mean, as by `bootstrap`, for one column.
 
     Args:
       values: `(cases,)`; NaN are left out.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Returns:
       The standard error, NaN with fewer than two values.
@@ -112,15 +113,15 @@ def bootstrap_error(values: np.ndarray, seed: int = 0) -> float:
 def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
     """p-value of the Wilcoxon rank-sum test between two methods' per-case values.
 
-    It takes a and b for independent samples. Of the same cases `signed_rank` finds smaller
-    differences, because it does not have to find them among the differences between cases.
+    It treats a and b as independent samples. On the same cases `signed_rank` detects smaller
+    differences, because the variation between cases does not mask them.
 
     Args:
       a: `(cases,)`; NaN are left out.
       b: `(cases,)`, of any number of cases; NaN are left out.
 
     Returns:
-      The p-value by the normal approximation, NaN if a side is empty.
+      The p-value by the normal approximation, NaN if a or b is empty.
 
     Example:
       >>> print(round(rank_sum(np.arange(10.0), np.arange(10.0) + 5), 3))
@@ -138,10 +139,10 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
 def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
     """p-value of the Wilcoxon signed-rank test between two methods' values of the same cases.
 
-    Cases without a difference are dropped, as Wilcoxon did: they speak for neither method, and
-    `rank_biserial` has the same ranks. The p-value is exact up to 50 differences without ties and
-    up to 13 with ties, which are the sizes of most test splits; above, it is the normal
-    approximation corrected for ties.
+    Cases without a difference are dropped, following Wilcoxon: they favour neither method, and
+    `rank_biserial` uses the same ranks. The p-value is exact for up to 50 differences without ties
+    or 13 with ties, which covers most test splits; beyond, it is the normal approximation corrected
+    for ties.
 
     Args:
       a: `(cases,)`.
@@ -149,7 +150,7 @@ def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
         left out.
 
     Returns:
-      The p-value; 1 if no case differs, NaN if there is none.
+      The p-value; 1 if no case differs, NaN if there is no case.
 
     Raises:
       ValueError: if the numbers of cases differ.
@@ -172,11 +173,11 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """p-values adjusted for their number by Holm's step-down method.
 
     With m p-values in increasing order, the adjusted i-th is max over j <= i of
-    min(1, (m - j + 1) p_j). Calling those below alpha significant, the probability of a single
-    false one among all is at most alpha, whatever the dependence between them.
+    min(1, (m - j + 1) p_j). If those below alpha are declared significant, the probability of any
+    false positive is at most alpha, whatever the dependence between the tests.
 
     Args:
-      p_values: of any shape, in [0, 1]; NaN stay NaN and are not counted.
+      p_values: array of any shape, in [0, 1]; NaN stay NaN and are not counted.
 
     Returns:
       The adjusted p-values, of the same shape.
@@ -203,17 +204,18 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def cliffs_delta(a: np.ndarray, b: np.ndarray) -> float:
-    """Cliff's delta, the effect size that belongs to `rank_sum`.
+    """Cliff's delta, the effect size for `rank_sum`.
 
-    delta = P(a > b) - P(a < b) = 2 U / (n m) - 1, for a case of each, drawn independently, where
-    U is the Mann-Whitney statistic of a: the pairs that a wins, ties counted as halves.
+    delta = P(a > b) - P(a < b) = 2 U / (n m) - 1 for independently drawn cases of a and b, where
+    U is the Mann-Whitney statistic of a: the number of pairs in which a is larger, ties counted as
+    halves.
 
     Args:
       a: `(n,)`; NaN are left out.
       b: `(m,)`; NaN are left out.
 
     Returns:
-      In [-1, 1], 1 if every value of a is above every value of b; NaN if a side is empty.
+      Delta in [-1, 1], 1 if every value of a is above every value of b; NaN if a or b is empty.
 
     Example:
       >>> print(cliffs_delta(np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0])))
@@ -232,10 +234,11 @@ def cliffs_delta(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def rank_biserial(a: np.ndarray, b: np.ndarray) -> float:
-    """Matched-pairs rank-biserial correlation, the effect size that belongs to `signed_rank`.
+    """Matched-pairs rank-biserial correlation, the effect size for `signed_rank`.
 
-    r = (W+ - W-) / (W+ + W-), where W+ is the sum of the ranks, by size, of the differences a - b
-    that are positive, and W- of those that are negative. Cases without a difference are dropped.
+    r = (W+ - W-) / (W+ + W-), where the differences a - b are ranked by size, W+ is the sum of the
+    ranks of the positive ones, and W- that of the negative ones. Cases without a difference are
+    dropped.
 
     Args:
       a: `(cases,)`.
@@ -243,8 +246,8 @@ def rank_biserial(a: np.ndarray, b: np.ndarray) -> float:
         left out.
 
     Returns:
-      In [-1, 1], 1 if a is above b in every case that differs; 0 if none does, NaN if there is
-      none.
+      r in [-1, 1], 1 if a is above b in every case that differs; 0 if no case differs, NaN if there
+      is no case.
 
     Raises:
       ValueError: if the numbers of cases differ.
@@ -273,6 +276,8 @@ def _defined(values: np.ndarray) -> np.ndarray:
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise ValueError(f"a and b must be of the same cases, got shapes {a.shape} and {b.shape}")
+        raise ValueError(
+            f"a and b must have values of the same cases, got shapes {a.shape} and {b.shape}"
+        )
     with np.errstate(invalid="ignore"):
         return _defined(a - b)

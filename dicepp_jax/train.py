@@ -1,12 +1,11 @@
 """Training: pure steps, and `fit`, which runs epochs and writes nothing.
 
-Everything random in a step comes from the seed's key by `fold_in` of the step number, and then from
-the example's place in the batch, so that a run that starts again at an epoch repeats nothing and
-skips nothing, on however many devices.
+All randomness in a step comes from the seed's key by `fold_in` of the step number, and then from
+the example's place in the batch, so a run that resumes at an epoch repeats nothing and skips
+nothing, on any number of devices.
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +36,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: number of steps taken, int32.
       params: the network's parameters.
-      opt_state: the optimiser's memory.
+      opt_state: the optimiser's state.
     """
 
     step: jax.Array
@@ -50,11 +49,11 @@ TrainStep = Callable[[TrainState, Batch, jax.Array, float], tuple[TrainState, ja
 
 @dataclasses.dataclass(frozen=True)
 class JittedStep:
-    """A `TrainStep` whose compiled program can be looked at before it runs.
+    """A `TrainStep` whose compiled program can be inspected before it runs.
 
     Attributes:
-      function: `(state, image, label, key, learning_rate, total) -> (state, loss)`, of `jax.jit`.
-      devices: that it runs on.
+      function: `(state, image, label, key, learning_rate, total) -> (state, loss)`, pmapped.
+      devices: those that it runs on.
     """
 
     function: Any
@@ -63,30 +62,36 @@ class JittedStep:
     def __call__(
         self, state: TrainState, batch: Batch, key: jax.Array, learning_rate: float
     ) -> tuple[TrainState, jax.Array]:
-        # Arrays that are elsewhere would be a reason to compile anew.
+        # `pmap` would compile for a state placed elsewhere, and again for the one that it returns.
         state = self.devices.replicate(state)
-        image, label = self.devices.cut(batch["image"]), self.devices.cut(batch["label"])
-        return self.function(state, image, label, key, jnp.float32(learning_rate), _total(batch))
+        image, label = self.devices.shard(batch["image"]), self.devices.shard(batch["label"])
+        return self.function(state, image, label, key, np.float32(learning_rate), _total(batch))
 
     def compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
-        """The program for arguments of these shapes, of which `jax.ShapeDtypeStruct`s are enough.
+        """The program for arguments of these shapes.
 
-        JAX remembers it: the first step on such arguments does not compile again. The batch is that
-        of all hosts.
+        JAX caches it: the first step with such arguments does not compile again.
+
+        Args:
+          state: before the step; `jax.ShapeDtypeStruct`s are enough on a single host.
+          batch: that of all hosts; `jax.ShapeDtypeStruct`s are enough.
+          key: the seed's.
+
+        Returns:
+          The compiled program, to be inspected.
         """
-        state = jax.tree.map(_shape(self.devices.everywhere), state)
-        image, label = map(_shape(self.devices.in_parts), (batch["image"], batch["label"]))
-        return self.function.lower(
-            state, image, label, key, jnp.float32(0), _total(batch)
-        ).compile()
-
-
-def _shape(sharding: jax.sharding.Sharding) -> Callable[[Any], jax.ShapeDtypeStruct]:
-    return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        count, here = self.devices.count, self.devices.here
+        # Zeros, since `pmap` on several hosts lowers only for arrays, not for shapes.
+        image, label = (
+            np.zeros((here, x.shape[0] // count, *x.shape[1:]), x.dtype)
+            for x in (batch["image"], batch["label"])
+        )
+        arguments = self.devices.replicate(state), image, label, key, np.float32(0), _total(batch)
+        return self.function.lower(*arguments).compile()
 
 
 def _total(batch: Batch) -> int:
-    """The number of examples in the batch of all hosts, those that are repeated not counted."""
+    """The number of examples in the batch of all hosts, not counting those that are repeated."""
     return batch.get("total", len(batch["image"]))
 
 
@@ -102,8 +107,8 @@ class Epoch(NamedTuple):
       train_loss: mean over its steps.
       val_loss: mean over the validation cases, without augmentation.
       seconds: how long it took.
-      data_wait: seconds of these that it waited for batches. Batches are awaited while the device
-        computes, so the device stood still for no longer than that.
+      data_wait: how many of these seconds were spent waiting for batches. The device computes
+        meanwhile, so it was idle for no longer than that.
       state: the state after it.
       schedule: the schedule after it; `schedule.stopped` if it was the last.
     """
@@ -119,7 +124,7 @@ class Epoch(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The training loss became NaN or infinite; the last checkpoint is as it was."""
+    """The training loss became NaN or infinite; the last checkpoint is unchanged."""
 
 
 def sgd(learning_rate: float | jax.Array) -> optax.GradientTransformation:
@@ -127,8 +132,7 @@ def sgd(learning_rate: float | jax.Array) -> optax.GradientTransformation:
 
     v <- 0.9 v - lr g, w <- w + 0.9 v - lr g
 
-    `optax.sgd` applies the rate after the momentum, which is another method as soon as the rate
-    changes.
+    `optax.sgd` applies the rate after the momentum, which differs as soon as the rate changes.
 
     Args:
       learning_rate: the rate, which may differ from step to step and may be traced.
@@ -158,7 +162,7 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
 
     Args:
       model: a network of `dicepp_jax.models`.
-      key: where the initial parameters come from.
+      key: determines the initial parameters.
       image_shape: `(B, *spatial, channels)` of a batch.
 
     Returns:
@@ -177,7 +181,7 @@ def augmented(
     places: jax.Array,
     total: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Examples of a batch, each augmented as its place in the batch says.
+    """Examples of a batch, each augmented with a key of its place in the batch.
 
     Args:
       augment: `(key, image, label) -> (image, label)` for one example.
@@ -185,16 +189,16 @@ def augmented(
       step: the number of the step.
       image: `(b, *spatial, channels)`.
       label: `(b, *spatial)`.
-      places: int32 `(b,)`, where in the batch they are; those past its end are as the last.
+      places: int32 `(b,)`, their places in the batch; those past its end get the last one's key.
       total: the number of examples in the batch.
 
     Returns:
       image and label of the same shapes.
     """
-    # The 0 has no meaning any more; without it recorded runs would come out otherwise.
+    # The 0 no longer has a meaning; without it, recorded runs could not be reproduced.
     step_key = jax.random.fold_in(jax.random.fold_in(key, step), 0)
     keys = jax.random.split(step_key, total)[jnp.minimum(places, total - 1)]
-    # A map and not a vmap, so that an example without a warp does not pay for one.
+    # `map` and not `vmap`, so that an example without a warp does not cost as much as one with it.
     return jax.lax.map(lambda example: augment(*example), (keys, image, label))
 
 
@@ -217,15 +221,14 @@ def make_train_step(
       apply: `(params, images) -> logits`, such as a flax module's.
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)` for one example, or None.
-      devices: what shares the batch; None for one device.
+      devices: those that share the batch; None for one device.
 
     Returns:
       A pure function. The key is the seed's; the step number is folded in inside. The state
-      passed in is given up to it. On several hosts each gives it its share of the batch.
+      passed in is donated. On several hosts, each passes its own share of the batch.
     """
     devices = devices or parallel.devices()
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=5)
     def step(
         state: TrainState,
         image: jax.Array,
@@ -234,29 +237,24 @@ def make_train_step(
         rate: jax.Array,
         total: int,
     ) -> tuple[TrainState, jax.Array]:
-        def on_device(
-            state: TrainState,
-            image: jax.Array,
-            label: jax.Array,
-            key: jax.Array,
-            rate: jax.Array,
-        ) -> tuple[TrainState, jax.Array]:
-            places = parallel.places(len(image))
-            if augment is not None:
-                image, label = augmented(augment, key, state.step, image, label, places, total)
+        places = parallel.places(len(image))
+        if augment is not None:
+            image, label = augmented(augment, key, state.step, image, label, places, total)
 
-            def share_of_mean(params: Any) -> jax.Array:
-                losses = loss(apply(params, image), label)
-                if total < len(image) * devices.count:
-                    losses = jnp.where(places < total, losses, 0)
-                return losses.sum() / total
+        def share_of_mean(params: Any) -> jax.Array:
+            losses = loss(apply(params, image), label)
+            if total < len(image) * devices.count:
+                losses = jnp.where(places < total, losses, 0)
+            return losses.sum() / total
 
-            value, gradient = devices.sum(jax.value_and_grad(share_of_mean)(state.params))
-            return update(state, gradient, rate), value
+        # The loss of the batch is the sum of the devices' shares of its mean, so its gradient is
+        # the sum of theirs; `pmean` would divide by the number of devices once more.
+        value, gradient = devices.sum(jax.value_and_grad(share_of_mean)(state.params))
+        return update(state, gradient, rate), value
 
-        return devices.spread(on_device, parts=(1, 2))(state, image, label, key, rate)
-
-    return JittedStep(step, devices)
+    axes = (None, 0, 0, None, None, None)
+    pmapped = devices.pmap(step, axes, donate_argnums=0, static_broadcasted_argnums=5)
+    return JittedStep(pmapped, devices)
 
 
 def make_eval_step(
@@ -268,10 +266,10 @@ def make_eval_step(
     def on_device(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
         return jax.lax.all_gather(loss(apply(params, image), label), parallel.AXIS, tiled=True)
 
-    evaluate = jax.jit(devices.spread(on_device, parts=(1, 2)))
+    evaluate = devices.pmap(on_device, (None, 0, 0))
 
     def losses(params: Any, batch: Batch) -> np.ndarray:
-        image, label = devices.cut(batch["image"]), devices.cut(batch["label"])
+        image, label = devices.shard(batch["image"]), devices.shard(batch["label"])
         return np.asarray(evaluate(devices.replicate(params), image, label))[: _total(batch)]
 
     return losses
@@ -302,13 +300,13 @@ def fit(
       val_batches: the validation batches of an epoch, by its number.
       settings: when to cut the rate and to stop.
       epochs: number of epochs at most, counted from 0.
-      first_epoch: the first to run, for a run that starts again.
+      first_epoch: the first to run, for a run that resumes.
       schedule_state: the schedule before it, None for a new run.
-      on_step: told the epoch, the step in it and its loss, one step late, so that the host
+      on_step: called with the epoch, the step in it and its loss, one step late, so that the host
         prepares a step while the device computes one.
 
     Yields:
-      An `Epoch` after each. Its state is given up to the next epoch: copy what is to outlive it.
+      An `Epoch` after each. Its state is donated to the next epoch: copy what has to outlive it.
 
     Raises:
       NonFiniteLossError: if a training loss is NaN or infinite, naming step and learning rate.
@@ -332,7 +330,7 @@ def fit(
 
 
 def timed(batches: Iterable[Data], waits: list[float]) -> Iterator[Data]:
-    """The same batches, noting the seconds that each was waited for."""
+    """The same batches; appends to `waits` the seconds spent waiting for each."""
     start = time.perf_counter()
     for batch in batches:
         waits.append(time.perf_counter() - start)
@@ -349,7 +347,7 @@ def _train_epoch(
     rate: float,
     on_step: OnStep,
 ) -> tuple[TrainState, list[float]]:
-    """Run the steps of an epoch, looking at the loss of each only when the next has been sent."""
+    """Run the steps of an epoch, reading the loss of each only after the next is dispatched."""
     losses: list[float] = []
 
     def finish(value: jax.Array) -> None:
@@ -359,7 +357,7 @@ def _train_epoch(
                 f"the training loss is {loss} at step {step} of epoch {epoch}, learning rate "
                 f"{rate:g}. Try a lower train.learning_rate, a loss with cross entropy in it "
                 "(loss.name dscpp_ce), or model.dtype float32 if it is bfloat16. The checkpoint "
-                "of the epoch before is kept."
+                "of the previous epoch is unchanged."
             )
         losses.append(loss)
         on_step(epoch, step, loss)

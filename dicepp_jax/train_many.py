@@ -1,14 +1,14 @@
-"""Grids of hyper-parameters: many trainings of one network as lanes of one compiled program.
+"""Hyper-parameter grids: many training runs of one network as lanes of one compiled program.
 
-A member is a training of its own, with its hyper-parameters, seed, schedule and early stop. Those
-that still train are laid out in groups of lanes: a group goes through a step at once, by `jax.vmap`
-and over devices, and the groups take turns on every batch, which is read and augmented once for
-all members of a seed. One lane a group is the sequential way. A member that has stopped is in no
-group, so nothing moves it; when half of the lanes are empty the program is compiled anew with half
-as many.
+A member is an independent training run with its own hyper-parameters, seed, schedule and early
+stopping. The members that are still training are arranged in groups of lanes. A group takes a step
+in parallel, with `jax.vmap` and over devices, and the groups take turns on every batch, which is
+read and augmented once for all members of a seed. With one lane per group, members are trained
+sequentially. A member that has stopped is in no group, so its state no longer changes; when half of
+the lanes are empty, the program is recompiled with half as many.
 
-Where a member is depends on who still trains and on nothing else, so that a grid which is broken
-off goes on bit for bit.
+The arrangement depends only on which members are still training, so an interrupted grid resumes
+with bit-identical results.
 """
 
 import functools
@@ -26,26 +26,26 @@ from dicepp_jax.data.pipeline import Batch
 from dicepp_jax.train import ApplyFn, AugmentFn, Epoch, TrainState
 
 Stream = Callable[[int], Iterable[Batch]]
-"""The batches of an epoch, by its number."""
+"""From the number of an epoch to its batches."""
 
 HyperLoss = Callable[..., jax.Array]
 """`(logits, labels, **hyper) -> (B,)`, where hyper-parameters may be traced."""
 
 OnStep = Callable[[int, int, Mapping[int, float]], None]
-"""Told the epoch, the step in it and the losses by member."""
+"""Called with the epoch, the step in the epoch, and the losses by member."""
 
 MARGIN = 0.9
-"""The share of a device's memory that lanes may take."""
+"""Fraction of the memory of a device that lanes may use."""
 
 
 class Member(NamedTuple):
-    """One training of a grid.
+    """One training run of a grid.
 
     Attributes:
-      hyper: of the loss; all members set the same ones.
-      settings: of its schedule.
-      key: its seed's, as in `train.fit`.
-      stream: which of the streams of batches is its; those of one seed share one.
+      hyper: hyper-parameters of the loss, the same names for all members.
+      settings: settings of its schedule.
+      key: random key of its seed, as in `train.fit`.
+      stream: index of its stream of batches; members with the same seed share a stream.
     """
 
     hyper: Mapping[str, float]
@@ -55,11 +55,11 @@ class Member(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """How members go through a step.
+    """How members are arranged for a training step.
 
     Attributes:
-      lanes: members at once on a device; with 1 they go one after another.
-      devices: that members are spread over.
+      lanes: number of members trained at once on a device; 1 to train them one after another.
+      devices: number of devices to distribute members over.
     """
 
     lanes: int = 1
@@ -67,11 +67,11 @@ class Strategy(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a step of some lanes takes of each device.
+    """The cost of a step on each device.
 
     Attributes:
-      bytes: of memory, None where XLA does not say.
-      seconds: of time.
+      bytes: memory in bytes, None if XLA does not report it.
+      seconds: time in seconds.
     """
 
     bytes: int | None
@@ -82,8 +82,8 @@ class Round(NamedTuple):
     """What `fit` yields after each epoch.
 
     Attributes:
-      epochs: of the members that trained, by number; each has a copy of its state.
-      diverged: those whose loss became NaN or infinite, and why; they train no more.
+      epochs: the `Epoch` of each member that trained, by its index, with a copy of its state.
+      diverged: members whose loss became NaN or infinite, with the reason; they stop training.
     """
 
     epochs: Mapping[int, Epoch]
@@ -91,12 +91,12 @@ class Round(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What differs between members beside their state, stacked on a leading axis of lanes.
+    """What differs between members besides their state, stacked on a leading axis of lanes.
 
     Attributes:
-      hyper: of the loss.
-      rate: of learning.
-      stream: which images are theirs.
+      hyper: hyper-parameters of the loss.
+      rate: learning rates.
+      stream: index of the stream of batches.
     """
 
     hyper: Mapping[str, jax.Array]
@@ -105,12 +105,12 @@ class Own(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The programs of a grid, compiled for a number of lanes when they are first called.
+    """The programs of a grid, each compiled for a number of lanes when first called.
 
     Attributes:
       augment: `(images (S, B, ...), labels (S, B, ...), keys (S,), step) -> (images, labels)`.
-      train: `devices -> (state, own, images, labels) -> (state, losses (L,))`, which gives the
-        state up.
+      train: `devices -> (state, own, images, labels) -> (state, losses (L,))`, which donates the
+        state.
       evaluate: `devices -> (params, own, images, labels) -> losses (L, B)`.
     """
 
@@ -120,7 +120,7 @@ class Programs(NamedTuple):
 
 
 def make_programs(apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None) -> Programs:
-    """The programs that train members of a grid.
+    """Make the programs that train the members of a grid.
 
     Args:
       apply: `(params, images) -> logits`.
@@ -128,7 +128,7 @@ def make_programs(apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None) ->
       augment: `(key, image, label) -> (image, label)` for one example, or None.
 
     Returns:
-      `Programs`.
+      The `Programs`.
     """
 
     def step(
@@ -154,12 +154,12 @@ def make_programs(apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None) ->
 
 
 def _lanes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """From a function of one lane to one of stacked lanes."""
+    """Turn a function of one lane into a function of stacked lanes."""
 
     def of_lanes(state: Any, own: Own, images: jax.Array, labels: jax.Array) -> Any:
         if len(own.rate) > 1:
             return jax.vmap(function, in_axes=(0, 0, None, None))(state, own, images, labels)
-        # The program of a training alone.
+        # The same program as for a single training run.
         one = jax.tree.map(lambda x: x[0], (state, own))
         return jax.tree.map(lambda x: x[None], function(*one, images, labels))
 
@@ -167,7 +167,7 @@ def _lanes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_stream(own: Own, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # What is shared by all lanes is not to be copied for each.
+    # Arrays shared by all lanes must not be copied for each of them.
     stream = own.stream if len(images) > 1 else 0
     return images[stream], labels[stream]
 
@@ -191,15 +191,15 @@ def _augmented(
 
 
 def layout(active: Sequence[int], strategy: Strategy) -> tuple[int, list[tuple[int, ...]]]:
-    """How those who still train are laid out.
+    """Arrange the members that are still training in groups.
 
     Args:
-      active: numbers of the members, ascending.
-      strategy: how many lanes there were at the start.
+      active: indices of these members, ascending.
+      strategy: the lanes and devices at the start.
 
     Returns:
-      The number of lanes on a device, halved as often as half are enough, and the groups, the last
-      of which may be smaller than the lanes.
+      The number of lanes per device, halved as long as half of them suffice, and the groups, the
+      last of which may have fewer members than lanes.
 
     Example:
       >>> layout(range(5), Strategy(lanes=4))
@@ -215,10 +215,10 @@ def layout(active: Sequence[int], strategy: Strategy) -> tuple[int, list[tuple[i
 
 
 class _Group:
-    """Members that go through a step at once, and their state.
+    """Members that take a step in parallel, and their state.
 
-    Where there are more lanes than members, the others repeat the first member and what they
-    compute is dropped.
+    If there are more lanes than members, the remaining lanes repeat the first member and their
+    results are discarded.
     """
 
     def __init__(
@@ -277,19 +277,19 @@ def fit(
     schedules: Mapping[int, schedule.State] | None = None,
     on_step: OnStep = lambda epoch, step, losses: None,
 ) -> Iterator[Round]:
-    """Train the members of a grid side by side, each until its own schedule stops.
+    """Train the members of a grid together, each until its own schedule stops it.
 
     Args:
-      members: of the grid.
-      states: where to start, by number; who is not in it does not train.
-      programs: of `make_programs`.
-      training: a stream of batches for each seed.
-      validation: likewise, or one that all share.
-      strategy: how members go through a step.
-      epochs: number of epochs at most, counted from 0.
-      first_epoch: the first to run, for a grid that starts again.
-      schedules: before it, by number; None for a new grid.
-      on_step: told the losses, one step late, as by `train.fit`.
+      members: all members of the grid.
+      states: initial states by index; a member without one is not trained.
+      programs: the result of `make_programs`.
+      training: one stream of batches per seed.
+      validation: likewise, or a single stream shared by all.
+      strategy: how members are arranged for a step.
+      epochs: maximum number of epochs, including those before first_epoch.
+      first_epoch: the first epoch to run, for a grid that is resumed.
+      schedules: states of the schedules before that epoch, by index; None for a new grid.
+      on_step: called with the losses, one step late, as in `train.fit`.
 
     Yields:
       A `Round` after each epoch.
@@ -338,7 +338,7 @@ def _regrouped(
     states: Mapping[int, TrainState],
     strategy: Strategy,
 ) -> list[_Group]:
-    """The groups of an epoch: those there are, at its rates, if their members all train on."""
+    """The groups of an epoch: the existing ones with new rates if their members are the same."""
     lanes, numbers = layout(active, strategy)
     width = lanes * strategy.devices
     if [group.members for group in groups] == numbers:
@@ -349,7 +349,7 @@ def _regrouped(
 
 
 def _stacked(streams: Sequence[Stream], epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of all streams, batch by batch, on a leading axis."""
+    """Images and labels of all streams, batch by batch, stacked on a leading axis."""
     for batches in zip(*(stream(epoch) for stream in streams), strict=True):
         yield np.stack([b["image"] for b in batches]), np.stack([b["label"] for b in batches])
 
@@ -366,7 +366,7 @@ def _train_epoch(
     """Run the steps of an epoch.
 
     Returns:
-      The mean loss by member, and why members diverged.
+      The mean loss by member, and the reasons of the members that diverged.
     """
     step = programs.train(strategy.devices)
     history: list[dict[int, float]] = []
@@ -382,7 +382,7 @@ def _train_epoch(
 
     running = None
     for images, labels in batches:
-        # All who train have taken as many steps.
+        # All members that are training have taken the same number of steps.
         taken = groups[0].state.step[0]
         shared = programs.augment(images, labels, keys, taken)
         values = []
@@ -416,7 +416,7 @@ def _evaluate(
 
 
 def _by_member(groups: Sequence[_Group], values: Sequence[jax.Array]) -> dict[int, float]:
-    # Lanes beyond the members are not looked at.
+    # Lanes beyond the members are ignored.
     return {
         n: float(value)
         for group, lanes in zip(groups, values, strict=True)
@@ -425,16 +425,16 @@ def _by_member(groups: Sequence[_Group], values: Sequence[jax.Array]) -> dict[in
 
 
 def most_lanes(members: int, devices: int, one: Cost, limit: int) -> int:
-    """How many members may go at once on a device, in groups as even as can be.
+    """The number of members that a device can train at once, in groups as even as possible.
 
     Args:
-      members: how many there are.
-      devices: that they are spread over.
-      one: what one lane takes.
-      limit: bytes of memory of a device.
+      members: number of members.
+      devices: number of devices to distribute them over.
+      one: the cost of one lane.
+      limit: memory of a device in bytes.
 
     Returns:
-      The number of lanes; 1 if there is room for no more.
+      The number of lanes; at least 1, even if the memory may not suffice.
 
     Example:
       >>> most_lanes(10, 1, Cost(100, 0.1), limit=900), most_lanes(10, 4, Cost(100, 0.1), limit=900)
@@ -450,50 +450,50 @@ def most_lanes(members: int, devices: int, one: Cost, limit: int) -> int:
 def choose(
     members: int, devices: int, cost: Callable[[Strategy], Cost], limit: int
 ) -> tuple[Strategy, str]:
-    """One member at a time, or as many as fit into memory: what takes less time by measurement.
+    """Train one member at a time or as many as fit into memory, whichever is measured to be faster.
 
     Args:
-      members: how many there are.
-      devices: that they are spread over.
-      cost: measures a step.
-      limit: bytes of memory of a device.
+      members: number of members.
+      devices: number of devices to distribute them over.
+      cost: function that measures a step.
+      limit: memory of a device in bytes.
 
     Returns:
-      The strategy, and the times that it was chosen by.
+      The strategy, and a description of the times it is based on.
 
     Example:
       >>> choose(10, 1, lambda strategy: Cost(100, seconds=2 + strategy.lanes), limit=900)
-      (Strategy(lanes=5, devices=1), '1.4 s a member and step with 5 at once, 3 s with one at ...
+      (Strategy(lanes=5, devices=1), '1.4 s per member and step with 5 at once, 3 s with one at ...
     """
     devices = min(devices, members)
     alone = Strategy(1, devices)
     one = cost(alone)
     together = Strategy(most_lanes(members, devices, one, limit), devices)
     if together == alone:
-        return alone, f"{one.seconds:.3g} s a step"
+        return alone, f"{one.seconds:.3g} s per step"
     many = cost(together)
-    told = (
-        f"{many.seconds / together.lanes:.3g} s a member and step with {together.lanes} at once, "
+    times = (
+        f"{many.seconds / together.lanes:.3g} s per member and step with {together.lanes} at once, "
         f"{one.seconds:.3g} s with one at a time"
     )
     fits = many.bytes is None or many.bytes <= limit
-    return (together if fits and many.seconds < together.lanes * one.seconds else alone), told
+    return (together if fits and many.seconds < together.lanes * one.seconds else alone), times
 
 
 class Stepper:
-    """Full lanes of a grid, compiled and ready to be stepped for a measurement.
+    """The compiled training step of a grid, for measurements.
 
     Args:
-      programs: of the grid.
-      members: of the grid.
-      state: of any of them; it is not changed.
-      images: `(S, B, *spatial, channels)`.
+      programs: programs of the grid.
+      members: members of the grid.
+      state: state of any member, which is not changed.
+      images: `(S, B, *spatial, channels)`, a batch of each stream.
       labels: `(S, B, *spatial)`.
-      strategy: how many lanes; as many groups are stepped as the members need.
+      strategy: the lanes and devices; there are as many groups as the members need.
 
     Attributes:
-      bytes: of memory that a group takes of each device, None where XLA does not say.
-      seconds: that compiling took.
+      bytes: memory that a group uses on each device, None if XLA does not report it.
+      seconds: compilation time.
     """
 
     def __init__(
@@ -521,7 +521,7 @@ class Stepper:
             self.bytes = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + new
 
     def step(self) -> None:
-        """One step of every group, at a rate of 0."""
+        """Take one step of every group, with learning rate 0."""
         for group in self._groups:
             group.state, _ = self._step(group.state, group.own, *self._shared)
         jax.block_until_ready([group.state for group in self._groups])
@@ -536,19 +536,19 @@ def measure(
     strategy: Strategy,
     steps: int = 3,
 ) -> Cost:
-    """What a step of full lanes takes; `fit` does not compile it again.
+    """Measure a step in which all lanes are filled; `fit` does not compile it again.
 
     Args:
-      programs: of the grid.
-      members: of the grid.
-      state: of any of them; it is not changed.
-      images: `(S, B, *spatial, channels)`.
+      programs: programs of the grid.
+      members: members of the grid.
+      state: state of any member, which is not changed.
+      images: `(S, B, *spatial, channels)`, a batch of each stream.
       labels: `(S, B, *spatial)`.
-      strategy: how many lanes.
-      steps: that are timed, after one that is not.
+      strategy: the lanes and devices.
+      steps: number of timed steps, after one that is not timed.
 
     Returns:
-      The `Cost`; the seconds are the least of any step.
+      The `Cost`, with the time of the fastest step.
     """
     full = members[: strategy.lanes * strategy.devices]
     stepper = Stepper(programs, full, state, images, labels, strategy)

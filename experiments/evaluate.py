@@ -42,9 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if failed:
-        lines = "\n".join(f"  {line}" for line in failed)
-        sys.exit(f"error: not everything could be scored:\n{lines}")
+    lines = "\n".join(f"  {line}" for line in failed)
+    sys.exit(f"error: not everything could be scored:\n{lines}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -77,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes after the last case", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    if failed:
-        lines = "\n".join(f"  {line}" for line in failed)
-        sys.exit(f"error: {len(failed)} cases failed:\n{lines}")
+    lines = "\n".join(f"  {line}" for line in failed)
+    sys.exit(f"error: {len(failed)} cases failed:\n{lines}" if failed else 0)
 
 
 if __name__ == "__main__":

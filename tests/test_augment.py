@@ -379,7 +379,7 @@ ZERO, EYE = jnp.zeros((2, 4, 5)), jnp.eye(2)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: augment(jax.random.key(0), IMAGE[0], LABEL), "does not fit label"),
+        (lambda: augment(jax.random.key(0), IMAGE[0], LABEL), "does not match label"),
         (lambda: augment(jax.random.key(0), LABEL[..., None], LABEL), "floating dtype"),
         (lambda: augment(jax.random.key(0), IMAGE, IMAGE[..., 0]), "integer class"),
         (lambda: augment(jax.random.key(0), IMAGE[0], LABEL[0]), "1 spatial axes"),
@@ -390,8 +390,8 @@ ZERO, EYE = jnp.zeros((2, 4, 5)), jnp.eye(2)
         (lambda: rotation_matrix(jnp.zeros(2)), r"shape \(2,\)"),
         (lambda: smooth_noise(ZERO, 0), "sigma is 0 voxels"),
         (lambda: smooth_noise(ZERO, 200.0), "sigma is 200.0"),
-        (lambda: warp(IMAGE, LABEL, ZERO[:1], EYE), "do not fit a label"),
-        (lambda: warp(IMAGE, LABEL, ZERO, jnp.eye(3)), "do not fit a label"),
+        (lambda: warp(IMAGE, LABEL, ZERO[:1], EYE), "do not match a label"),
+        (lambda: warp(IMAGE, LABEL, ZERO, jnp.eye(3)), "do not match a label"),
     ],
 )
 def test_bad_input_is_named(call, message):

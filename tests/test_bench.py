@@ -60,7 +60,7 @@ def test_windows_have_a_speed_and_memory(
         measured.append((cases(shape)[name].windows, shape, name))
         return 12.5
 
-    monkeypatch.setattr(bench, "peak_memory", peak_memory)
+    monkeypatch.setattr(timing, "peak_memory", peak_memory)
     path = tmp_path / "times.csv"
     flags = ["--shapes", "1x40x70x2", "--window", "16x32", "--filters", "2", "--batch-size", "3"]
     bench.main(["inference", *flags, "--repeats", "2", "--output", str(path)])

@@ -100,22 +100,24 @@ def test_probabilities_have_logits_too():
 
 def test_logits_that_are_always_right_have_no_temperature():
     logits, _ = drawn(1.0)
-    with pytest.raises(ValueError, match="every voxel is right.*T -> 0"):
+    with pytest.raises(ValueError, match="every voxel is classified correctly.*T -> 0"):
         fit_temperature(logits, logits.argmax(-1))
 
 
 @pytest.mark.parametrize("factor", [0, -1])
 def test_logits_of_no_use_have_no_temperature(factor):
     logits, labels = drawn(1.0)
-    with pytest.raises(ValueError, match="no better than the same for all .*T -> infinity"):
+    with pytest.raises(ValueError, match="no better than uniform .*T -> infinity"):
         fit_temperature(np.float32(factor) * logits, labels)
 
 
 def test_what_does_not_fit_is_refused():
     logits, labels = drawn(1.0)
-    with pytest.raises(ValueError, match=r"labels must be integer of shape \(4, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"labels must be integers of shape \(4, 32, 32\)"):
         fit_temperature(logits, labels[:2])
-    with pytest.raises(ValueError, match="one length, or arrays, got 2, 1 and 2 arrays"):
+    with pytest.raises(
+        ValueError, match="arrays, or sequences of the same length, got 2, 1 and 2 arrays"
+    ):
         fit_temperature([logits, logits], labels)
     with pytest.raises(ValueError, match="got 1, 1 and 2 arrays"):
         fit_temperature(logits, labels, [labels > 0] * 2)

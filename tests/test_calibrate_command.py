@@ -104,18 +104,18 @@ def test_what_was_made_of_runs_that_changed_is_told(runs):
     path = workdir / "test" / score_files.CASES
     path.write_text(path.read_text().replace("0.1", "0.2"))
     assert not derived.is_current(workdir / "temperature")
-    with pytest.raises(ValueError, match="runs that have changed since; make it again"):
+    with pytest.raises(ValueError, match="runs that have changed since; derive it again"):
         finished.read(workdir / "temperature")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is no nowhere/run.json; give the --workdir of experiments.run"),
+        (["nowhere"], "nowhere/run.json does not exist; give the --workdir of experiments.run"),
         (["{0}", "{0}", "--output={1}"], "two of the runs have the same seed"),
         (["{0}", "{2}", "--output={1}"], "differ in more than their seed .*loss.name: dsc there"),
-        (["{0}", "{3}", "--output={1}"], "is not scored; give the command of that run again"),
-        (["{0}", "{4}", "--output={4}"], "seed=1 holds a run, whose scores would be lost"),
+        (["{0}", "{3}", "--output={1}"], "has no scores yet; repeat the command of that run"),
+        (["{0}", "{4}", "--output={4}"], "seed=1 holds a run, whose scores would be overwritten"),
         (["{5}"], r"holds several runs; give one of them: .*seed=0, .*seed=1"),
     ],
 )
@@ -152,7 +152,7 @@ def test_voxels_are_drawn_of_large_images(monkeypatch):
         {"image": np.asarray(jax.nn.softmax(2 * z, axis=-1)), "label": y}
         for z, y in zip(logits, labels, strict=True)
     ]
-    monkeypatch.setattr(calibrate, "VOXELS", 2048)
+    monkeypatch.setattr(posthoc, "VOXELS", 2048)
     found = posthoc.fit(lambda image, native: image, cases, 2)
     assert found == pytest.approx(2, rel=0.15)
     assert found == posthoc.fit(lambda image, native: image, cases, 2)

@@ -124,6 +124,12 @@ def test_grids_page():
     assert all(val_losses[1][n] < val_losses[0][n] for n in range(3))
 
 
+def test_devices_page():
+    page = run_blocks("docs/devices.md")
+    assert page["devices"].count == 8
+    assert page["values"][-1] < page["values"][0]
+
+
 def test_the_optax_step_takes_every_loss(page, monkeypatch):
     # Traced together, the steps of all losses are one program to compile.
     @jax.jit

@@ -17,7 +17,7 @@ from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.rows import Row, compare, summarise
-from dicepp_jax.scoring import evaluate
+from dicepp_jax.scoring import score_cases
 from dicepp_jax.text_table import layout, summary_table
 
 NAN = float("nan")
@@ -55,7 +55,7 @@ def predictor(spec):
 
 def results_of(predict, cases, spec):
     """The results of cases that are scored as the spec of their set says."""
-    return evaluate(predict, cases, spec.classes, region=spec.region, label_map=spec.label_map)
+    return score_cases(predict, cases, spec.classes, region=spec.region, label_map=spec.label_map)
 
 
 def expected_scores(probs, label, where, num_classes):

@@ -203,13 +203,13 @@ def spoil_map(array):
             "masks/case0.nii.gz and .*truth/case0.nii.gz are on different",
         ),
         (spoil_truth(labels(0), (3.0, 1.5, 1.1)), "are on different grids: .*spacing"),
-        (spoil_truth(3 * labels(0)), "holds 6, expected the classes 0 to 2; number them so"),
+        (spoil_truth(3 * labels(0)), "holds 6, expected the classes 0 to 2; renumber them"),
         (spoil_map(np.full((6, 9, 8), 1.5, np.float32)), "goes from 1.5 to 1.5, expected prob"),
         (spoil_map(np.full((6, 9, 8), np.nan, np.float32)), "goes from nan to nan, expected prob"),
         (spoil_map(np.zeros((6, 9, 7), np.float32)), "kidney/case0.nii.gz and .* different grids"),
         (
             lambda folder: (folder / "out/probabilities/tumour/case0.nii.gz").unlink(),
-            "there is no .*tumour/case0.nii.gz, as there is of other classes",
+            ".*tumour/case0.nii.gz does not exist, though the maps of other classes do",
         ),
     ],
 )
@@ -226,8 +226,11 @@ def test_a_case_that_cannot_be_scored_is_told(tmp_path, capsys, spoil, message):
     [
         (["--truth=NO"], "there is no NO; give the folder that holds the set's files"),
         (["--truth=empty"], "there is no label map in empty"),
-        (["--truth=other"], "no prediction has the name of a truth: case0; x. Say where a case's"),
-        (["--predictions=bare"], "there is no prediction.json, which experiments.predict writes"),
+        (["--truth=other"], "no prediction and truth have the same name: case0; x. Give a pattern"),
+        (
+            ["--predictions=bare"],
+            "prediction.json, which experiments.predict writes, does not exist",
+        ),
         (["--classes=vessel"], "--classes is 'vessel', expected background,NAME,..."),
         (["--tolerance=-1"], "tolerance must be a distance in mm, 0 or more, got -1.0"),
     ],

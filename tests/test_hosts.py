@@ -1,4 +1,4 @@
-"""Two processes that are joined as two hosts would be, over the loopback."""
+"""Two processes joined over the loopback, as those of two hosts would be."""
 
 import json
 import os
@@ -23,7 +23,7 @@ BATCH = "--config.data.batch_size=4"
 # The last of the batches of 32 training and of 8 validation cases have two.
 UNEVEN = "--config.data.batch_size=6"
 LIMIT = 300
-# Each process compiles for itself, and runs what it compiled a few times.
+# Each process compiles by itself, and runs the programs only a few times.
 QUICKLY = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def start(data_dir, workdirs, *flags):
-    """A process for each directory, which are all the same one."""
+    """A process for each working directory, usually the same one."""
     place = f"--coordinator=localhost:{free_port()}"
     return [
         subprocess.Popen(
@@ -52,7 +52,7 @@ def start(data_dir, workdirs, *flags):
 
 
 def ended(processes):
-    """What they said, and how they ended."""
+    """The output, the errors and the exit code of each."""
     try:
         return [(*p.communicate(timeout=LIMIT), p.returncode) for p in processes]
     finally:
@@ -86,7 +86,7 @@ def test_two_processes_end_as_one_does(data_dir, tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
-def test_where_one_is_killed_the_other_says_so_and_the_same_command_goes_on(data_dir, tmp_path):
+def test_if_one_is_killed_the_other_reports_it_and_the_same_command_resumes(data_dir, tmp_path):
     workdir = tmp_path / "run"
     for victim in (0, 1):
         before = len(log.read(workdir))
@@ -99,13 +99,13 @@ def test_where_one_is_killed_the_other_says_so_and_the_same_command_goes_on(data
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             processes[victim].send_signal(signal.SIGKILL)
-            _, said = processes[1 - victim].communicate(timeout=LIMIT)
+            _, errors = processes[1 - victim].communicate(timeout=LIMIT)
         finally:
             for process in processes:
                 process.kill()
                 process.communicate()
         assert processes[1 - victim].returncode not in (0, -signal.SIGKILL)
-        assert said.count(f"error: {parallel.LOST}") == 1
+        assert errors.count(f"error: {parallel.LOST}") == 1
     reached = len(log.read(workdir))
     assert 4 <= reached < 5000
     flags = (f"--config.train.epochs={reached + 1}", flags[1])
@@ -122,7 +122,7 @@ def test_hosts_that_do_not_share_a_directory_end_with_an_error(data_dir, tmp_pat
     assert parallel.LOST in first[1] and parallel.LOST not in second[1]
 
 
-def test_what_is_joined_runs_the_same(tmp_path):
+def test_a_process_joins_only_with_the_same_config_and_cases(tmp_path):
     config, loaded = base.get_config(), data.Loaded(PHANTOM, {}, [], tmp_path)
     directory.open_workdir(tmp_path, config, loaded)
     config.data.data_dir, config.data.cache_gib = "/elsewhere", 1.0
@@ -139,10 +139,10 @@ def test_what_is_joined_runs_the_same(tmp_path):
     ("flags", "message"),
     [
         (["--process=0"], "error: --coordinator, --processes and --process go together"),
-        (["--distributed"], "error: no cluster is found that says which processes there are ("),
+        (["--distributed"], "error: no cluster was found that defines the processes ("),
     ],
 )
-def test_what_is_needed_to_join_is_told(data_dir, tmp_path, flags, message):
+def test_missing_flags_to_join_are_named(data_dir, tmp_path, flags, message):
     done = subprocess.run(
         command(data_dir, tmp_path / "run", *flags),
         cwd=ROOT, env=QUICKLY, capture_output=True, text=True, check=False,

@@ -226,25 +226,28 @@ def test_mirroring_is_the_mean_over_all_flips(shape):
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, message",
     [
         ({"overlap": (4, 8)}, r"the overlap is \(4, 8\) and the window \(8, 8\); give an overlap"),
-        ({"overlap": (4, -1)}, r"the overlap is \(4, -1\).*from 0 to less than the window"),
-        ({"overlap": (4,)}, r"the overlap is \(4,\).*for each of its axes"),
+        ({"overlap": (4, -1)}, r"the overlap is \(4, -1\).*at least 0 and less than the window"),
+        ({"overlap": (4,)}, r"the overlap is \(4,\).*for each axis"),
         ({"weighting": "hann"}, "the weighting is 'hann'; known: uniform, gaussian"),
         ({"batch_size": 0}, "the batch size is 0; it must be at least 1"),
         ({"volume": np.zeros((9, 9))}, r"shape \(9, 9\), expected 2 spatial axes.*one of channels"),
-        ({"num_classes": 3}, r"forward gave \(1, 8, 8, 2\) of windows \(1, 8, 8, 1\), expected"),
+        (
+            {"num_classes": 3},
+            r"returned shape \(1, 8, 8, 2\) for windows of shape \(1, 8, 8, 1\), exp",
+        ),
     ],
 )
-def test_what_cannot_be_is_told(changed, told):
+def test_invalid_arguments_are_refused(changed, message):
     arguments = {
         "volume": random_volume(9, 12, 1),
         "window": (8, 8),
         "overlap": (4, 4),
         "num_classes": 2,
     }
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         sliding_window(placed, **arguments | changed)
 
 

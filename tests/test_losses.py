@@ -609,7 +609,7 @@ def test_overlapping_channels_are_two_class_problems_each(dtype):
 
 
 def test_channels_and_labels_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"one shape.*got \(2, 4, 3\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"same shape.*got \(2, 4, 3\) and \(2, 4\)"):
         losses.binary_problems(np.zeros((2, 4, 3)), np.zeros((2, 4)))
 
 

@@ -214,7 +214,7 @@ def test_identities(mask, labels, where):
 @pytest.mark.parametrize("function", OVERLAP.values(), ids=OVERLAP)
 def test_shapes_that_differ_are_refused(function):
     ones = functools.partial(np.ones, dtype=int)
-    with pytest.raises(ValueError, match=r"one shape .*got \(2, 4\), \(2, 5\) and None"):
+    with pytest.raises(ValueError, match=r"same shape .*got \(2, 4\), \(2, 5\) and None"):
         function(ones((2, 4)), ones((2, 5)), 2)
     with pytest.raises(ValueError, match=r"got \(2, 4\), \(2, 4\) and \(2, 4, 1\)"):
         function(ones((2, 4)), ones((2, 4)), 2, ones((2, 4, 1)))

@@ -1,4 +1,4 @@
-"""However many devices share a batch, the numbers are those of the whole batch on one."""
+"""On any number of devices, a step computes what it does with the whole batch on one."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
-from test_memory import COMPILED
+from test_memory import compilations
 from test_run import tiny
 
 from dicepp_jax import parallel, train
@@ -31,17 +31,17 @@ KEY = 7
 
 
 def shifted(key, image, label):
-    """An augmentation that costs little, another for each example."""
+    """A cheap augmentation, which depends on the example's key."""
     return image + jax.random.normal(key, image.shape, image.dtype), label
 
 
 def two_layers(params, image):
-    """A network of any precision."""
+    """A network that computes in the precision of its parameters."""
     return jnp.tanh(image @ params["hidden"]) @ params["logits"]
 
 
 def examples(number, dtype=np.float32):
-    """So many examples as a batch."""
+    """A batch of this many examples."""
     image = np.random.default_rng([1, number]).normal(size=(number, 8, 8, 1)).astype(dtype)
     return {"image": image, "label": (image[..., 0] > 0.5).astype(np.int32)}
 
@@ -54,6 +54,10 @@ def unet_params():
 def two_layers_params(dtype):
     rng = np.random.default_rng(2)
     return {"hidden": rng.normal(size=(1, 5)).astype(dtype), "logits": rng.normal(size=(5, 2))}
+
+
+def first_state(weights):
+    return train.TrainState(jnp.int32(0), weights, train.sgd(0.0).init(weights))
 
 
 def by_hand(apply, augment, params, batch):
@@ -77,10 +81,10 @@ def by_hand(apply, augment, params, batch):
 
 
 def shared(apply, augment, params, batch, count):
-    """The same steps by `make_train_step` on so many devices."""
+    """The same steps by `make_train_step` on this many devices."""
     step = train.make_train_step(apply, LOSS, augment, parallel.devices(count))
     weights = jax.tree.map(jnp.array, params)
-    state = train.TrainState(jnp.int32(0), weights, train.sgd(0.0).init(weights))
+    state = first_state(weights)
     values = []
     for rate in RATES:
         state, value = step(state, batch, jax.random.key(KEY), rate)
@@ -116,6 +120,22 @@ def test_in_double_precision_they_agree_to_its_rounding(count):
         assert_close((weights, values), by_hand(*args), 1e-12)
 
 
+def test_pmap_over_8_devices_takes_the_step_of_one_and_donates_the_state():
+    with jax.enable_x64(True):
+        batch, weights = examples(8, np.float64), two_layers_params(np.float64)
+        after = {}
+        for count in (1, 8):
+            step = train.make_train_step(two_layers, LOSS, shifted, parallel.devices(count))
+            state, _ = step(first_state(weights), batch, jax.random.key(KEY), 0.1)
+            after[count] = step(state, batch, jax.random.key(KEY), 0.1)
+            assert all(x.is_deleted() for x in jax.tree.leaves(state))
+        assert_close(after[8], after[1], 1e-12)
+    for found, alone in zip(*(jax.tree.leaves(after[count]) for count in (8, 1)), strict=True):
+        assert found.shape == alone.shape and len(found.sharding.device_set) == 8
+        for replica in found.addressable_shards:
+            np.testing.assert_array_equal(replica.data, found)
+
+
 class Listed:
     """The examples of a batch as cases."""
 
@@ -133,9 +153,9 @@ class Listed:
         return self
 
 
-# Of the eleven, a batch of eight leaves three: two parts of two, four of one, or eight of one.
+# After a batch of eight, three of the eleven are left: two parts of two, four or eight of one.
 @pytest.mark.parametrize("count", [2, 4, 8])
-def test_what_is_repeated_to_fill_the_last_batch_counts_for_nothing(count):
+def test_examples_repeated_to_fill_the_last_batch_do_not_count(count):
     devices, whole = parallel.devices(count), examples(11)
     _, last = pipeline.batches(Listed(whole), 8, share=devices.share)
     left = {name: array[8:] for name, array in whole.items()}
@@ -184,30 +204,30 @@ def test_the_shares_of_a_batch_are_the_batch(data):
         (0, 1, r"devices is 0; it must be at least 1"),
     ],
 )  # fmt: skip
-def test_devices_that_cannot_be_are_refused(data_dir, devices, batch_size, message):
+def test_impossible_numbers_of_devices_are_refused(data_dir, devices, batch_size, message):
     config = tiny(data_dir, **{"devices": devices, "data.batch_size": batch_size})
     with pytest.raises(ValueError, match=message):
         components.build_without_data(config)
 
 
 def trained(config: ConfigDict, workdir):
-    """What a run of a config comes to."""
+    """The losses of a run, and the names and means of its test metrics."""
     single.train_and_evaluate(config, workdir)
     losses = [(entry["train_loss"], entry["val_loss"]) for entry in log.read(workdir)]
     summary = read_csv(workdir / "test" / "summary.csv", Summary)
     return np.array(losses), [row[:3] for row in summary], np.array([row.mean for row in summary])
 
 
-def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
+def test_a_run_on_two_devices_ends_as_on_one_and_resumes_on_another_number(
     data_dir, tmp_path, capsys
 ):
-    # Steps at a rate of 0.1 multiply what rounding makes different.
+    # Steps at a rate of 0.1 amplify differences of rounding.
     fields = {"data.batch_size": 4, "evaluation.figures": 0, "train.learning_rate": 0.01}
     one = trained(tiny(data_dir, **fields), tmp_path / "one")
     capsys.readouterr()
     two = trained(tiny(data_dir, **fields, devices=2), tmp_path / "two")
-    said = capsys.readouterr().out
-    assert "on 2 x cpu" in said and "on each of 2 devices (parameters" in said
+    printed = capsys.readouterr().out
+    assert "on 2 x cpu" in printed and "on each of 2 devices (parameters" in printed
     single.train_and_evaluate(
         tiny(data_dir, **fields, devices=2, **{"train.epochs": 1}), tmp_path / "both"
     )
@@ -216,28 +236,22 @@ def test_a_run_on_two_devices_ends_as_on_one_and_goes_on_on_another_number(
     for found in (two, both):
         np.testing.assert_allclose(found[0], one[0], rtol=1e-5)
         assert found[1] == one[1]
-        np.testing.assert_allclose(found[2], one[2], rtol=1e-3, atol=1e-4)
+        # Rounding may change the class of a pixel.
+        np.testing.assert_allclose(found[2], one[2], rtol=1e-3, atol=1e-3)
 
 
-def test_memory_is_that_of_one_device_and_told_without_compiling_twice(data_dir):
-    config = tiny(data_dir, **{"devices": 2, "data.batch_size": 4})
+@pytest.mark.parametrize("count", [2, 8])
+def test_memory_is_that_of_one_device_and_the_pmapped_step_is_compiled_once(data_dir, count):
+    config = tiny(data_dir, **{"devices": count, "data.batch_size": 8})
     made = components.build_without_data(config)
     step = train.make_train_step(made.apply, made.loss, None, made.devices)
     state, key = components.init_state(made, 0), components.step_key(0)
-    compiled = []
-
-    def listen(event, seconds, **about):
-        if event == COMPILED:
-            compiled.append(about["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        taken = step_memory.measure(step, state, step_memory.batch_shapes(made, 4), key)
-        image = np.ones((4, 16, 16, 3), np.float32)
+    image = np.ones((8, 16, 16, 3), np.float32)
+    with compilations() as compiled:
+        taken = step_memory.measure(step, state, step_memory.batch_shapes(made, 8), key)
+        assert len(compiled) == 1
         for _ in range(2):
             state, _ = step(state, {"image": image, "label": image[..., 0].astype(int)}, key, 0.1)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert taken.batch == 4 * 2 * 16 * 16 * (3 + 1)
+    assert len(compiled) == 1
+    assert taken.batch == 4 * (8 // count) * 16 * 16 * (3 + 1)
     assert taken.parameters == 4 * sum(x.size for x in jax.tree.leaves(state.params))
-    assert [name for name in compiled if "step" in name] == ["jit(step)"]

@@ -222,7 +222,7 @@ def test_counts_are_kept_and_belong_to_an_epoch(workdir, tmp_path):
         row._replace(epoch=3) for row in read_csv(folder / trained.CURVE, trained.ValidationCount)
     ]
     write_csv(folder / trained.CURVE, kept)
-    message = r"there is no .*validation_thresholds\.csv of this model, and the validation .*run"
+    message = r"validation_thresholds\.csv has no counts for this model, and the validation .*run"
     with pytest.raises(FileNotFoundError, match=message):
         trained.validation_counts(folder, model)
     shutil.copy(workdir / "run.json", folder / "run.json")
@@ -347,7 +347,7 @@ def test_a_volume_of_one_slice_for_a_model_of_images(tmp_path, capsys):
     code, _, error = call(capsys, *options(tmp_path / "run", tmp_path / "in", tmp_path / "out"))
     assert code == 1
     assert (
-        "b: the image has shape (3, 12, 10, 1), and the model of Vessel phantom takes (h" in error
+        "b: the image has shape (3, 12, 10, 1), but the model of Vessel phantom expects (h" in error
     )
     found = nifti.read_label(files.from_path(tmp_path / "out" / "masks" / "a.nii.gz")).array
     expected = load_model(tmp_path / "run").predict(image[0]).argmax(-1)
@@ -391,12 +391,15 @@ def test_what_is_named_on_the_command_line(tmp_path):
         (["--threshold=0"], "--threshold is 0.0; it must be above 0 and at most 1"),
         (["--recall=1.5"], "--recall is 1.5; it must be above 0 and at most 1"),
         (["--recall=0.9", "--precision=0.9"], "not allowed with argument"),
-        (["--target=vessel"], "--target=vessel is the class of a threshold; give --threshold"),
+        (["--target=vessel"], "--target=vessel is the class of a threshold; add --threshold"),
         (["--threshold=0.5", "--target=vesel"], "--target=vesel; a threshold is for one class: v"),
-        (["--precision=1"], "to 0.999 has a precision of 1 for vessel on validation; the highest"),
-        (["--input=NO"], "there is no NO; give files, a folder, or a pattern"),
+        (
+            ["--precision=1"],
+            "to 0.999 reaches a precision of 1 for vessel on validation; the highest",
+        ),
+        (["--input=NO"], "NO does not exist; give files, a folder, or a pattern"),
         (["--probabilities=float16"], "invalid choice: 'float16'"),
-        (["--workdir=NO"], "there is no run NO; give the --workdir of one"),
+        (["--workdir=NO"], "NO does not exist; give the --workdir of a run"),
         (["--thresh=0.5"], "unrecognized arguments: --thresh=0.5"),
     ],
 )
@@ -419,7 +422,7 @@ def test_two_files_of_one_name_are_refused(kits, tmp_path, capsys):
         (tmp_path / f"a.{ending}").write_bytes(b"")
     code, _, error = call(capsys, *options(kits, tmp_path, tmp_path / "out"))
     assert code == 1
-    assert re.search(r"a.nii and .*a.npy would both be predicted as a; give one", error)
+    assert re.search(r"a.nii and .*a.npy would both be predicted as a; give only one", error)
     code, _, error = call(capsys, *options(kits, tmp_path / "a.nii", tmp_path))
     assert code == 1 and "lie in --output=" in error
     (tmp_path / "none").mkdir()
@@ -446,7 +449,7 @@ def test_what_is_no_number_is_refused_before_it_is_resampled(kits, tmp_path, cap
     volume[1, 1, 1] = np.nan
     np.save(tmp_path / "a.npy", volume)
     code, _, error = call(capsys, *options(kits, tmp_path / "a.npy", tmp_path / "out"))
-    assert code == 1 and "1 of the image's 729 values are NaN or infinite" in error
+    assert code == 1 and "1 of the 729 values of the image are NaN or infinite" in error
 
 
 def test_the_best_epoch_so_far_is_taken(tmp_path, data_dir):
@@ -484,7 +487,7 @@ def test_a_run_that_is_older_than_some_settings(workdir, tmp_path):
 def test_runs_of_several_losses_and_of_none(tmp_path, workdir):
     for name in ("dsc", "dscpp"):
         shutil.copytree(workdir, tmp_path / name)
-    message = "holds several runs; give one of them: --workdir=.*/dsc, --workdir="
+    message = "holds several runs; give one of them: .*/dsc, .*/dscpp"
     with pytest.raises(ValueError, match=message):
         trained.open_model(tmp_path)
     shutil.rmtree(tmp_path / "dsc" / "checkpoints" / "0")

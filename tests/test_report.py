@@ -10,7 +10,6 @@ import shlex
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from experiments.write.write import CurvePoint, TableComparison
 from scipy import stats
 
 from configs import paper as cells
@@ -26,6 +25,7 @@ from experiments.report import figures, markup, write
 from experiments.report.markup import Cell, Column, ReportTable
 from experiments.report.published import REPORTED
 from experiments.report.table_numbers import Number
+from experiments.report.write import CurvePoint, TableComparison
 from experiments.reproduce import __main__ as reproduce_main
 from experiments.workdirs import derived, directory, log
 
@@ -263,8 +263,8 @@ def test_scales_and_splits_have_tables_of_their_own(tmp_path):
     folder = made(tmp_path)
     assert {row.scale for row in numbers(folder)} == {"tiny", "tiny_2", "custom"}
     text = (folder / "report.md").read_text()
-    custom = text[text.index("DRIVE, scale of its own") : text.index("## Table 5")]
-    assert "Scale of its own: 32 x 32, 3 filters, depth 2" in custom
+    custom = text[text.index("DRIVE, custom scale") : text.index("## Table 5")]
+    assert "Custom scale: 32 x 32, 3 filters, depth 2" in custom
     assert "Missing: CE, Focal, DSC++." in custom
     assert "python" not in custom[: custom.index("no runs")]
 
@@ -363,10 +363,10 @@ def test_a_set_of_ones_own(tmp_path):
     assert "## Other runs" in text
     assert "## Table 3" not in text
     assert (
-        r"\textbf{a\_b \& 50\% $<$x$>$, scale of its own, cell$|$s.}"
+        r"\textbf{a\_b \& 50\% $<$x$>$, custom scale, cell$|$s.}"
         in (folder / "tables" / "other_folder_a_b_custom.tex").read_text()
     )
-    assert "a_b &amp; 50% &lt;x&gt;, scale of its own" in (folder / "report.html").read_text()
+    assert "a_b &amp; 50% &lt;x&gt;, custom scale" in (folder / "report.html").read_text()
 
 
 def verdicts(folder):

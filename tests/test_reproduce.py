@@ -83,7 +83,7 @@ def test_a_figure_needs_less_than_a_table(number, count):
 
 def test_a_table_of_none_of_the_sets_is_refused():
     with pytest.raises(
-        ValueError, match="--data=phantom has nothing of what is asked: --table=5 is of kits19"
+        ValueError, match="--data=phantom has no data set of the request: --table=5 shows kits19"
     ):
         plan.tasks([5], [], ["phantom"], seeds=1)
 
@@ -130,8 +130,8 @@ def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, 
     assert code == 1
     assert done == ["ce", "dsc", "dscpp", "T", "T"]
     assert "error: phantom/focal: the loss is nan" in told.err
-    assert "drive is not at hand: DRIVE" in told.out and "--data=drive=FOLDER" in told.out
-    assert "error: not at hand, as told above: drive" in told.err
+    assert "drive is not available: DRIVE" in told.out and "--data=drive=FOLDER" in told.out
+    assert "error: not available, see above: drive" in told.err
 
 
 def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
@@ -145,7 +145,7 @@ def test_what_fails_takes_along_what_is_made_of_it(monkeypatch):
     monkeypatch.setattr(perform, "_perform", fail)
     outcome = perform.perform(planned, source, "tiny", Path(), "", float("inf"))
     assert outcome.failed["phantom/dsc"] == "disk full"
-    assert "phantom/dsc, of which it is made" in outcome.failed[made.name]
+    assert "phantom/dsc, from which it is derived" in outcome.failed[made.name]
 
 
 def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
@@ -156,7 +156,7 @@ def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
     assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 1
     assert reproduce(data_dir, tmp_path, *FIGURE, "--budget_minutes=0") == perform.LEFT
     told = capsys.readouterr().out
-    assert "1 epochs are there" in told and "2 are left; the same command goes on" in told
+    assert "1 epochs done" in told and "2 are left; the same command goes on" in told
     # With time it goes on from there.
     single.train_and_evaluate(config, tmp_path / "tiny/phantom/dsc")
     assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 2
@@ -166,7 +166,7 @@ def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
     more = "--figure=4", "--data=phantom", "--dry_run"
     assert reproduce(data_dir, tmp_path, "--table=3", *more) == 0
     told = capsys.readouterr().out
-    assert "--figure=4 is of kits19, kits19_synthetic, phantom_3d: left out" in told
+    assert "--figure=4 shows kits19, kits19_synthetic, phantom_3d: left out" in told
     assert "phantom/gamma" in told and "to do" in told and "min" in told
     assert not (tmp_path / "tiny").exists()
 
@@ -185,9 +185,9 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what: --table=4, --figure=5 or --all"),
+        ([], "nothing requested; give --table=4, --figure=5 or --all"),
         (["--table=7"], "invalid choice: 7"),
-        (["--table=4", "--data=dirve=x"], "'dirve' is no data set; known: drive"),
+        (["--table=4", "--data=dirve=x"], "'dirve' is not a data set; known: drive"),
         (["--all", "--scale=half"], "invalid choice: 'half'"),
         (["--all", "--seeds=0"], "--seeds is 0"),
         (["--all", "--budget_minutes=-1"], "--budget_minutes is -1; it must not be negative"),

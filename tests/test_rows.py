@@ -37,7 +37,7 @@ def test_is_read_where_jax_is_not_installed():
     loaded = done.stdout.split()
     assert not {"jax", "flax", "grain", "matplotlib"} & {name.split(".")[0] for name in loaded}
     ours = {name for name in loaded if name.startswith("dicepp_jax")}
-    assert ours == {"dicepp_jax", "dicepp_jax.rows", "dicepp_jax.statistics"}
+    assert ours == {f"dicepp_jax{name}" for name in ("", ".atomic", ".rows", ".statistics")}
 
 
 def test_summaries_have_means_errors_and_intervals_in_order_of_appearance():

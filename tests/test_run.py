@@ -176,7 +176,7 @@ def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path
     assert reached < 12
     again = call(command(data_dir, tmp_path / "killed", *flags))
     assert again.returncode == 0, again.stderr
-    assert "epochs are in" in again.stdout
+    assert "epochs in" in again.stdout
     config = tiny(data_dir)
     (last, a), (last_again, b) = (final_state(tmp_path / n, config) for n in ("whole", "killed"))
     assert last == last_again == 11
@@ -257,7 +257,11 @@ def test_patches_of_training_and_validation(volumes):
     fields = {"data.validation": "sliding_window", "inference.overlap": 0.45}
     made, tiles = examples("validation", **fields)
     shape = made.splits["validation"][0]["label"].shape
-    assert shape == (10, 11, 11) and components.overlap(tiny("", **fields), (8, 8, 16)) == (3, 3, 7)
+    assert shape == (10, 11, 11) and components.windows(tiny("", **fields), (8, 8, 16)).overlap == (
+        3,
+        3,
+        7,
+    )
     assert len(tiles) == 2 * 2 * len(made.splits["validation"])
 
 
@@ -317,7 +321,7 @@ def test_interrupted_it_ends_in_one_line(data_dir, tmp_path):
             _, stderr = process.communicate(timeout=10)
             break
     assert process.returncode == 130
-    assert "interrupted; the same command goes on" in stderr
+    assert "interrupted; the same command resumes" in stderr
     assert "Fatal" not in stderr
 
 
@@ -367,8 +371,8 @@ def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, m
         ("data.validation", "windows", "data.validation is 'windows'; it may be patch or sliding"),
         ("data.validation", "sliding_window", "but Vessel phantom is trained on whole images"),
         ("data.foreground", 0.5, "data.foreground is 0.5, but Vessel phantom is trained on whole"),
-        ("data.foreground", 1.5, "data.foreground is 1.5; it is a share from 0 to 1"),
-        ("inference.overlap", 1.0, "inference.overlap is 1.0; it is a share from 0, below 1"),
+        ("data.foreground", 1.5, "data.foreground is 1.5; it must be in [0, 1]"),
+        ("inference.overlap", 1.0, "inference.overlap is 1.0; it must be in [0, 1)"),
         (
             "inference.weighting",
             "hann",
@@ -443,9 +447,9 @@ def test_two_processes_do_not_share_a_directory(data_dir, tmp_path):
     with directory.lock(tmp_path / "run"):
         second = call(command(data_dir, tmp_path / "run"))
         assert second.returncode == 1
-        assert f"error: another process is at work in {tmp_path / 'run'}" in second.stderr
+        assert f"error: another process is working in {tmp_path / 'run'}" in second.stderr
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is a file; give another --workdir"):
+    with pytest.raises(ValueError, match="file is a file; choose another --workdir"):
         single.train_and_evaluate(tiny(data_dir), tmp_path / "file")
 
 

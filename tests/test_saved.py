@@ -184,12 +184,12 @@ def test_grey_images_are_three_equal_channels(saved, image):
 @pytest.mark.parametrize(
     ("array", "spacing", "message"),
     [
-        (np.zeros((4, 5, 6, 2)), (1, 1, 1), "has shape (4, 5, 6, 2), and the model of Kidney"),
-        (np.zeros((4, 5)), (1, 1, 1), "takes (depth, height, width, 1 channels)"),
+        (np.zeros((4, 5, 6, 2)), (1, 1, 1), "has shape (4, 5, 6, 2), but the model of Kidney"),
+        (np.zeros((4, 5)), (1, 1, 1), "expects (depth, height, width, 1 channels)"),
         (np.zeros((4, 5, 6), complex), (1, 1, 1), "is complex128 of shape (4, 5, 6, 1)"),
         (np.zeros((4, 0, 6)), (1, 1, 1), "is float64 of shape (4, 0, 6, 1)"),
-        (np.zeros((4, 5, 6)), None, "works at 3 x 2 x 2 mm; give the volume's own spacing"),
-        (np.zeros((4, 5, 6)), (1, 1), "spacing is (1, 1), expected 3 lengths in mm above 0"),
+        (np.zeros((4, 5, 6)), None, "works at 3 x 2 x 2 mm; pass the spacing of the volume"),
+        (np.zeros((4, 5, 6)), (1, 1), "spacing is (1, 1), expected 3 positive lengths in mm"),
         (np.zeros((4, 5, 6)), (1, 0, 1), "spacing is (1, 0, 1)"),
         (np.zeros((4, 5, 6)), (1, 1, np.inf), "spacing is (1, 1, inf)"),
         (np.ones((4, 5, 6)), (1, 1, 1), "the z-score of an image that is 1.0 everywhere"),
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused(tmp_path_factory, array, spacing, message)
 def test_one_channel_is_not_taken_for_several_sequences(tmp_path):
     spec = dataclasses.replace(PHANTOM_3D, channels=4, per_channel=True)
     save_linear(tmp_path, spec, (4, 4, 4))
-    with pytest.raises(ValueError, match=re.escape("takes (depth, height, width, 4 channels)")):
+    with pytest.raises(ValueError, match=re.escape("expects (depth, height, width, 4 channels)")):
         load_model(tmp_path).predict(np.zeros((4, 5, 6)))
 
 
@@ -225,7 +225,7 @@ def cut(name):
 
 
 def another_network(folder):
-    """A network that is what model.json tells of, and nothing jax knows."""
+    """A file that matches its checksum in model.json but is no network that jax can read."""
     (folder / "network.jaxexport").write_bytes(b"of the year 2040")
     checksum = hashlib.sha256(b"of the year 2040").hexdigest()
     rewrite("model.json", lambda about: about["sha256"].update({"network.jaxexport": checksum}))(
@@ -236,25 +236,37 @@ def another_network(folder):
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        (cut("params.npz"), ValueError, r"params\.npz is not the file that model\.json tells of"),
-        (cut("network.jaxexport"), ValueError, "network.* is not the file .*delete it and let"),
-        (cut("model.json"), ValueError, r"model\.json is no model's \(JSONDecodeError"),
-        (lambda folder: (folder / "params.npz").unlink(), FileNotFoundError, "which belongs to"),
+        (cut("params.npz"), ValueError, r"checksum of .*params\.npz is not the one in model\.json"),
+        (
+            cut("network.jaxexport"),
+            ValueError,
+            "checksum of .*network.* is not the one .*delete it and let",
+        ),
+        (cut("model.json"), ValueError, r"model\.json does not describe a model \(JSONDecodeError"),
+        (
+            lambda folder: (folder / "params.npz").unlink(),
+            FileNotFoundError,
+            "which .*json refers to",
+        ),
         (
             lambda folder: (folder / "model.json").unlink(),
             FileNotFoundError,
             "saves it when it first",
         ),
-        (lambda folder: (folder / "model.json").write_text("[1]"), ValueError, "is no model's"),
+        (
+            lambda folder: (folder / "model.json").write_text("[1]"),
+            ValueError,
+            "does not describe a model",
+        ),
         (
             rewrite("model.json", lambda about: about.update(format=2)),
             ValueError,
-            "is of a dicepp_jax model of format 2, and dicepp_jax .* reads .* of format 1",
+            "has kind 'dicepp_jax model' and format 2, but dicepp_jax .* reads .* format 1",
         ),
         (
             rewrite("model.json", lambda about: about.update(kind="onnx")),
             ValueError,
-            "is of a onnx of format 1",
+            "has kind 'onnx' and format 1",
         ),
         (
             another_network,
@@ -281,7 +293,9 @@ def test_saving_again_replaces_it(tmp_path):
 def test_a_threshold_of_several_classes_is_for_one_that_is_named():
     probs = np.full((2, 3), 1 / 3, np.float32)
     for target in (None, "tumour", 3):
-        with pytest.raises(ValueError, match="a threshold is for one class, a number from 1 to 2"):
+        with pytest.raises(
+            ValueError, match="a threshold applies to one class, given by its index, 1 to 2"
+        ):
             segment(probs, 0.3, target)
 
 

@@ -81,5 +81,5 @@ def test_a_run_that_an_older_version_scored_is_told(tmp_path, name):
     score_files.write(tmp_path, scored(), CLASSES)
     (tmp_path / "test" / name).unlink()
     assert not score_files.is_complete(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"{name} does not exist; give the command"):
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist; repeat the command"):
         score_files.read(tmp_path, CLASSES)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dicepp_jax.sweep import Cost, Member, Programs, Strategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.losses import get_loss
 from dicepp_jax.models import MODELS
 from dicepp_jax.rows import Row, Summary, read_csv
+from dicepp_jax.train_many import Cost, Member, Programs, Strategy
 from experiments.report.published import published
 from experiments.setup import components
 from experiments.training import grid, grid_points, grid_report, single
@@ -459,7 +459,7 @@ def test_nobody_goes_on_with_a_member_meanwhile(trained, data_dir, monkeypatch):
     refused = []
 
     def score(*_):
-        with pytest.raises(ValueError, match="another process is at work in"):
+        with pytest.raises(ValueError, match="another process is working in"):
             alone = tiny(data_dir, **{"loss.gamma": 3.0, "sweep.strategy": "auto"})
             single.train_and_evaluate(alone, workdir / "gamma=3_seed=0")
         refused.append(True)
@@ -497,19 +497,21 @@ def test_the_papers_grid():
     "fields, message",
     {
         "no grid": ({}, "the config has no grid: set an axis such as"),
-        "an axis of another loss": ({"sweep.delta": (0.5,)}, "sweep.delta is set, but dscpp takes"),
+        "an axis of another loss": (
+            {"sweep.delta": (0.5,)}, "sweep.delta is set, but loss 'dscpp' has no delta; it takes"
+        ),
         "two losses": ({"loss.name": "dsc,dscpp"}, "give --config.loss.name=dscpp"),
         "devices": (
-            {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which is for a single run"
+            {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which applies to single runs"
         ),
         "a value twice": (
-            {"sweep.gamma": (1.0, 1.00000001)}, "the grid has gamma=1 twice, as far as six digits"
+            {"sweep.gamma": (1.0, 1.00000001)}, "the grid has gamma=1 twice, to six digits"
         ),
         "no number": ({"sweep.gamma": (1.0, "a")}, "sweep.gamma is (1.0, 'a'); it takes numbers"),
         "no seeds": ({"sweep.seeds": 0}, "sweep.seeds is 0; it must be at least 1"),
         "zip of one unset": (
             {"sweep.gamma": (1.0, 2.0), "sweep.zip": "gamma,learning_rate"},
-            "names axes with as many values each: gamma has 2; sweep.learning_rate has none",
+            "names axes with equally many values: gamma has 2; sweep.learning_rate has none",
         ),
         "zip of other lengths": (
             {"sweep.gamma": (1.0, 2.0), "sweep.learning_rate": (0.1,),
@@ -532,5 +534,5 @@ def test_grids_that_cannot_be(data_dir, tmp_path, fields, message):
 
 
 def test_a_run_alone_takes_no_grid(data_dir, tmp_path):
-    with pytest.raises(ValueError, match="python -m experiments.sweep trains it"):
+    with pytest.raises(ValueError, match="which python -m experiments.sweep trains"):
         single.train_and_evaluate(tiny(data_dir, **{"sweep.gamma": (1.0, 2.0)}), tmp_path)

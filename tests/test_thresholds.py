@@ -352,10 +352,10 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"got \(2, 4\) and \(4,\)"):
         threshold_counts(probs, labels, THRESHOLDS, where)
     for thresholds in (0.5, [], [[0.5]]):
-        with pytest.raises(ValueError, match=r"thresholds must be a list \(T,\) of one or more"):
+        with pytest.raises(ValueError, match=r"thresholds must be a non-empty list \(T,\)"):
             threshold_counts(probs, labels, thresholds)
     counts = threshold_counts(probs, labels, [0.3, 0.5])
-    with pytest.raises(ValueError, match=r"\(2, 3, 2\) need their thresholds \(T,\), got \(91,\)"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 2\) need T thresholds \(T,\), got \(91,\)"):
         threshold_for(counts, THRESHOLDS, recall=0.5)
     for wanted in ({}, {"recall": 0.5, "precision": 0.5}):
         with pytest.raises(ValueError, match="give either recall or precision, got recall="):

@@ -39,7 +39,7 @@ def _first_state():
 
 
 def fresh_state():
-    # A copy, since steps take over the memory of the state they are given.
+    # A copy, since a step donates the state that it is given.
     return jax.tree.map(jnp.array, _first_state())
 
 
@@ -129,7 +129,7 @@ def slowly(batches, seconds):
 
 
 def counting_fit(val_losses, train_values=lambda epoch, step: 1.0, wait=0.0, **kwargs):
-    """`fit` on steps that compute nothing: the state counts, the losses are as told."""
+    """`fit` on steps that compute nothing: the state counts, the losses are as given."""
     seen = []
 
     def step(state, batch, key, rate):
@@ -165,7 +165,7 @@ def test_fit_follows_the_schedule():
     assert int(epochs[-1].state.step) == 2 * (stop + 1)
 
 
-def test_fit_goes_on_where_it_was():
+def test_fit_resumes_where_it_was():
     losses = [1.0, 0.5, *[0.6] * 10]
     whole, _ = counting_fit(losses)
     whole = list(whole)
@@ -178,17 +178,17 @@ def test_fit_goes_on_where_it_was():
     assert seen == []
 
 
-def test_fit_tells_of_every_step():
-    told = []
+def test_fit_reports_every_step():
+    reported = []
     epochs, _ = counting_fit(
-        [1.0, 1.0], lambda e, s: 10.0 * e + s, on_step=lambda *args: told.append(args)
+        [1.0, 1.0], lambda e, s: 10.0 * e + s, on_step=lambda *args: reported.append(args)
     )
     means = [e.train_loss for e in epochs]
-    assert told == [(0, 0, 0.0), (0, 1, 1.0), (1, 0, 10.0), (1, 1, 11.0)]
+    assert reported == [(0, 0, 0.0), (0, 1, 1.0), (1, 0, 10.0), (1, 1, 11.0)]
     assert means == [0.5, 10.5]
 
 
-def test_an_epoch_tells_how_long_it_waited_for_data():
+def test_an_epoch_reports_how_long_it_waited_for_data():
     (waiting,), (ready,) = (list(counting_fit([1.0], wait=wait)[0]) for wait in (0.05, 0.0))
     assert 3 * 0.05 <= waiting.data_wait <= waiting.seconds
     assert ready.data_wait < 0.05

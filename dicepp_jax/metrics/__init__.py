@@ -1,18 +1,18 @@
-"""Metrics of segmentations and of their probabilities: pure functions, per example and class.
+"""Metrics of segmentations and of class probabilities: pure functions, per example and class.
 
-Two tables name those that evaluation reports. A new metric is one function and one row:
+Two tables list the metrics that evaluation reports. To add one, write a function and add a row:
 
     OVERLAP[name](mask, labels, num_classes, where=None) -> (B, C)
     CALIBRATION[name](probs, labels, where=None) -> (B, C), or (B,) over all classes
 
-(`LABEL_MAP` is a table of the second kind, for sets whose `Spec.label_map` asks for it.)
+(`LABEL_MAP` is a table of the second kind, for data sets whose `Spec.label_map` is true.)
 
-Segmentations at other thresholds than the most likely class come from `threshold_counts`, and
-`roc_auc`, `average_precision` and `threshold_for` from its counts.
+The metrics of `OVERLAP` use the most likely class. `threshold_counts` counts at a range of
+thresholds instead; `roc_auc`, `average_precision` and `threshold_for` are computed from its counts.
 
-NaN says that a metric is not defined, as the Dice of a class that is neither there nor predicted.
-Importing this package loads jax and numpy alone. Distances between surfaces are in
-`dicepp_jax.metrics.surface`, which computes on the host, with scipy.
+NaN means that a metric is undefined, such as the Dice of a class that is neither present nor
+predicted. Importing this package loads only jax and numpy. Surface distances are in
+`dicepp_jax.metrics.surface`, which runs on the host with scipy.
 """
 
 from collections.abc import Callable
@@ -95,7 +95,7 @@ LABEL_MAP: dict[str, Callable[..., jax.Array]] = {
     "nll_labelmap": nll_labelmap,
     "brier_labelmap": brier_labelmap,
 }
-"""What the paper very probably printed as NLL and Brier of KiTS19; of no other use."""
+"""What the paper very probably reports as NLL and Brier score on KiTS19; not useful otherwise."""
 
 OVERLAP: dict[str, Callable[..., jax.Array]] = {
     "dice": dice,

@@ -1,10 +1,11 @@
 """Calibration of class probabilities, per example and class.
 
-Probabilities are `(B, *spatial, C)`, labels integers `(B, *spatial)`. Logarithms see probabilities
-clipped to [1e-7, 1 - 1e-7]. An example without a voxel to count has NaN.
+Probabilities are `(B, *spatial, C)`, labels integers `(B, *spatial)`. Logarithms are taken of
+probabilities clipped to [1e-7, 1 - 1e-7]. The metrics of an example without voxels are NaN.
 
-Calibration errors sum over bins of the predicted probability: first the sums (`Reliability`), then
-their ratios. Each class is taken by itself, its probability against whether the voxel is of it.
+Calibration errors are computed over bins of the predicted probability: first sums per bin
+(`Reliability`), then their ratios. Each class is treated separately, as a binary problem: its
+probability against whether the voxel belongs to it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 CLIP = 1e-7
 BINS = 20
-"""Number of probability bins unless told otherwise."""
+"""Default number of probability bins."""
 
 _CHUNK = 4096
 
@@ -25,16 +26,16 @@ _CHUNK = 4096
 def flat_voxels(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Probabilities (B, N, C) in float32, labels (B, N) and the (B, N) mask of what counts.
+    """Flatten to probabilities (B, N, C) in float32, labels (B, N) and the (B, N) mask of `where`.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
     """
     probs, labels = jnp.asarray(probs, jnp.float32), jnp.asarray(labels)
     spatial, num_classes = probs.shape[:-1], probs.shape[-1]
     if labels.shape != spatial or (where is not None and jnp.shape(where) != spatial):
         raise ValueError(
-            f"probs (B, *spatial, C) {probs.shape} need integer labels and where of shape "
+            f"probs (B, *spatial, C) {probs.shape} need integer labels and a where of shape "
             f"{spatial}, got {labels.shape} and {None if where is None else jnp.shape(where)}"
         )
     mask = jnp.ones(spatial, bool) if where is None else jnp.asarray(where, bool)
@@ -45,27 +46,27 @@ def flat_voxels(
 def _rows(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """p and y as (C, B, N), and the (1, B, N) mask of the voxels that count."""
+    """p and y as (C, B, N), and the (1, B, N) mask of the voxels to include."""
     probs, labels, mask = flat_voxels(probs, labels, where)
     classes = jnp.arange(probs.shape[-1])[:, None, None]
     return jnp.moveaxis(probs, -1, 0), labels[None] == classes, mask[None]
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """NaN where there is nothing to divide by."""
+    """The quotient, NaN where the denominator is 0."""
     return jnp.where(denominator > 0, numerator / jnp.maximum(denominator, 1), jnp.nan)
 
 
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of (C, B, N) over the voxels that count, (B, C)."""
+    """Mean of (C, B, N) over the included voxels, (B, C)."""
     return _ratio(jnp.where(mask, x, 0).sum(-1), mask.sum(-1)).T
 
 
 def nll(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Negative log likelihood of one class, as the paper's tables have it: -mean_i y_c log p_c.
+    """Negative log likelihood of one class, as in the paper's tables: -mean_i y_c log p_c.
 
-    The mean is over all voxels, the sum over those of class c alone; `nll_full` is the sum over
-    classes and a larger number.
+    The mean is over all voxels although only those of class c contribute; `nll_full` is the sum
+    over classes and therefore larger.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -73,10 +74,10 @@ def nll(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> 
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)`, not negative.
+      `(B, C)`, non-negative.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -100,10 +101,10 @@ def nll_full(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B,)`, not negative.
+      `(B,)`, non-negative.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,10 +127,10 @@ def brier(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1]. For two classes both equal the average over classes of Eq. 11.
+      `(B, C)` in [0, 1]. With two classes, both values equal the average over classes in Eq. 11.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,9 +146,9 @@ def brier(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -
 
 
 def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """What the authors' KiTS19 notebook called NLL: -mean_i label_i log p_c, no likelihood.
+    """What the authors' KiTS19 notebook calls NLL: -mean_i label_i log p_c, not a likelihood.
 
-    The map of labels 0, 1, 2 stands where one-hot labels belong.
+    It uses the label map of values 0, 1, 2 in place of one-hot labels.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -155,10 +156,10 @@ def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = 
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)`, not negative.
+      `(B, C)`, non-negative.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -167,7 +168,7 @@ def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = 
       [[1.386294 0.287682]]
 
     Reference:
-      What Table 5 of the DSC++ paper very probably has as NLL.
+      DSC++ paper, Table 5, which very probably reports this as NLL.
     """
     probs, labels, mask = flat_voxels(probs, labels, where)
     p = jnp.clip(jnp.moveaxis(probs, -1, 0), CLIP, 1 - CLIP)
@@ -177,9 +178,9 @@ def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = 
 def brier_labelmap(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-    """What the authors' KiTS19 notebook called Brier score: mean_i (label_i - p_c)**2.
+    """What the authors' KiTS19 notebook calls Brier score: mean_i (label_i - p_c)**2.
 
-    The map of labels 0, 1, 2 stands where one-hot labels belong.
+    It uses the label map of values 0, 1, 2 in place of one-hot labels.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -187,10 +188,10 @@ def brier_labelmap(
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)`, not negative.
+      `(B, C)`, non-negative.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -199,23 +200,23 @@ def brier_labelmap(
       [[1.65625 0.90625]]
 
     Reference:
-      What Table 5 of the DSC++ paper very probably has as Brier score.
+      DSC++ paper, Table 5, which very probably reports this as Brier score.
     """
     probs, labels, mask = flat_voxels(probs, labels, where)
     return _mean(jnp.square(labels[None] - jnp.moveaxis(probs, -1, 0)), mask[None])
 
 
 class Reliability(NamedTuple):
-    """Sums over the voxels of each probability bin, `(..., bins)`, and the errors they make.
+    """Sums over the voxels of each probability bin, `(..., bins)`, and the calibration errors.
 
-    The sums of `reliability` add over images, those of `adaptive_reliability` do not. An error is
-    the distance between confidence and frequency, |mean probability - fraction positive|, of a
-    bin; bins without a voxel are left out, and with no voxel at all the errors are NaN.
+    The sums of `reliability` can be added over images, those of `adaptive_reliability` cannot. The
+    error of a bin is the distance between its confidence and its frequency, |mean probability -
+    fraction positive|. Empty bins are left out; if all are empty, the errors are NaN.
 
     Attributes:
-      voxels: their number.
+      voxels: number of voxels in the bin.
       confidence: sum of their predicted probabilities.
-      positives: number of them that are of the class.
+      positives: number of them that belong to the class.
 
     Example:
       >>> import numpy as np
@@ -230,27 +231,27 @@ class Reliability(NamedTuple):
 
     @property
     def ece(self) -> jax.Array:
-        """Expected calibration error, the mean of the bins' errors by voxel, `(...)`."""
+        """Expected calibration error: mean error of the bins, weighted by their voxels, `(...)`."""
         voxels, confidence, positives = self._floats()
         return _ratio(jnp.abs(confidence - positives).sum(-1), voxels.sum(-1))
 
     @property
     def ace(self) -> jax.Array:
-        """Average calibration error, the mean of the bins' errors, `(...)`."""
+        """Average calibration error: unweighted mean error of the non-empty bins, `(...)`."""
         return _ratio(self._errors().sum(-1), (self._floats().voxels > 0).sum(-1))
 
     @property
     def mce(self) -> jax.Array:
-        """Maximum calibration error, the largest of the bins' errors, `(...)`."""
+        """Maximum calibration error: largest error of a bin, `(...)`."""
         seen = (self._floats().voxels > 0).any(-1)
         return jnp.where(seen, self._errors().max(-1), jnp.nan)
 
     def _floats(self) -> "Reliability":
-        # Sums over many images, in NumPy, may be beyond int32.
+        # Sums over many images, made with NumPy, may exceed int32.
         return Reliability(*(jnp.asarray(x, jnp.float32) for x in self))
 
     def _errors(self) -> jax.Array:
-        """Error of every bin, 0 of an empty one."""
+        """Error of every bin, 0 for an empty one."""
         voxels, confidence, positives = self._floats()
         return jnp.abs(confidence - positives) / jnp.maximum(voxels, 1)
 
@@ -258,9 +259,9 @@ class Reliability(NamedTuple):
 def reliability(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
 ) -> Reliability:
-    """What happened where a probability was predicted: the sums behind a reliability diagram.
+    """Sums per bin of the predicted probability, as plotted in a reliability diagram.
 
-    Bin k of n holds k / n <= p < (k + 1) / n, the last also p = 1.
+    Bin k of n contains k / n <= p < (k + 1) / n, and the last one p = 1 too.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -273,7 +274,7 @@ def reliability(
       `confidence / voxels`.
 
     Raises:
-      ValueError: if shapes do not fit or there is no bin.
+      ValueError: if the shapes do not match or bins is less than 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -291,25 +292,25 @@ def reliability(
 def adaptive_reliability(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
 ) -> Reliability:
-    """Sums over bins of equally many voxels, between quantiles of the probability.
+    """Sums over bins with equal numbers of voxels, delimited by quantiles of the probability.
 
-    Of an image that is background for the most part `reliability` has nearly all voxels in its
-    outer bins; these bins go where the voxels are. Their edges differ from image to image and from
-    class to class, so that the sums of two images cannot be added.
+    If most of an image is background, nearly all voxels fall into the outer bins of `reliability`;
+    these bins adapt to the distribution of the voxels. Their edges differ between images and
+    between classes, so the sums of two images cannot be added.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
       labels: `(B, *spatial)` true classes, integer.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
-      bins: number of bins. Their numbers of voxels differ by one at most, except that voxels of
-        equal probability stay together, all in the bin of the middle one.
+      bins: number of bins. Their numbers of voxels differ by at most one, except that voxels of
+        equal probability share a bin, that of the middle one of them.
 
     Returns:
-      `Reliability` of arrays `(B, C, bins)`, by ascending probability; its `ece` is the adaptive
-      calibration error.
+      `Reliability` of arrays `(B, C, bins)`, in order of ascending probability; its `ece` is the
+      adaptive calibration error.
 
     Raises:
-      ValueError: if shapes do not fit or there is no bin.
+      ValueError: if the shapes do not match or bins is less than 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -327,12 +328,13 @@ def adaptive_reliability(
 
 
 def _quantiles(p: jax.Array, mask: jax.Array, bins: int) -> jax.Array:
-    """Inner edges of bins of equally many voxels, `(C, B, bins - 1)`."""
-    # As integers floats of one sign have the same order, and XLA sorts them faster on a CPU.
+    """Inner edges of bins with equal numbers of voxels, `(C, B, bins - 1)`."""
+    # The bit patterns of non-negative floats, taken as integers, have the same order, and XLA sorts
+    # integers faster on a CPU.
     bits = jax.lax.bitcast_convert_type(jnp.where(mask, jnp.maximum(p, 0), jnp.inf), jnp.int32)
     ordered = jax.lax.bitcast_convert_type(jnp.sort(bits), jnp.float32)
     count, k = mask.sum(-1, keepdims=True), jnp.arange(1, bins)[None, None]
-    # count * k / bins, without the product, which may be beyond int32.
+    # count * k // bins, without the product, which may exceed int32.
     rank = count // bins * k + count % bins * k // bins
     rank = jnp.broadcast_to(rank, (*p.shape[:2], bins - 1))
 
@@ -342,7 +344,7 @@ def _quantiles(p: jax.Array, mask: jax.Array, bins: int) -> jax.Array:
     def search(side: str) -> jax.Array:
         return jax.vmap(jax.vmap(partial(jnp.searchsorted, side=side)))(ordered, at(rank))
 
-    # Of equal probabilities that go from below the rank to beyond it, where is the middle?
+    # Among equal probabilities on both sides of the rank, is the middle one below or above it?
     first, end = search("left"), search("right")
     return jnp.where(first + end >= 2 * rank, at(rank), at(end))
 
@@ -356,11 +358,11 @@ def _sums(p: jax.Array, inner: jax.Array, y: jax.Array, mask: jax.Array) -> Reli
     """Sums over the voxels between neighbouring edges, the lower one included.
 
     Args:
-      p: `(C, B, N)`. A NaN is in every bin, and so shows.
-      inner: `(C or 1, B or 1, bins - 1)` ascending edges. The outer bins go on to infinity, so
-        that they hold what rounding took below 0 or above 1.
-      y: `(C, B, N)`.
-      mask: `(1, B, N)`.
+      p: `(C, B, N)` probabilities. A NaN falls into every bin, so that it shows in the result.
+      inner: `(C or 1, B or 1, bins - 1)` ascending edges. The outer bins extend to infinity, so
+        that they include probabilities rounded to below 0 or above 1.
+      y: `(C, B, N)` whether a voxel belongs to the class.
+      mask: `(1, B, N)` voxels to include.
     """
     infinity = jnp.full((*inner.shape[:2], 1), jnp.inf, inner.dtype)
     low = jnp.concatenate([-infinity, inner], axis=-1)[..., None, :, None]
@@ -371,12 +373,12 @@ def _sums(p: jax.Array, inner: jax.Array, y: jax.Array, mask: jax.Array) -> Reli
         p, y, mask = (x[..., None, :] for x in rows)
         inside = mask & ~(p < low) & ~(p >= high)
         values = inside.astype(jnp.int32), jnp.where(inside, p, 0), (inside & y).astype(jnp.int32)
-        # The three sums in one loop, which XLA vectorises on a CPU, as it does not three loops.
+        # The three sums in one loop, which XLA vectorises on a CPU, unlike three separate loops.
         zeros = np.int32(0), np.float32(0), np.int32(0)
         totals = jax.lax.reduce(values, zeros, _add, (inside.ndim - 1,))
         return [x.sum(2) for x in totals]
 
-    # In chunks, since a running sum in float32 of a million voxels has lost its last digits.
+    # In chunks, since a running float32 sum over a million voxels loses its last digits.
     voxels = p.shape[-1]
     whole = voxels - voxels % _CHUNK
     arrays = p, y, jnp.broadcast_to(mask, p.shape)
@@ -394,24 +396,25 @@ def ece(
 ) -> jax.Array:
     """Expected calibration error: sum_k n_k |conf_k - freq_k| / sum_k n_k.
 
-    Bin k has n_k voxels, mean probability conf_k, and the fraction freq_k of them is of the class.
+    Bin k contains n_k voxels of mean probability conf_k, and a fraction freq_k of them belongs to
+    the class.
 
-    Defined as by MONAI's `CalibrationErrorMetric`: for every image and class by itself, over 20
-    bins of equal width, empty ones left out, p = 1 in the last. One thing differs: a probability
-    that is k / n exactly belongs to the bin above, with MONAI's defaults to the one below.
+    Defined as in MONAI's `CalibrationErrorMetric`: for every image and class separately, over 20
+    bins of equal width, without empty bins, p = 1 in the last one. There is one difference: a
+    probability of exactly k / n belongs to the bin above, with MONAI's defaults to the bin below.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
       labels: `(B, *spatial)` true classes, integer.
-      where: `(B, *spatial)` boolean, False for voxels to leave out. Most of an image is background
-        far from anything, and right; `foreground_band` leaves it out.
+      where: `(B, *spatial)` boolean, False for voxels to leave out, such as those outside a
+        `foreground_band`: most of an image is distant, correctly predicted background.
       bins: number of bins of equal width.
 
     Returns:
       `(B, C)` in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or there is no bin.
+      ValueError: if the shapes do not match or bins is less than 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -428,9 +431,10 @@ def ece(
 def ace(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
 ) -> jax.Array:
-    """Average calibration error: the mean of |conf_k - freq_k| over the bins with a voxel.
+    """Average calibration error: the mean of |conf_k - freq_k| over the non-empty bins.
 
-    Bins and their terms are those of `ece`; here a bin counts the same however few its voxels.
+    Bins and their terms are those of `ece`, but all bins have the same weight, however few their
+    voxels.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -442,7 +446,7 @@ def ace(
       `(B, C)` in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or there is no bin.
+      ValueError: if the shapes do not match or bins is less than 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -459,7 +463,7 @@ def ace(
 def mce(
     probs: jax.Array, labels: jax.Array, where: jax.Array | None = None, *, bins: int = BINS
 ) -> jax.Array:
-    """Maximum calibration error: the largest |conf_k - freq_k| of a bin with a voxel.
+    """Maximum calibration error: the largest |conf_k - freq_k| of a non-empty bin.
 
     Bins and their terms are those of `ece`.
 
@@ -473,7 +477,7 @@ def mce(
       `(B, C)` in [0, 1].
 
     Raises:
-      ValueError: if shapes do not fit or there is no bin.
+      ValueError: if the shapes do not match or bins is less than 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -490,23 +494,23 @@ def mce(
 def foreground_band(
     labels: jax.Array, width: int | Sequence[int], where: jax.Array | None = None
 ) -> jax.Array:
-    """Voxels of the foreground or near it, to be given as `where`.
+    """Voxels in or near the foreground, for use as `where`.
 
-    Near is within a box of `width` voxels to either side; the foreground is every label above 0,
-    so an ignore index needs `where=labels != 255`.
-    An image without foreground has an empty band, and NaN for its metrics.
+    Near means at most `width` voxels away along every axis. Every label above 0 is foreground, so
+    an ignore index needs `where=labels != 255`. An image without foreground has an empty band, and
+    its metrics over the band are NaN.
 
     Args:
       labels: `(B, *spatial)` true classes, integer.
-      width: in voxels, one for all spatial axes or one for each. Of a margin in mm and the spacing
-        of the voxels it is `[round(margin / s) for s in spacing]`.
-      where: `(B, *spatial)` boolean, False for voxels that are neither foreground nor in the band.
+      width: in voxels, one value for all spatial axes or one per axis. For a margin in mm, pass
+        `[round(margin / s) for s in spacing]`.
+      where: `(B, *spatial)` boolean, False for voxels to exclude from both foreground and band.
 
     Returns:
       `(B, *spatial)` boolean.
 
     Raises:
-      ValueError: if a width is negative or their number does not fit.
+      ValueError: if a width is negative or there is not one per spatial axis.
 
     Example:
       >>> import jax.numpy as jnp
@@ -518,8 +522,8 @@ def foreground_band(
     widths = [width] * (band.ndim - 1) if isinstance(width, int) else list(width)
     if len(widths) != band.ndim - 1 or any(w < 0 for w in widths):
         raise ValueError(
-            f"width must be a number of voxels, or one for each spatial axis of labels "
-            f"(B, *spatial) {band.shape}, none negative, got {width}"
+            "width must be a non-negative number of voxels, or one for each spatial axis of "
+            f"labels (B, *spatial) {band.shape}, got {width}"
         )
     for axis, w in enumerate(widths, start=1):
         window, strides = [1] * band.ndim, [1] * band.ndim

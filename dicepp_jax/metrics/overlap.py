@@ -1,7 +1,7 @@
-"""Overlap metrics of a label map against the truth, per example and class.
+"""Overlap metrics between a predicted label map and the truth, per example and class.
 
-Counts first, ratios last: `confusion` counts voxels, and every metric is a property of the counts.
-Counts add up over parts of an image, over images and over devices, ratios do not:
+`confusion` counts voxels, and every metric is a property of the counts. Counts can be added over
+parts of an image, over images and over devices; ratios cannot:
 
     >>> import jax
     >>> top, bottom = Confusion(3, 1, 0, 4), Confusion(0, 1, 2, 5)
@@ -9,11 +9,11 @@ Counts add up over parts of an image, over images and over devices, ratios do no
     >>> print(whole.dice, whole.recall)
     0.6 0.6
 
-Counts are int32, exact up to 2**31 - 1 voxels. A sum over more is one of NumPy's int64,
-`jax.tree.map(lambda *x: np.sum(x, 0, np.int64), *counts)`, with the same properties.
+Counts are int32, exact up to 2**31 - 1 voxels. To sum over more, use NumPy's int64,
+`jax.tree.map(lambda *x: np.sum(x, 0, np.int64), *counts)`; the properties work as before.
 
-A ratio x / 0 is NaN: the metric says nothing about, say, the recall of a class that is not there,
-and a mean over cases should leave it out.
+A ratio x / 0 is NaN: the metric is undefined, such as the recall of a class that is absent from the
+truth, and a mean over cases should leave it out.
 """
 
 from typing import NamedTuple
@@ -28,13 +28,13 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 class Confusion(NamedTuple):
-    """Numbers of voxels, integers of one shape, such as `(B, C)`, and the ratios of them.
+    """Voxel counts, integer arrays of one shape such as `(B, C)`, and the metrics based on them.
 
     Attributes:
-      tp: true positives, of the class and called so.
-      fp: false positives.
-      fn: false negatives.
-      tn: true negatives.
+      tp: true positives, voxels of the class that are predicted as the class.
+      fp: false positives, other voxels that are predicted as the class.
+      fn: false negatives, voxels of the class that are predicted as another.
+      tn: true negatives, other voxels that are predicted as another class.
     """
 
     tp: jax.Array
@@ -45,7 +45,7 @@ class Confusion(NamedTuple):
     @property
     def dice(self) -> jax.Array:
         """2 TP / (2 TP + FP + FN)."""
-        # Halved rather than doubled: 2 TP may be more than an int32 holds.
+        # The errors are halved rather than TP doubled, as 2 TP may overflow int32.
         return _ratio(self.tp, self.tp + (self.fp + self.fn) / 2)
 
     @property
@@ -77,12 +77,12 @@ class Confusion(NamedTuple):
 def confusion(
     mask: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None = None
 ) -> Confusion:
-    """Count agreements and errors of every class.
+    """Count true and false positives and negatives of every class.
 
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
@@ -100,7 +100,7 @@ def confusion(
     mask, labels = jnp.asarray(mask), jnp.asarray(labels)
     if mask.shape != labels.shape or (where is not None and jnp.shape(where) != mask.shape):
         raise ValueError(
-            f"mask, labels and where must have one shape (B, *spatial), got {mask.shape}, "
+            f"mask, labels and where must have the same shape (B, *spatial), got {mask.shape}, "
             f"{labels.shape} and {None if where is None else jnp.shape(where)}"
         )
     rows = (mask.shape[0], -1)
@@ -122,11 +122,11 @@ def dice(
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1], NaN for a class absent from both.
+      `(B, C)` in [0, 1], NaN for a class absent from both mask and truth.
 
     Raises:
       ValueError: if the shapes differ.
@@ -150,11 +150,11 @@ def jaccard(
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1], NaN for a class absent from both.
+      `(B, C)` in [0, 1], NaN for a class absent from both mask and truth.
 
     Raises:
       ValueError: if the shapes differ.
@@ -178,11 +178,11 @@ def precision(
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1], NaN for a class never predicted.
+      `(B, C)` in [0, 1], NaN for a class that is not predicted anywhere.
 
     Raises:
       ValueError: if the shapes differ.
@@ -206,11 +206,11 @@ def recall(
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1], NaN for a class that is not there.
+      `(B, C)` in [0, 1], NaN for a class that is absent from the truth.
 
     Raises:
       ValueError: if the shapes differ.
@@ -234,11 +234,11 @@ def specificity(
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)` in [0, 1], NaN for a class that is everywhere.
+      `(B, C)` in [0, 1], NaN for a class that all voxels belong to.
 
     Raises:
       ValueError: if the shapes differ.
@@ -254,17 +254,17 @@ def specificity(
 def volume_difference(
     mask: jax.Array, labels: jax.Array, num_classes: int, where: jax.Array | None = None
 ) -> jax.Array:
-    """Relative volume difference, predicted less true over true: (FP - FN) / (TP + FN).
+    """Relative volume difference, (predicted - true) / true: (FP - FN) / (TP + FN).
 
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
+      num_classes: number of classes C.
       where: `(B, *spatial)` boolean, False for voxels to leave out.
 
     Returns:
-      `(B, C)`, at least -1: negative where too little is predicted. NaN for a class that is not
-      there.
+      `(B, C)`, at least -1, negative where too few voxels are predicted. NaN for a class that is
+      absent from the truth.
 
     Raises:
       ValueError: if the shapes differ.

@@ -1,13 +1,12 @@
 """Distances between the surfaces of segmentation and truth, per example and class.
 
-These run on the host, in float64, by scipy; nothing here can be jitted. The surface of a class is
-made of its voxels that have a neighbour of another class along an axis; beyond the image is no
-class, so that an object cut off by the border has surface there. Distances are between the
-centres of surface voxels, in mm, to the nearest one of the other surface.
+These metrics run on the host in float64, with scipy, and cannot be jitted. The surface of a class
+consists of its voxels that have a neighbour of another class along an axis. There is no class
+outside the image, so an object cut off by the border has a surface there. Distances are measured in
+mm from the centre of each surface voxel to the nearest surface voxel of the other segmentation.
 
-Of a class that is neither there nor predicted nothing can be said: NaN. One that is only there, or
-only predicted, has infinite distance and surface Dice 0; means of distances should say what they do
-with infinities.
+A class that is neither present nor predicted has NaN. One that is only present, or only predicted,
+has infinite distance and surface Dice 0; means of distances should state how they treat infinity.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,23 +23,24 @@ def hausdorff95(
     spacing: Sequence[float],
     where: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Hausdorff distance, its 95% version: max(P95(d(mask, truth)), P95(d(truth, mask))).
+    """95% Hausdorff distance: max(P95(d(mask, truth)), P95(d(truth, mask))).
 
-    d(a, b) are the distances from all surface voxels of a to the surface of b, P95 their 95%
-    percentile, linear between values. As MONAI's `compute_hausdorff_distance(percentile=95)`.
+    d(a, b) are the distances from all surface voxels of a to the surface of b, P95 is their 95th
+    percentile with linear interpolation, as in MONAI's
+    `compute_hausdorff_distance(percentile=95)`.
 
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
-      spacing: of the voxels in mm, one for each spatial axis.
-      where: `(B, *spatial)` boolean, False for voxels that belong to no class on either side.
+      num_classes: number of classes C.
+      spacing: voxel spacing in mm, one value per spatial axis.
+      where: `(B, *spatial)` boolean, False for voxels to leave out of both mask and truth.
 
     Returns:
-      `(B, C)` in mm; NaN for a class absent from both, inf for one absent from one of them.
+      `(B, C)` in mm; NaN for a class absent from both, inf for a class absent from only one.
 
     Raises:
-      ValueError: if the shapes differ or the spacing does not fit.
+      ValueError: if the shapes differ or the spacing is invalid.
 
     Example:
       >>> labels = np.zeros((1, 8, 8), int)
@@ -68,24 +68,24 @@ def surface_dice(
     tolerance: float,
     where: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Normalised surface Dice: the share of both surfaces' voxels within `tolerance` of the other.
+    """Normalised surface Dice: fraction of surface voxels within `tolerance` of the other surface.
 
     (|{d(mask, truth) <= t}| + |{d(truth, mask) <= t}|) / (|d(mask, truth)| + |d(truth, mask)|), as
-    MONAI's `compute_surface_dice` with its default of counting voxels.
+    in MONAI's `compute_surface_dice` with its default of counting voxels.
 
     Args:
       mask: `(B, *spatial)` predicted classes, integer.
       labels: `(B, *spatial)` true classes, integer.
-      num_classes: C.
-      spacing: of the voxels in mm, one for each spatial axis.
+      num_classes: number of classes C.
+      spacing: voxel spacing in mm, one value per spatial axis.
       tolerance: t in mm, the deviation that does not count as an error.
-      where: `(B, *spatial)` boolean, False for voxels that belong to no class on either side.
+      where: `(B, *spatial)` boolean, False for voxels to leave out of both mask and truth.
 
     Returns:
-      `(B, C)` in [0, 1]; NaN for a class absent from both, 0 for one absent from one of them.
+      `(B, C)` in [0, 1]; NaN for a class absent from both, 0 for a class absent from only one.
 
     Raises:
-      ValueError: if the shapes differ, or spacing or tolerance do not fit.
+      ValueError: if the shapes differ, or the spacing or the tolerance is invalid.
 
     Example:
       >>> labels = np.zeros((1, 8, 8), int)
@@ -100,7 +100,7 @@ def surface_dice(
     """
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a distance in mm, 0 or more, got {tolerance}")
-    # Three voxels of 0.1 mm are 0.30000000000000004 mm.
+    # Three voxels of 0.1 mm are 0.30000000000000004 mm apart.
     limit = tolerance * (1 + 1e-9)
 
     def share(there: np.ndarray, back: np.ndarray) -> float:
@@ -121,7 +121,7 @@ def _per_class(
     mask, labels, scale = np.asarray(mask), np.asarray(labels), np.asarray(spacing, float)
     if mask.shape != labels.shape:
         raise ValueError(
-            f"mask and labels must have one shape (B, *spatial), got {mask.shape} and "
+            f"mask and labels must have the same shape (B, *spatial), got {mask.shape} and "
             f"{labels.shape}"
         )
     if scale.shape != (labels.ndim - 1,) or not np.all((scale > 0) & (scale < np.inf)):
@@ -143,15 +143,15 @@ def _per_class(
 
 
 def _surfaces(image: np.ndarray, num_classes: int, spacing: np.ndarray) -> list[np.ndarray]:
-    """Positions in mm of every class's surface voxels, `(voxels, axes)` each."""
+    """Positions in mm of the surface voxels of every class, `(voxels, axes)` each."""
     surfaces = []
-    # Numbered from 1, since find_objects takes 0 for nothing.
+    # Numbered from 1, since find_objects ignores 0.
     boxes = ndimage.find_objects(image.astype(np.int32) + 1, num_classes)
     for c, box in enumerate(boxes):
         if box is None:
             surfaces.append(np.empty((0, image.ndim)))
             continue
-        # Outside its bounding box is none of a class, so that erosion needs no margin.
+        # Nothing of a class lies outside its bounding box, so erosion needs no margin.
         inside = image[box] == c
         surface = inside & ~ndimage.binary_erosion(inside)
         corner = [edge.start for edge in box]
@@ -160,7 +160,7 @@ def _surfaces(image: np.ndarray, num_classes: int, spacing: np.ndarray) -> list[
 
 
 def _distances(surface: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """From every voxel of a surface to the other, inf if that is empty."""
+    """Distance from every voxel of a surface to the other surface, inf if that is empty."""
     if not len(other):
         return np.full(len(surface), np.inf)
     return KDTree(other).query(surface)[0]

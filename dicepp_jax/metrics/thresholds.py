@@ -1,8 +1,8 @@
-"""Segmentations at many thresholds of the probability: curves, their areas, a threshold to use.
+"""Metrics at many probability thresholds: curves, areas under them, and the choice of a threshold.
 
-A voxel is called of class c where p_c >= T. `threshold_counts` counts voxels for all thresholds in
-one pass, and curves are the properties of its `Confusion`, along its last axis. As any counts they
-add up, so those of a validation set are the sum of those of its images:
+A voxel is predicted as class c where p_c >= T. `threshold_counts` counts voxels for all thresholds
+in one pass, and the properties of its `Confusion` are curves along the last axis. The counts of a
+validation set are the sum of the counts of its images:
 
     >>> probs = jnp.array([[[0.7, 0.3], [0.1, 0.9]], [[0.4, 0.6], [0.2, 0.8]]])
     >>> counts = threshold_counts(probs, jnp.array([[0, 1], [0, 1]]), THRESHOLDS)
@@ -10,7 +10,7 @@ add up, so those of a validation set are the sum of those of its images:
     >>> print(average_precision(counts), threshold_for(counts, THRESHOLDS, precision=0.9))
     [1. 1.] [0.21 0.61]
 
-A probability of NaN is below every threshold, as a comparison with NaN is false.
+A probability of NaN reaches no threshold, as comparisons with NaN are false.
 """
 
 import jax
@@ -24,7 +24,7 @@ from dicepp_jax.metrics.overlap import Confusion
 THRESHOLDS: np.ndarray = np.arange(5, 96) / 100
 """The thresholds of the DSC++ paper's curves: 0.05, 0.06, ..., 0.95."""
 
-# Probabilities looked at in one go: few enough for a processor's cache.
+# Probabilities processed at a time, few enough for the cache of a CPU.
 _CHUNK = 2**19
 
 # Probabilities that share the leading 16 bits of a float32 share a cell; the last begins at 1.
@@ -37,11 +37,11 @@ _CELL_STARTS[0] = -np.inf
 def threshold_counts(
     probs: jax.Array, labels: jax.Array, thresholds: jax.Array, where: jax.Array | None = None
 ) -> Confusion:
-    """Count agreements and errors of every class at every threshold: p_c >= T against labels == c.
+    """Count hits and errors of every class at every threshold: p_c >= T against labels == c.
 
-    The time is about that of one threshold: voxels are counted between neighbouring thresholds,
-    those of the class and others apart, and the counts are summed from the highest threshold down.
-    Counts are exact; they compare float32, in which XLA may take numbers below 1e-38 for 0.
+    This takes about as long as one threshold: voxels are counted between neighbouring thresholds,
+    separately for voxels of the class and others, and the counts are summed from the highest
+    threshold down. Counts are exact for float32, in which XLA may treat numbers below 1e-38 as 0.
 
     Args:
       probs: `(B, *spatial, C)` class probabilities.
@@ -53,7 +53,7 @@ def threshold_counts(
       `Confusion` of int32 arrays `(B, C, T)`.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,7 +64,7 @@ def threshold_counts(
     """
     thresholds = jnp.asarray(thresholds, jnp.float32)
     if thresholds.ndim != 1 or not len(thresholds):
-        raise ValueError(f"thresholds must be a list (T,) of one or more, got {thresholds.shape}")
+        raise ValueError(f"thresholds must be a non-empty list (T,), got shape {thresholds.shape}")
     table = jnp.sort(thresholds)
     between = _histogram(*flat_voxels(probs, labels, where), table)
     reached = lax.cumsum(between, axis=3, reverse=True)
@@ -75,9 +75,9 @@ def threshold_counts(
 
 
 def _histogram(probs: jax.Array, labels: jax.Array, mask: jax.Array, table: jax.Array) -> jax.Array:
-    """Number of voxels `(B, C, 2, T + 1)` that are not or are of the class and reach k thresholds.
+    """Count voxels `(B, C, 2, T + 1)` by whether they are of the class and the thresholds reached.
 
-    probs are `(B, N, C)`, labels and mask `(B, N)`, the table `(T,)` of thresholds ascends.
+    probs are `(B, N, C)`, labels and mask `(B, N)`; the table of thresholds `(T,)` is ascending.
     """
     batch, voxels, num_classes = probs.shape
     bins = len(table) + 1
@@ -86,11 +86,11 @@ def _histogram(probs: jax.Array, labels: jax.Array, mask: jax.Array, table: jax.
     # No probability reaches NaN.
     table = jnp.append(table, jnp.nan)
     row = jnp.arange(batch * num_classes).reshape(batch, 1, num_classes)
-    # A multiple of 128, as XLA's loops over an odd number are some three times slower on a CPU.
+    # A multiple of 128, as XLA's loops over odd numbers are about three times slower on a CPU.
     size = min(voxels, max(128, _CHUNK // max(1, batch * num_classes) // 128 * 128))
 
     def add_chunk(i: jax.Array, histogram: jax.Array) -> jax.Array:
-        # The last chunk begins early, so as to be whole.
+        # The last chunk starts early so that it is complete; what overlaps is masked out.
         first = jnp.minimum(i * size, voxels - size)
         p, y, counted = (
             lax.dynamic_slice_in_dim(x, first, size, axis=1) for x in (probs, labels, mask)
@@ -107,10 +107,11 @@ def _histogram(probs: jax.Array, labels: jax.Array, mask: jax.Array, table: jax.
 
 
 def _reached(p: jax.Array, table: jax.Array, below: jax.Array, crowd: jax.Array) -> jax.Array:
-    """Number of thresholds that p reaches: those below its cell, then those found in the cell.
+    """Number of thresholds that p reaches: those below its cell, plus those it reaches in the cell.
 
-    The table ascends and ends in NaN, `below` counts its thresholds below each cell, and `crowd` is
-    the most in one cell. Most cells have none or one, and one comparison is enough.
+    The table is ascending and ends in NaN, `below` is the number of thresholds below each cell, and
+    `crowd` the largest number in one cell. Most cells have at most one, for which one comparison is
+    enough.
     """
     bits = lax.bitcast_convert_type(jnp.where(p > 0, p, 0), jnp.int32)
     cell = jnp.minimum(bits >> _CELL_BITS, _CELLS - 1)
@@ -124,18 +125,18 @@ def _reached(p: jax.Array, table: jax.Array, below: jax.Array, crowd: jax.Array)
 
 
 def roc_auc(counts: Confusion) -> jax.Array:
-    """Area under the curve of recall over false positive rate, by trapezoids.
+    """Area under the ROC curve, recall against false positive rate, by the trapezoidal rule.
 
-    The curve runs from (0, 0) through the thresholds to (1, 1). The area is exact if thresholds
-    separate all distinct probabilities. Otherwise the exact area differs by no more than half the
-    sum of the rectangles between neighbouring points, whose sides are the differences of their
-    recalls and of their false positive rates.
+    The curve runs from (0, 0) through the thresholds to (1, 1). The area is exact if the thresholds
+    separate all distinct probabilities. Otherwise the error is at most half the total area of the
+    rectangles between neighbouring points, whose sides are the differences in recall and in false
+    positive rate.
 
     Args:
       counts: of shape `(*shape, T)` from `threshold_counts`, thresholds in any order.
 
     Returns:
-      `(*shape)` in [0, 1], NaN for a class that is nowhere or everywhere.
+      `(*shape)` in [0, 1], NaN for a class that no voxel or every voxel belongs to.
 
     Example:
       >>> import jax.numpy as jnp
@@ -149,18 +150,18 @@ def roc_auc(counts: Confusion) -> jax.Array:
 
 
 def average_precision(counts: Confusion) -> jax.Array:
-    """Area under the curve of precision over recall, by steps: sum_k (R_k - R_(k-1)) P_k.
+    """Area under the precision-recall curve, as a step function: sum_k (R_k - R_(k-1)) P_k.
 
-    k runs from the highest threshold down and ends with a threshold of nothing, where all voxels
-    are of the class. The area is exact if thresholds separate all distinct probabilities. Otherwise
-    the exact area has a precision between TP_(k-1) / (TP_(k-1) + FP_k) and TP_k / (TP_k + FP_(k-1))
-    in place of P_k.
+    k runs from the highest threshold down and ends with threshold 0, at which all voxels are
+    predicted as the class. The area is exact if the thresholds separate all distinct probabilities.
+    Otherwise the exact area has, in place of P_k, a precision between
+    TP_(k-1) / (TP_(k-1) + FP_k) and TP_k / (TP_k + FP_(k-1)).
 
     Args:
       counts: of shape `(*shape, T)` from `threshold_counts`, thresholds in any order.
 
     Returns:
-      `(*shape)` in [0, 1], NaN for a class that is not there.
+      `(*shape)` in [0, 1], NaN for a class that is absent from the truth.
 
     Example:
       >>> import jax.numpy as jnp
@@ -171,16 +172,16 @@ def average_precision(counts: Confusion) -> jax.Array:
     """
     curve = _curve(counts)
     gain = jnp.diff(curve.recall, axis=-1)
-    # Where nothing is called of the class, precision is NaN and nothing is gained.
+    # Where no voxel is predicted as the class, precision is NaN and recall does not increase.
     return jnp.where(gain == 0, 0, gain * curve.precision[..., 1:]).sum(-1)
 
 
 def _curve(counts: Confusion) -> Confusion:
-    """Counts by falling threshold, with none called of the class before and all after."""
+    """Counts by descending threshold, preceded by no and followed by all voxels as positives."""
     tp, fp, fn, tn = (jnp.asarray(x, jnp.float32) for x in counts)
 
     def falling(called: jax.Array, total: jax.Array) -> jax.Array:
-        # The lower the threshold, the more are called of the class.
+        # The lower the threshold, the more voxels are predicted as the class.
         return jnp.concatenate([0 * total, jnp.sort(called, axis=-1), total], axis=-1)
 
     positives, negatives = (tp + fn)[..., :1], (fp + tn)[..., :1]
@@ -195,20 +196,20 @@ def threshold_for(
     recall: float | None = None,
     precision: float | None = None,
 ) -> jax.Array:
-    """The threshold that reaches a wanted recall, or a wanted precision, on the voxels counted.
+    """The threshold that reaches a target recall or a target precision on the voxels counted.
 
-    For a recall it is the highest threshold that reaches it: all lower ones do too, and call more
-    voxels of the class. For a precision it is the lowest threshold that reaches it: higher ones may
-    or may not, as precision is not monotone, but none of them has more recall.
+    For a recall it is the highest threshold that reaches it: all lower ones do too, but predict
+    more voxels as the class. For a precision it is the lowest threshold that reaches it: higher
+    ones may or may not, as precision is not monotonic, but none of them has a higher recall.
 
     Args:
-      counts: of shape `(*shape, T)` from `threshold_counts`, as summed over validation images.
-      thresholds: `(T,)`, those of the counts.
-      recall: the least recall wanted, in [0, 1].
-      precision: the least precision wanted, in [0, 1]; give this or the recall.
+      counts: of shape `(*shape, T)` from `threshold_counts`, summed over validation images.
+      thresholds: `(T,)`, the thresholds of the counts.
+      recall: the target recall, in [0, 1].
+      precision: the target precision, in [0, 1]; give either this or the recall.
 
     Returns:
-      `(*shape)` thresholds, NaN where none reaches what is wanted.
+      `(*shape)` thresholds, NaN where none reaches the target.
 
     Raises:
       ValueError: if neither or both are given, one is out of range, or shapes do not fit.
@@ -225,7 +226,7 @@ def threshold_for(
     thresholds = jnp.asarray(thresholds, jnp.float32)
     if thresholds.shape != counts.tp.shape[-1:]:
         raise ValueError(
-            f"counts of shape (*shape, T) {counts.tp.shape} need their thresholds (T,), got "
+            f"counts of shape (*shape, T) {counts.tp.shape} need T thresholds (T,), got "
             f"{thresholds.shape}"
         )
     candidates = jnp.broadcast_to(thresholds, counts.tp.shape)

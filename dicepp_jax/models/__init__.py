@@ -1,8 +1,9 @@
-"""Networks by name. A new model is one flax module and one row of `MODELS`.
+"""Networks by name. To add one, write a flax module and add a row to `MODELS`.
 
     MODELS[name](num_classes=C, filters=..., depth=..., dtype=...)
 
-gives a flax module from images `(B, *spatial, channels)` to float32 logits `(B, *spatial, C)`.
+returns a flax module that maps images `(B, *spatial, channels)` to float32 logits
+`(B, *spatial, C)`.
 """
 
 from collections.abc import Callable

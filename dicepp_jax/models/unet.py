@@ -1,4 +1,4 @@
-"""The U-Net of the paper, in 2-D or 3-D by the rank of what it is given."""
+"""The U-Net of the paper, 2-D or 3-D depending on the rank of its input."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ INSTANCE_NORM_EPSILON = 1e-3
 
 
 def _slow_in_3d(x: jax.Array) -> bool:
-    """Whether XLA's convolutions of x take some ten times as long as they have to."""
+    """Whether XLA's convolutions of x are about ten times slower than necessary."""
     return x.ndim == 5 and jax.default_backend() == "cpu"
 
 
 def convolve_slices(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-    """`lax.conv_general_dilated` of a 3x3x3 kernel, stride 1 and same size, for a CPU.
+    """`lax.conv_general_dilated` for a 3x3x3 kernel, stride 1 and same padding, fast on a CPU.
 
-    A 2-D convolution of every slice together with its two neighbours, as channels.
+    It is a 2-D convolution of every slice, with its two neighbours as further channels.
 
     Args:
       x: `(B, D, H, W, channels)`.
       kernel: `(3, 3, 3, channels, filters)`.
-      *args: not looked at; flax gives what `lax.conv_general_dilated` takes.
-      **options: likewise.
+      *args: ignored; flax passes the arguments of `lax.conv_general_dilated`.
+      **options: ignored as well.
 
     Returns:
       `(B, D, H, W, filters)`.
@@ -46,9 +46,10 @@ def convolve_slices(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any)
 
 
 class ConvTransposeCPU(nn.Module):
-    """`flax.linen.ConvTranspose` of a 2x2x2 kernel and stride 2, for a CPU: a matrix product.
+    """`flax.linen.ConvTranspose` with a 2x2x2 kernel and stride 2, as a matrix product for a CPU.
 
-    Windows do not overlap, so every voxel makes eight of its own. Parameters are flax's.
+    The windows do not overlap, so each input voxel determines eight output voxels. The parameters
+    are those of flax.
     """
 
     filters: int
@@ -60,7 +61,7 @@ class ConvTransposeCPU(nn.Module):
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # The first offset has the last of the taps, as the kernel is that of a convolution.
+        # The kernel is flipped, as in a convolution: the first offset uses the last tap.
         y = jnp.einsum("bdhwi,xyzio->bdxhywzo", x, kernel[::-1, ::-1, ::-1])
         batch, depth, height, width, _ = x.shape
         y = y.reshape(batch, 2 * depth, 2 * height, 2 * width, self.filters)
@@ -68,7 +69,7 @@ class ConvTransposeCPU(nn.Module):
 
 
 class Block(nn.Module):
-    """Twice: 3x3(x3) convolution, ReLU, instance normalisation."""
+    """Two times a 3x3(x3) convolution, ReLU and instance normalisation."""
 
     filters: int
     dtype: DTypeLike
@@ -84,7 +85,7 @@ class Block(nn.Module):
                 kernel_init=nn.initializers.glorot_uniform(),
                 conv_general_dilated=convolve_slices if _slow_in_3d(x) else None,
             )(x)
-            # The mean and the variance are taken in float32 whatever the dtype.
+            # The mean and the variance are computed in float32 whatever the dtype.
             x = nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON, dtype=self.dtype)(nn.relu(x))
         return x
 
@@ -92,20 +93,21 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """U-Net: an encoder and a decoder of `Block`s with skip connections between them.
 
-    Going down, `filters` doubles at each of `depth` 2x max-poolings; going up, a 2x2(x2)
-    transposed convolution of stride 2, without activation, is put before the skip. A 1x1
-    convolution makes the logits. Kernels start Glorot-uniform, biases 0.
+    The encoder doubles the number of filters at each of `depth` 2x max-poolings. In the decoder,
+    the output of a 2x2(x2) transposed convolution of stride 2, without activation, is concatenated
+    with the skip connection. A 1x1 convolution computes the logits. Kernels are initialised
+    Glorot-uniform, biases with 0.
 
-    Sides that 2**depth does not divide are padded by repeating the border, and the logits cropped
-    back.
+    Sides that are not divisible by 2**depth are padded by repeating the border, and the logits are
+    cropped back.
 
     Attributes:
       num_classes: number of classes C.
       filters: number of filters at full resolution.
       depth: number of poolings.
-      dtype: what convolutions compute in, float32 or bfloat16; parameters and logits are float32.
-      remat: whether training keeps no more of a block than its input and computes the rest again
-        for the gradient: the same numbers in less memory and more time.
+      dtype: dtype of the convolutions, float32 or bfloat16; parameters and logits are float32.
+      remat: whether training stores only the input of a block and recomputes its activations for
+        the gradient: the same numbers with less memory and more time.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -116,7 +118,7 @@ class UNet(nn.Module):
       (1, 30, 20, 2)
 
     Reference:
-      DSC++ paper, section 2.7, with the widths and the order of layers of the authors' pipeline.
+      DSC++ paper, section 2.7, with the filters and the order of layers of the authors' code.
     """
 
     num_classes: int
@@ -127,7 +129,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Logits of images.
+        """Compute the logits of images.
 
         Args:
           image: `(B, *spatial, channels)` with two or three spatial axes.
@@ -150,7 +152,7 @@ class UNet(nn.Module):
         numbers = itertools.count()
 
         def block(level: int, x: jax.Array) -> jax.Array:
-            # Named as flax does, for which a block with `remat` would be another module.
+            # The name that flax chooses without `remat`; with it, flax would choose another.
             name = f"Block_{next(numbers)}"
             return kind(self.filters * 2**level, self.dtype, name=name)(x)
 
@@ -173,7 +175,7 @@ class UNet(nn.Module):
         return logits[(slice(None), *crop)].astype(jnp.float32)
 
     def _up(self, level: int, name: str, x: jax.Array) -> jax.Array:
-        """Twice the size."""
+        """Double the spatial size by a transposed convolution."""
         filters, two = self.filters * 2**level, (2,) * (x.ndim - 2)
         if _slow_in_3d(x):
             return ConvTransposeCPU(filters, self.dtype, name=name)(x)
@@ -190,8 +192,8 @@ class UNet(nn.Module):
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
     """Pad the end of every spatial axis of `(B, *spatial, channels)` to a multiple.
 
-    The border is repeated rather than zeros put in, which the instance norm would take for a part
-    of the image.
+    The border is repeated rather than padded with zeros, which instance normalisation would treat
+    as part of the image.
     """
     spatial: Sequence[int] = image.shape[1:-1]
     widths = [(0, 0), *((0, -n % multiple) for n in spatial), (0, 0)]

@@ -29,20 +29,20 @@ TITLE = 32
 PANEL = 3.2
 """Inches that a panel of a case is wide."""
 SHORTEST, LONGEST = 3.0, 12.0
-"""Inches of a side of an overlay."""
+"""Limits in inches of the sides of an overlay."""
 
 
 class View(NamedTuple):
-    """What is shown of a case, in two dimensions.
+    """The 2-D image or slice that is shown of a case.
 
     Attributes:
-      case: its name.
-      where: of a volume which slice, as "slice 12 of 44"; of an image "".
+      case: name of the case.
+      where: the slice of a volume, such as "slice 12 of 44"; empty for an image.
       image: `(H, W, channels)`.
       label: `(H, W)` true classes.
       probs: `(H, W, C)` predicted probabilities.
 
-    Of sides above 1024 pixels every second pixel is shown, or every third or so on.
+    If a side is longer than 1024 pixels, only every second (third, ...) pixel is shown.
     """
 
     case: str
@@ -56,11 +56,12 @@ def views(result: ScoredCase) -> tuple[View, ...]:
     """What is shown of a case for each foreground class, without a hold on the whole volume.
 
     Args:
-      result: the case; that of an image is shown whole.
+      result: the scored case.
 
     Returns:
-      Of a volume, for each class, the slice with most of it in the truth; where the truth has none
-      of it, the slice where it is most probable. Slices are those of the label's grid.
+      One view per foreground class. An image is shown whole. For a volume it is the slice with the
+      most voxels of the class in the truth or, if there are none, the slice in which the class is
+      most probable. Slices are on the grid of the label.
     """
     return tuple(_view(result, target) for target in range(1, result.probs.shape[-1]))
 
@@ -73,7 +74,7 @@ def _view(result: ScoredCase, target: int) -> View:
     if not amounts.any():
         amounts = probs[..., target].sum(axis=(1, 2))
     index, slices = int(amounts.argmax()), len(label)
-    # A volume that is stored resampled has other slices.
+    # The slices of a volume that is stored resampled differ from those of its label.
     image = image[min(len(image) - 1, int((index + 0.5) * len(image) / slices))]
     label, probs = label[index].copy(), probs[index].copy()
     image = (
@@ -88,9 +89,9 @@ def _slice(index: int, slices: int) -> str:
 
 
 def display(image: np.ndarray) -> np.ndarray:
-    """An image as RGB in [0, 1]: bytes as they are, anything else between its 1% and 99% points.
+    """An image as RGB in [0, 1]: uint8 unchanged, others scaled by their 1st and 99th percentiles.
 
-    Of channels other than three, the first is shown.
+    If the channels are not colours, the first one is shown.
     """
     if image.dtype == np.uint8:
         shown = image / 255
@@ -101,13 +102,13 @@ def display(image: np.ndarray) -> np.ndarray:
 
 
 def errors(image: np.ndarray, label: np.ndarray, mask: np.ndarray, target: int) -> np.ndarray:
-    """The image in dim grey, false positives of the class magenta, false negatives green.
+    """The image in dark grey, with false positives of the class magenta and false negatives green.
 
     Args:
       image: `(H, W, channels)`.
       label: `(H, W)` true classes.
       mask: `(H, W)` predicted classes.
-      target: the class to look at.
+      target: index of the class.
 
     Returns:
       `(H, W, 3)` uint8.
@@ -123,13 +124,13 @@ def prediction(cases: Mapping[str, Sequence[View]], classes: Sequence[str]) -> F
     """One case: image, truth, and for each method a heat map and the errors of every class.
 
     Args:
-      cases: `views` of the same case by method; a name is put over its panels.
+      cases: `views` of the same case by method; panels are titled with the name of the method.
       classes: class names, the background first.
 
     Returns:
-      A figure with one row for each foreground class. The first title of a row says the case and
-      the slice. A method has a slice of its own where the truth has none of the class; its heat map
-      says which.
+      A figure with one row per foreground class. The first title of a row states the case and the
+      slice. If the class is absent from the truth, the slices of the methods may differ; the title
+      of the heat map then states the slice.
     """
     rows = list(zip(classes[1:], *cases.values(), strict=True))
     figure, axes = _panels(len(rows), 2 + 2 * len(cases), rows[0][1])
@@ -150,7 +151,7 @@ def thresholds(
     classes: Sequence[str],
     values: Sequence[float] = (0.2, 0.5, 0.8),
 ) -> Figure:
-    """One case called at several thresholds: the errors, with recall and precision above them.
+    """One case segmented at several thresholds: the errors, titled with recall and precision.
 
     Args:
       cases: `views` of the same case by method.
@@ -158,12 +159,12 @@ def thresholds(
       values: the thresholds.
 
     Returns:
-      A figure with one row for each foreground class and method: the heat map, whose title says the
-      case and the slice, then a panel for each threshold. The numbers are of what is shown, which
-      of a volume is one slice.
+      A figure with one row per foreground class and method: the heat map, whose title states the
+      case and the slice, then a panel per threshold. The numbers refer to what is shown, which is
+      one slice of a volume.
 
     Reference:
-      DSC++ paper, Eq. 10 with the sign that its text gives it; Figure 5.
+      DSC++ paper, Eq. 10, with the inequality as stated in its text; Figure 5.
     """
     return called_at(
         [
@@ -176,7 +177,7 @@ def thresholds(
 
 
 def called_at(rows: Sequence[tuple[str, str, int, View]], values: Sequence[float]) -> Figure:
-    """A row for each method, class, number of the class, and view; see `thresholds`."""
+    """One figure row per (method, class name, class index, view); see `thresholds`."""
     figure, axes = _panels(len(rows), 1 + len(values), rows[0][-1])
     for (name, label, target, view), (heat, *called) in zip(rows, axes, strict=True):
         _heat(heat, view.probs[..., target], f"{heading(view)}\n{name}: {label}")
@@ -195,7 +196,7 @@ def called_at(rows: Sequence[tuple[str, str, int, View]], values: Sequence[float
 
 
 def _panels(rows: int, columns: int, view: View) -> tuple[Figure, np.ndarray]:
-    """A figure of panels that are about as tall as what is shown, without the colour bar."""
+    """A figure of panels that are about as tall as their images, without the colour bars."""
     height = 0.85 * PANEL * min(height_over_width(view.label.shape), 2) + 0.5
     figure, axes = plt.subplots(
         rows,
@@ -209,17 +210,17 @@ def _panels(rows: int, columns: int, view: View) -> tuple[Figure, np.ndarray]:
 
 
 def height_over_width(shape: Sequence[int], aspect: float = 1) -> float:
-    """Height over width of an image whose pixels are so much taller than wide."""
+    """Height over width of an image; aspect is the height over width of a pixel."""
     return shape[0] * aspect / shape[1]
 
 
 def heading(view: View) -> str:
-    """The case, of a volume with the slice."""
+    """The name of the case, for a volume with the slice."""
     return _short(f"{view.case}, {view.where}" if view.where else view.case)
 
 
 def elsewhere(view: View, first: View) -> str:
-    """Which slice, where it is another than that of the first view."""
+    """The slice, if it differs from that of the first view."""
     return f", {view.where}" if view.where != first.where else ""
 
 
@@ -231,7 +232,7 @@ def _heat(axes: Axes, probability: np.ndarray, title: str, aspect: float = 1) ->
 def panel(
     axes: Axes, image: np.ndarray, title: str, cmap: str | None = None, aspect: float = 1
 ) -> AxesImage:
-    """An image in [0, 1] or RGB, without ticks."""
+    """Show an image in [0, 1] or RGB, without ticks."""
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     image = _thinned(image, OVERLAY)
@@ -239,7 +240,7 @@ def panel(
 
 
 def _thinned(image: np.ndarray, longest: int) -> np.ndarray:
-    """Every second pixel, every third or so on, that no side be longer."""
+    """Every second (third, ...) pixel, so that no side exceeds the longest length."""
     step = -(-max(image.shape[:2]) // longest)
     return image[::step, ::step]
 
@@ -248,7 +249,7 @@ class Sample(NamedTuple):
     """A case to show.
 
     Attributes:
-      title: what is written over it.
+      title: title above the image.
       image: `(*spatial, channels)`.
       label: `(*spatial)` classes.
     """
@@ -262,11 +263,11 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
     """Cases side by side, each with the outlines of its classes.
 
     Args:
-      samples: what to show.
+      samples: the cases to show.
       classes: class names, the background first.
 
     Returns:
-      A figure of up to six cases a row, under it which colour is which class.
+      A figure with up to six cases per row and a legend of the classes below.
     """
     columns = min(6, len(samples))
     rows = -(-len(samples) // columns)
@@ -292,7 +293,7 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str]) -> Figure:
 
 
 def outline(place: Axes, label: np.ndarray, target: int, width: float = 0.8) -> None:
-    """A line, so many points wide, around all that is of the class."""
+    """Draw the outline of a class, with a line width in points."""
     inside = label == target
     if inside.any() and not inside.all():
         place.contour(inside, [0.5], colors=[_colour(target)], linewidths=width)
@@ -316,7 +317,7 @@ def _colour(target: int) -> str:
 
 
 def _thumbnail(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """A 2-D view of a sample, thinned out to what a small picture can show."""
+    """A 2-D view of a sample, subsampled to the size of a thumbnail."""
     image, label = sample.image, sample.label
     if label.ndim == 3:
         index = int((label > 0).sum(axis=(1, 2)).argmax())
@@ -333,21 +334,21 @@ def overlay(
     spacing: Sequence[float],
     from_top: bool,
 ) -> Figure:
-    """A prediction without its truth: the image with outlines of its classes, and heat maps.
+    """A prediction without truth: the image with outlines of the predicted classes, and heat maps.
 
     Args:
-      title: what is written over the figure.
+      title: title of the figure.
       image: `(*spatial, channels)`.
       mask: `(*spatial)` predicted classes.
       probs: `(*spatial, C)` predicted probabilities.
       classes: class names, the background first.
-      spacing: between voxels along each spatial axis, in any unit.
-      from_top: whether the first axis of a volume is known to run from superior to inferior, which
-        the title then says.
+      spacing: voxel spacing along each spatial axis, in any unit.
+      from_top: whether the first axis of a volume is known to run from superior to inferior; the
+        title then states it.
 
     Returns:
-      A figure of the image and of one heat map for each foreground class. Of a volume it shows the
-      slice, along the first axis, where the foreground is most probable.
+      A figure of the image and one heat map per foreground class. For a volume it shows the slice
+      along the first axis in which the foreground is most probable.
     """
     if mask.ndim == 3:
         index = int(probs[..., 1:].sum(axis=(1, 2, 3)).argmax())
@@ -373,14 +374,14 @@ def overlay(
 
 
 def _size(columns: int, tallness: float) -> tuple[float, float]:
-    """Inches of an overlay, a row of panels with a title above and a legend below."""
+    """Size in inches of an overlay, a row of panels with a title above and a legend below."""
     beside = 0.8
     width = min(max(4.2, (SHORTEST - beside) / tallness), LONGEST / columns)
     return width * columns, min(max(SHORTEST, width * tallness + beside), LONGEST)
 
 
 def palette(num_classes: int) -> list[int]:
-    """Red, green and blue of each class one after another: black, then those of outlines.
+    """A palette of RGB values for label maps: black, then the colours of the outlines.
 
     Example:
       >>> palette(2)

@@ -24,8 +24,8 @@ class ThresholdCurves(NamedTuple):
     """Means over cases at each threshold, with 95% intervals; arrays are `(T,)`.
 
     Attributes:
-      recall: of the voxels of the class, the share that is called so.
-      precision: of the voxels that are called so, the share that is of the class.
+      recall: fraction of the voxels of the class that are predicted as the class.
+      precision: fraction of the voxels predicted as the class that belong to it.
       dice: the harmonic mean of both.
     """
 
@@ -35,14 +35,14 @@ class ThresholdCurves(NamedTuple):
 
 
 def threshold_summary(thresholds: Mapping[str, Confusion], target: int) -> ThresholdCurves:
-    """Means over cases of what becomes of a class at each threshold.
+    """Average the metrics of a class over the cases, at each threshold.
 
     Args:
-      thresholds: counts `(C, T)` by case, as of `metrics.threshold_counts`.
-      target: the class, its number.
+      thresholds: counts `(C, T)` by case, as returned by `metrics.threshold_counts`.
+      target: index of the class.
 
     Returns:
-      The curves. A case in which a metric is not defined is left out of its mean at that threshold.
+      The curves. A case in which a metric is undefined is left out of its mean at that threshold.
 
     Reference:
       DSC++ paper, Figure 5.
@@ -55,14 +55,14 @@ def threshold_summary(thresholds: Mapping[str, Confusion], target: int) -> Thres
 
 
 def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str]) -> Figure:
-    """How often a voxel was of a class, against how probable it was said to be.
+    """Reliability diagrams: the observed frequency of a class against its predicted probability.
 
     Args:
       curves: sums `(C, bins)` by method.
       classes: class names, the background first.
 
     Returns:
-      A figure with one diagram for each foreground class and the number of voxels under it.
+      A figure with one diagram per foreground class and the distribution of voxels below it.
     """
     foreground = range(1, len(classes))
     figure, axes = plt.subplots(
@@ -92,7 +92,7 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
             shape = {key: style[key] for key in ("color", "linestyle")}
             bottom.stairs(count / count.sum(), edges, label=name, **shape)
         top.set(title=classes[target], ylabel="observed frequency", ylim=(0, 1))
-        # Beside the diagram, as there is no corner of it that no method goes through.
+        # Placed beside the diagram, as every corner of it may be crossed by a line.
         top.legend(
             explained.values(),
             explained,
@@ -114,13 +114,13 @@ def against(
     labels: Sequence[str],
     metrics: Sequence[str],
 ) -> Figure:
-    """Metrics against a hyper-parameter, with 95% intervals over the cases.
+    """Plot metrics against a hyper-parameter, with 95% intervals over the cases.
 
     Args:
-      points: summaries by its value.
-      name: of the hyper-parameter.
-      labels: the classes to draw.
-      metrics: names, a panel each.
+      points: summaries by value of the hyper-parameter.
+      name: name of the hyper-parameter.
+      labels: the classes to plot.
+      metrics: names of the metrics, one panel each.
 
     Returns:
       A figure.
@@ -158,7 +158,7 @@ def against(
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Training and validation loss, and the learning rate, by epoch.
+    """Plot training and validation loss and the learning rate by epoch.
 
     Args:
       histories: by method, records with epoch, train_loss, val_loss and learning_rate.

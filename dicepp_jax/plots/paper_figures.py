@@ -1,7 +1,8 @@
-"""The figures of the DSC++ paper, of a test split that several methods have been scored on.
+"""The figures of the DSC++ paper, for a test split on which several methods were scored.
 
-Methods stand in the order of the mappings. A `View` is of the class that is shown, so that of a
-volume it is that class's slice; the image and the truth are those of the first method's view.
+Methods appear in the order of the mappings. A `View` belongs to the class that is shown: for a
+volume it is the slice chosen for that class. The image and the truth are those of the view of the
+first method.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,32 +20,32 @@ from dicepp_jax.plots.cases import View
 from dicepp_jax.plots.curves import ThresholdCurves
 
 WIDTH = 11.0
-"""Inches; on a screen 1200 pixels wide text of 9 points is then 14 pixels tall."""
+"""Width in inches; on a screen 1200 pixels wide, text of 9 points is then 14 pixels tall."""
 MOST = 6
-"""Panels in a row."""
+"""Maximum number of panels per row."""
 OUTLINE = 0.15
-"""Points that an outline is wide, for each inch of its panel; vessels must stay visible."""
+"""Line width of outlines in points per inch of the panel, so that vessels remain visible."""
 BAR_EVERY = 10
-"""Thresholds from one interval to the next."""
+"""Number of thresholds between the error bars."""
 LINES = {
     "recall": ("#4477aa", "-"),
     "precision": ("#cc3311", "-"),
     "dice": ("#222222", "--"),
 }
-"""Colour and dashes of a metric."""
+"""Colour and line style of each metric."""
 
 
 def overconfidence(views: Mapping[str, View], target: int, label: str) -> Figure:
-    """One case: how probable each method says the class to be, and how sure it is where it errs.
+    """One case: the predicted probability of a class by method, and the confidence of its errors.
 
     Args:
-      views: of the case, by method.
-      target: the class, its number.
-      label: its name.
+      views: views of the case, by method.
+      target: index of the class.
+      label: name of the class.
 
     Returns:
-      A figure with a row for each method. The confidence is the mean, over the pixels that are
-      coloured, of the probability of the class that was called.
+      A figure with a row per method. The confidence is the mean probability of the predicted class,
+      over the coloured pixels.
 
     Reference:
       DSC++ paper, Figure 1.
@@ -67,17 +68,17 @@ def overconfidence(views: Mapping[str, View], target: int, label: str) -> Figure
 def by_gamma(
     views: Mapping[float, View], sums: Mapping[float, Reliability], target: int, label: str
 ) -> Figure:
-    """How the exponent gamma moves probabilities away from 0 and 1.
+    """The effect of the exponent gamma, which moves probabilities away from 0 and 1.
 
     Args:
-      views: of one case, by gamma.
-      sums: over all cases, `(C, bins)`, by gamma.
-      target: the class, its number.
-      label: its name.
+      views: views of one case, by gamma.
+      sums: sums `(C, bins)` over all cases, by gamma.
+      target: index of the class.
+      label: name of the class.
 
     Returns:
-      A figure: the image and its truth, and for each gamma a heat map and, under it, the number of
-      voxels of all cases by their probability.
+      A figure of the image and its truth and, for each gamma, a heat map above a histogram of the
+      probabilities of the voxels of all cases.
 
     Reference:
       DSC++ paper, Figure 2.
@@ -92,7 +93,7 @@ def by_gamma(
         layout="constrained",
     )
     heights = [tall, *[tall, 1.5] * blocks]
-    # Half columns, so that the two panels above stand in the middle.
+    # Half columns, so that the two panels at the top can be centred.
     places = figure.add_gridspec(1 + 2 * blocks, 2 * columns, height_ratios=heights)
     above = [figure.add_subplot(places[0, start : start + 2]) for start in (columns - 2, columns)]
     _image_and_truth(above, first, target, label)
@@ -122,16 +123,16 @@ def _histogram(axes: Axes, count: np.ndarray, limits: tuple[float, float], first
 
 
 def by_loss(cases: Sequence[Mapping[str, View]], target: int, label: str) -> Figure:
-    """Cases as each method sees them: the probability of a class, outlined where it is called.
+    """Cases by method: the probability of a class, with an outline of the predicted segmentation.
 
     Args:
-      cases: by method, views of each case.
-      target: the class, its number.
-      label: its name.
+      cases: for each case, its views by method.
+      target: index of the class.
+      label: name of the class.
 
     Returns:
-      A figure with a row for each case, or several where a row would be too long. Dice is of what
-      is shown, which of a volume is one slice.
+      A figure with a row per case, or several rows if one would be too long. The Dice refers to
+      what is shown, which is one slice of a volume.
 
     Reference:
       DSC++ paper, Figures 3 and 4.
@@ -156,14 +157,14 @@ def by_loss(cases: Sequence[Mapping[str, View]], target: int, label: str) -> Fig
 
 
 def threshold_curves(curves: Mapping[str, ThresholdCurves], label: str) -> Figure:
-    """Recall, precision and Dice of a class against the threshold.
+    """Plot recall, precision and Dice of a class against the threshold.
 
     Args:
-      curves: at `metrics.THRESHOLDS`, by method.
-      label: the class.
+      curves: curves at `metrics.THRESHOLDS`, by method.
+      label: name of the class.
 
     Returns:
-      A figure with a panel for each method; vertical bars are 95% intervals over the cases.
+      A figure with a panel per method; vertical bars are 95% intervals over the cases.
 
     Reference:
       DSC++ paper, Figure 5, top.
@@ -185,7 +186,7 @@ def threshold_curves(curves: Mapping[str, ThresholdCurves], label: str) -> Figur
         for shift, (name, (colour, line)) in enumerate(LINES.items()):
             curve = getattr(of_method, name)
             place.plot(THRESHOLDS, curve.mean, line, color=colour, label=name.capitalize())
-            # Side by side, so that curves that meet do not hide each other's bars.
+            # Shifted against each other, so that the bars of curves that meet stay visible.
             barred = slice(BAR_EVERY // 2 - 1 + shift, None, BAR_EVERY)
             ends = curve.low[barred], curve.high[barred]
             place.vlines(THRESHOLDS[barred], *ends, color=colour, linewidth=2)
@@ -213,13 +214,13 @@ def called(
     """One case called at several thresholds: `case_plots.thresholds` of one class.
 
     Args:
-      views: of the case, by method.
-      target: the class, its number.
-      label: its name.
+      views: views of the case, by method.
+      target: index of the class.
+      label: name of the class.
       values: the thresholds.
 
     Returns:
-      A figure with a row for each method.
+      A figure with a row per method.
 
     Reference:
       DSC++ paper, Figure 5, bottom.
@@ -230,7 +231,7 @@ def called(
 
 
 def _grid(rows: Sequence[View], columns: int) -> tuple[Figure, np.ndarray]:
-    """Panels without ticks; a row is about as tall as the view that it is for."""
+    """Panels without ticks; each row is about as tall as its view."""
     wide = WIDTH / columns
     heights = [wide * _tallness(view) + 0.4 for view in rows]
     figure, axes = plt.subplots(

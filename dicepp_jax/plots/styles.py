@@ -1,4 +1,4 @@
-"""What the line of a method looks like, in every figure."""
+"""Colour, line style and marker of each method, the same in every figure."""
 
 import re
 from collections.abc import Iterable
@@ -19,25 +19,27 @@ COLOURS = {
     "unified_focal": "#404040",
     "dsc_ce": "#7b4fa3",
 }
-"""Of lines by loss, for eyes of all kinds; a ++ form that is not here has that of its original."""
+"""Colours by loss, distinguishable with colour blindness. A ++ loss that is missing here has the
+colour of the original loss."""
 KINDS = {"temperature": (":", "^"), "ensemble": ("-.", "s")}
 """Dashes and markers of scores derived from runs."""
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and markers of lines by method, the same whatever the other methods are.
+    """Colour, line style and marker by method, independent of which other methods are plotted.
 
-    A loss and its ++ form share a colour, but DSC and DSC++ have one each; ++ forms are solid with
-    full markers, other losses dashed with empty ones. Derived scores, by the word after
-    the comma in "DSC, ensemble of 3", have their own dashes and markers.
+    A loss and its ++ variant share a colour, except that DSC and DSC++ have different ones. ++
+    losses have solid lines and filled markers, other losses dashed lines and empty markers. Methods
+    derived from finished runs, named after the comma as in "DSC, ensemble of 3", have their own
+    line styles and markers.
 
     Args:
-      methods: names, as "focal_tverskypp", "Focal Tversky++" or "dsc, temperature". Those that name
-        no loss of the paper, as the settings of a grid, are coloured from dark to light in their
-        order.
+      methods: names such as "focal_tverskypp", "Focal Tversky++" or "dsc, temperature". Names that
+        contain no loss of the paper, such as the settings of a grid, are coloured from dark to
+        light in the order given.
 
     Returns:
-      Arguments of `Axes.plot`.
+      Keyword arguments for `Axes.plot`, by method.
     """
     losses = {method: _loss(method) for method in methods}
     strangers = [method for method, loss in losses.items() if loss not in COLOURS]
@@ -59,7 +61,7 @@ def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _loss(method: str) -> str:
-    """The key of `COLOURS` that a name stands for: "focal_tversky" for "Focal Tversky++"."""
+    """The key of `COLOURS` for a name, such as "focal_tversky" for "Focal Tversky++"."""
     words = method.lower().replace("++", "pp").partition(",")[0].split()
     loss = "_".join(word for word in words if word != "+" and "=" not in word)
     return loss if loss in COLOURS else loss.replace("pp", "")

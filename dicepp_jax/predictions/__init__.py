@@ -1,0 +1,1 @@
+"""Prediction of images: finding and reading them, deciding classes, writing and scoring maps."""

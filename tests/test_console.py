@@ -1,0 +1,49 @@
+"""The command `dicepp`, and configs found by name from any folder."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.console import COMMANDS
+
+
+def dicepp(folder, *arguments):
+    """Run the console command somewhere else than in the repository."""
+    code = "from experiments.console import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_command(tmp_path):
+    shown = dicepp(tmp_path, "--help")
+    assert shown.returncode == 0
+    for name, line in COMMANDS.items():
+        assert f"  {name:9}  {line}\n" in shown.stdout
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(tmp_path):
+    refused = dicepp(tmp_path, "predikt")
+    assert refused.returncode == 1
+    assert "error: unknown command 'predikt', did you mean predict?" in refused.stderr
+
+
+@pytest.mark.parametrize("given", ["drive_gamma_grid", "configs/drive_gamma_grid.py"])
+def test_a_config_is_found_by_name(tmp_path, given):
+    refused = dicepp(tmp_path, "run", f"--config={given}")
+    assert refused.returncode == 1
+    assert "error: the config has a grid (sweep)" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_that_does_not_exist(tmp_path):
+    refused = dicepp(tmp_path, "run", "--config=nowhere/drive.py")
+    assert refused.returncode == 1
+    assert "error: config nowhere/drive.py does not exist; known by name: " in refused.stderr
+    assert "drive_dscpp, drive_gamma_grid" in refused.stderr
+
+
+def test_a_main_that_parses_its_own_arguments(tmp_path):
+    refused = dicepp(tmp_path, "report", "nowhere")
+    assert refused.returncode == 1
+    assert refused.stderr == "error: nowhere does not exist; give the --workdir of runs\n"
