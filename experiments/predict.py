@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("interrupted; the same command resumes after the last case", file=sys.stderr)
         sys.exit(INTERRUPTED)
     lines = "\n".join(f"  {line}" for line in failed)
-    sys.exit(f"error: {len(failed)} cases failed:\n{lines}" if failed else 0)
+    cases = f"{len(failed)} case{'' if len(failed) == 1 else 's'}"
+    sys.exit(f"error: {cases} failed:\n{lines}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_probabilities_of_bytes_are_too_coarse_for_nll(tmp_path, capsys):
     more = f"--output={tmp_path / 'scores'}"
     code, printed, _ = call(capsys, *flags(tmp_path / "out", tmp_path / "truth", more))
     assert code == 0
-    assert "nll and nll_full are left out of 1 cases" in printed
+    assert "nll and nll_full are left out for 1 cases" in printed
     rows = read_csv(tmp_path / "scores" / "cases.csv", Row)
     found = {(row.label, row.metric): row.value for row in rows}
     assert not {"nll", "nll_full"} & {metric for _, metric in found}
@@ -179,7 +179,10 @@ def test_a_class_in_only_one_of_both_is_infinitely_far(tmp_path, capsys):
     more = ("--classes", ",".join(CLASSES), f"--output={tmp_path}")
     code, printed, _ = call(capsys, *flags(tmp_path / "p", tmp_path / "t", *more))
     assert code == 0
-    assert "1 distances are infinite, as a class is in only one of prediction and truth" in printed
+    assert (
+        "1 distances are infinite, as a class is present in only one of prediction and truth"
+        in printed
+    )
     rows = read_csv(tmp_path / "cases.csv", Row)
     far = [r.value for r in rows if (r.label, r.metric) == ("tumour", "hausdorff95")]
     assert far == [np.inf, 0]

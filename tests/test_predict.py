@@ -110,7 +110,7 @@ def test_a_folder_of_images_of_which_one_is_broken(workdir, images, tmp_path):
     assert done.returncode == 1
     assert "model: Vessel phantom, background, vessel, 1 epoch, validation loss 0.5" in done.stdout
     assert f"3 of 4 cases are in {tmp_path / 'out'}" in done.stdout
-    assert "error: 1 of 4 cases failed:\n  broken: " in done.stderr
+    assert "error: 1 case failed:\n  broken: " in done.stderr
     assert "broken.png cannot be read as an image" in done.stderr
     assert "Traceback" not in done.stderr
     model = load_model(workdir)
@@ -137,13 +137,13 @@ def test_what_is_done_is_passed_over(workdir, images, tmp_path, capsys):
     first = written(out)
     assert len(first) == 9
     code, printed, _ = call(capsys, *arguments)
-    assert code == 0 and "3 of 3 cases are done already" in printed
+    assert code == 0 and "3 of 3 cases are already done" in printed
     assert written(out) == first
     # A picture that is missing, and one that is older than its image, are made again.
     (out / "overlays" / "case0.png").unlink()
     os.utime(out / "masks" / "sub" / "case1.png", (1, 1))
     code, printed, _ = call(capsys, *arguments)
-    assert "1 of 3 cases are done already" in printed
+    assert "1 of 3 cases are already done" in printed
     changed = {name for name, moment in written(out).items() if moment != first[name]}
     assert {re.search(r"(sub/)?case\d", name)[0] for name in changed} == {"case0", "sub/case1"}
     shutil.copytree(workdir / "model", tmp_path / "model")
@@ -157,7 +157,10 @@ def test_other_settings_need_another_folder(workdir, images, tmp_path, capsys):
     more = ("--threshold=0.3", "--probabilities=none")
     code, _, error = call(capsys, *options(workdir, images[0], tmp_path / "out", *more))
     assert code == 1
-    assert "made otherwise (threshold None there, 0.3 here; target None there, vessel" in error
+    assert (
+        "made with other settings (threshold None there, 0.3 here; target None there, vessel"
+        in error
+    )
     assert "probabilities uint8 there, none here); give another --output" in error
 
 
@@ -229,7 +232,7 @@ def test_counts_are_kept_and_belong_to_an_epoch(workdir, tmp_path):
     about = json.loads((folder / "run.json").read_text())
     about["config"]["data"]["name"] = "drive"
     (folder / "run.json").write_text(json.dumps(about))
-    with pytest.raises(FileNotFoundError, match=r"are not at hand: DRIVE needs .*manual_dir"):
+    with pytest.raises(FileNotFoundError, match=r"are not available: DRIVE needs .*manual_dir"):
         trained.validation_counts(folder, model)
 
 
@@ -424,7 +427,7 @@ def test_two_files_of_one_name_are_refused(kits, tmp_path, capsys):
     assert code == 1
     assert re.search(r"a.nii and .*a.npy would both be predicted as a; give only one", error)
     code, _, error = call(capsys, *options(kits, tmp_path / "a.nii", tmp_path))
-    assert code == 1 and "lie in --output=" in error
+    assert code == 1 and "are in --output=" in error
     (tmp_path / "none").mkdir()
     code, _, error = call(capsys, *options(kits, tmp_path / "none", tmp_path / "out"))
     assert code == 1 and "there is no image in" in error
@@ -437,7 +440,7 @@ def test_predictions_of_two_networks_do_not_mix(workdir, images, tmp_path, data_
     write_run(tmp_path / "other", data_dir, epochs=[(0, 1, 0.5)])
     code, _, error = call(capsys, *options(tmp_path / "other", *arguments))
     assert code == 1
-    assert "holds predictions that were made otherwise (network " in error
+    assert "holds predictions made with other settings (network " in error
     assert written(tmp_path / "out") == first
     about = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert about["run"] == str(workdir) and about["epochs"] == 1
@@ -491,7 +494,7 @@ def test_runs_of_several_losses_and_of_none(tmp_path, workdir):
     with pytest.raises(ValueError, match=message):
         trained.open_model(tmp_path)
     shutil.rmtree(tmp_path / "dsc" / "checkpoints" / "0")
-    with pytest.raises(ValueError, match="holds no checkpoint yet; wait for its first epoch"):
+    with pytest.raises(ValueError, match="has no checkpoint yet; wait for its first epoch"):
         trained.open_model(tmp_path / "dsc")
 
 
@@ -521,4 +524,4 @@ def test_what_is_predicted_can_be_scored(kits, tmp_path, capsys):
     lines = [line.split()[:3] for line in printed.splitlines()]
     for metric in ("brier", "ece", "dice", "hausdorff95", "surface_dice_1mm"):
         assert ["tumour", "image", metric] in lines
-    assert "nll and nll_full are left out of 1 cases" in printed
+    assert "nll and nll_full are left out for 1 cases" in printed

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import types
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -148,9 +149,16 @@ def made(workdir):
     return workdir / "report"
 
 
+def flat(row):
+    """The fields of a row and of the rows nested in it."""
+    nested = [value for value in row if isinstance(value, tuple)]
+    fields = (row._asdict(), *(value._asdict() for value in nested))
+    return types.SimpleNamespace(**{name: v for of in fields for name, v in of.items()})
+
+
 def numbers(folder, **fields):
-    rows = read_csv(folder / "tables.csv", Number)
-    return [r for r in rows if fields.items() <= r._asdict().items()]
+    rows = map(flat, read_csv(folder / "tables.csv", Number))
+    return [row for row in rows if fields.items() <= vars(row).items()]
 
 
 def markdown_rows(text, first):
@@ -162,7 +170,8 @@ def markdown_rows(text, first):
 def test_numbers(drive):
     folder = made(drive)
     (nll,) = numbers(folder, method="dsc", metric="nll")
-    assert nll[:6] == (4, "drive", "tiny", "vessel", "dsc", 0)
+    assert (nll.table, nll.dataset, nll.scale, nll.label) == (4, "drive", "tiny", "vessel")
+    assert (nll.method, nll.seed) == ("dsc", 0)
     assert nll.mean == pytest.approx(DSC["nll"].mean(), rel=1e-12)
     # The bootstrap's standard error is that of the mean with n in place of n - 1.
     assert nll.error == pytest.approx(DSC["nll"].std() / np.sqrt(CASES), rel=0.05)
@@ -278,14 +287,14 @@ def test_two_runs_of_a_cell(tmp_path):
 
 
 def test_nothing_found(tmp_path):
-    with pytest.raises(SystemExit, match="error: nothing in .* is scored"):
+    with pytest.raises(SystemExit, match="error: .* contains no scores"):
         report_main.main([str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: there is no directory .*gone"):
+    with pytest.raises(SystemExit, match="error: .*gone does not exist"):
         report_main.main([str(tmp_path / "gone")])
 
 
 def test_comparisons(drive):
-    rows = read_csv(made(drive) / "comparisons.csv", TableComparison)
+    rows = [*map(flat, read_csv(made(drive) / "comparisons.csv", TableComparison))]
     pairs = [("dscpp", "dsc"), ("dsc, temperature", "dscpp")]
     assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in REPORTED]
     assert {row.label for row in rows} == {"vessel"}
@@ -358,7 +367,8 @@ def test_a_set_of_ones_own(tmp_path):
     for name, scored in (("dsc", DSC), ("dscpp", DSCPP)):
         write_run(tmp_path / name, f"tiny/phantom/{name}", scored, spec=own)
     folder = made(tmp_path)
-    assert {row[:3] for row in numbers(folder)} == {(0, "folder_a_b", "custom")}
+    places = {(row.table, row.dataset, row.scale) for row in numbers(folder)}
+    assert places == {(0, "folder_a_b", "custom")}
     text = (folder / "report.md").read_text()
     assert "## Other runs" in text
     assert "## Table 3" not in text

@@ -156,7 +156,7 @@ def test_a_budget_breaks_off_at_the_end_of_an_epoch(data_dir, tmp_path, capsys):
     assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 1
     assert reproduce(data_dir, tmp_path, *FIGURE, "--budget_minutes=0") == perform.LEFT
     told = capsys.readouterr().out
-    assert "1 epochs done" in told and "2 are left; the same command goes on" in told
+    assert "1 epochs done" in told and "2 tasks are left; the same command resumes" in told
     # With time it goes on from there.
     single.train_and_evaluate(config, tmp_path / "tiny/phantom/dsc")
     assert len(log.read(tmp_path / "tiny/phantom/dsc")) == 2

@@ -379,9 +379,9 @@ def test_the_report_of_a_grid(trained):
     ]
     own = [row for row in results if row.setting == "gamma=1"]
     for row, *summaries in zip(own, *seeds, strict=True):
-        assert row[1:4] == summaries[0][:3]
-        if row.undefined == 0:
-            assert row.mean == pytest.approx(np.mean([s.mean for s in summaries]), abs=1e-6)
+        assert row.summary[:3] == summaries[0][:3]
+        if row.summary.undefined == 0:
+            assert row.summary.mean == pytest.approx(np.mean([s.mean for s in summaries]), abs=1e-6)
 
 
 def test_an_ensemble_averages_probabilities(trained, data_dir):
@@ -500,7 +500,7 @@ def test_the_papers_grid():
         "an axis of another loss": (
             {"sweep.delta": (0.5,)}, "sweep.delta is set, but loss 'dscpp' has no delta; it takes"
         ),
-        "two losses": ({"loss.name": "dsc,dscpp"}, "give --config.loss.name=dscpp"),
+        "two losses": ({"loss.name": "dsc,dscpp"}, "give one, as in --config.loss.name=dscpp"),
         "devices": (
             {"sweep.gamma": (1.0, 2.0), "devices": 2}, "devices is 2, which applies to single runs"
         ),
