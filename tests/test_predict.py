@@ -161,7 +161,7 @@ def test_other_settings_need_another_folder(workdir, images, tmp_path, capsys):
         "made with other settings (threshold None there, 0.3 here; target None there, vessel"
         in error
     )
-    assert "probabilities uint8 there, none here); give another --output" in error
+    assert "probabilities uint8 there, none here); choose another --output" in error
 
 
 def test_a_threshold_and_maps_in_full(workdir, images, tmp_path, capsys):
