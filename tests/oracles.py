@@ -1,4 +1,4 @@
-"""Float64 NumPy re-statements of the formulae, written from the paper and nothing else.
+"""Float64 NumPy re-statements of the formulae, written from the paper only.
 
 Slow and literal on purpose: loops over examples and classes.
 """
@@ -24,7 +24,7 @@ def one_hot(labels, num_classes):
 
 
 class Example(NamedTuple):
-    """The voxels of one example that count, every array (N, C)."""
+    """The included voxels of one example, every array (N, C)."""
 
     p: np.ndarray
     not_p: np.ndarray
@@ -40,7 +40,7 @@ def _examples(logits, labels, where):
     for b in range(logits.shape[0]):
         z = logits[b].reshape(-1, c)[keep[b].ravel()]
         p = softmax(z)
-        # 1 - p and log p would be lost to rounding where p is nearly 1 or 0.
+        # 1 - p and log p would lose precision where p is close to 1 or 0.
         not_p = np.stack([np.delete(p, k, axis=-1).sum(-1) for k in range(c)], axis=-1)
         shifted = z - z.max(-1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -145,7 +145,7 @@ def numerical_gradient(function, x, step=1e-5):
 
 
 def resize(array, size):
-    """Linear interpolation at half-pixel centres of the leading axes, the border held beyond."""
+    """Linear interpolation at half-pixel centres of the leading axes, clamped at the border."""
     array = np.asarray(array, np.float64)
     for axis, new in enumerate(size):
         old = array.shape[axis]
@@ -174,7 +174,7 @@ def resize_label(label, size, num_classes):
 
 
 def window_weights(window, weighting):
-    """Weights of the voxels of a window, by their squared distance from its middle."""
+    """Weights of the voxels of a window, by their squared distance from its centre."""
     exponent = np.zeros(window)
     for voxel in np.ndindex(*window):
         exponent[voxel] = sum(
@@ -184,7 +184,7 @@ def window_weights(window, weighting):
 
 
 def window_starts(length, window, overlap):
-    """From 0, step by step, until a window reaches the border; that one ends there."""
+    """Window starts from 0, step by step; the last window is aligned to the border."""
     starts = [0]
     while starts[-1] + window < length:
         starts.append(min(starts[-1] + window - overlap, length - window))
@@ -192,7 +192,7 @@ def window_starts(length, window, overlap):
 
 
 def sliding_window(forward, volume, window, overlap, weighting):
-    """The weighted mean over windows, by two sums over the volume and a division."""
+    """The weighted mean over windows, as the quotient of two sums over the volume."""
     volume = np.asarray(volume, np.float64)
     inside = []
     for axis, n in enumerate(window):

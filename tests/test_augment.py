@@ -1,4 +1,4 @@
-"""Augmentation against SciPy and NumPy in float64, and its drawing against the distributions."""
+"""Augmentation against SciPy and NumPy in float64, and its sampling against the distributions."""
 
 from functools import partial
 from typing import Any
@@ -100,7 +100,7 @@ def test_outside_is_zero_in_image_and_label(ndim):
     image, label = jnp.ones((size,) * ndim + (2,)), jnp.ones((size,) * ndim, jnp.uint8)
     zero = jnp.zeros((ndim, *label.shape))
     warped, warped_label = warp(image, label, zero, 1.25 * jnp.eye(ndim))
-    # The coordinates 10 + 1.25 (i - 10) lie inside [0, 20] for i from 2 to 18 alone.
+    # The coordinates 10 + 1.25 (i - 10) lie inside [0, 20] only for i from 2 to 18.
     within = np.zeros(label.shape)
     within[(slice(2, 19),) * ndim] = 1
     np.testing.assert_array_equal(warped, np.stack([within] * 2, -1))
@@ -153,7 +153,7 @@ def test_rotation_3d_is_orthogonal_and_composes_as_documented(angles):
     matrix = rotation_matrix(jnp.array(angles))
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
     assert float(jnp.linalg.det(matrix)) == pytest.approx(1.0, abs=1e-5)
-    # Upper case is intrinsic in SciPy: R_x R_y R_z, with x, y, z the axes 0, 1, 2.
+    # Upper case means intrinsic in SciPy: R_x R_y R_z, with x, y, z the axes 0, 1, 2.
     expected = Rotation.from_euler("XYZ", angles).as_matrix()
     np.testing.assert_allclose(matrix, expected, atol=1e-6)
 
@@ -218,7 +218,7 @@ def test_everything_on_keeps_dtypes_and_label_values(shape):
 
 
 @pytest.mark.parametrize("part", ["p_elastic", "p_rotate", "p_scale"])
-def test_each_part_of_the_warp_acts_alone(part):
+def test_each_transform_of_the_warp_works_alone(part):
     image, label = sample((16, 17, 2))
     alone = jax.jit(partial(augment, **(OFF | {part: 1.0})))
     result, result_label = alone(jax.random.key(2), image, label)
@@ -228,7 +228,7 @@ def test_each_part_of_the_warp_acts_alone(part):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_augment_composes_its_parts_in_the_documented_order(shape, seed):
+def test_augment_composes_its_transforms_in_the_documented_order(shape, seed):
     image, label = sample(shape, seed)
     ndim = label.ndim
     key = jax.random.key(seed)
@@ -327,13 +327,13 @@ def test_default_rates(defaults):
         assert rate == pytest.approx(0.15, abs=binomial_bound(0.15))
 
 
-def test_parts_are_drawn_independently(defaults):
+def test_transforms_are_drawn_independently(defaults):
     columns = [*np.asarray(defaults.flips).T, *drawn_parts(defaults).values()]
     correlation = np.corrcoef(np.stack(columns).astype(float)) - np.eye(len(columns))
     assert np.abs(correlation).max() < 4.5 / np.sqrt(DRAWS)
 
 
-def test_a_part_is_on_or_off_as_a_whole(defaults):
+def test_a_transform_is_on_or_off_as_a_whole(defaults):
     for values, neutral in ((defaults.factors, 1), (defaults.angles, 0)):
         on = np.asarray(values != neutral)
         np.testing.assert_array_equal(on.any(1), on.all(1))
@@ -394,6 +394,6 @@ ZERO, EYE = jnp.zeros((2, 4, 5)), jnp.eye(2)
         (lambda: warp(IMAGE, LABEL, ZERO, jnp.eye(3)), "do not match a label"),
     ],
 )
-def test_bad_input_is_named(call, message):
+def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -31,7 +31,7 @@ def slope(logits, labels, inverse, step=1e-4):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_drawn_labels_give_the_temperature(temperature):
+def test_temperature_of_drawn_labels_is_recovered(temperature):
     logits, labels = drawn(temperature)
     found = fit_temperature(logits, labels)
     # Fisher information of 1 / T: the mean variance of the logits under the true probabilities.
@@ -51,7 +51,7 @@ def test_no_other_temperature_is_better(scale):
     assert abs(slope(logits, labels, 1 / found)) < 1e-5 * abs(slope(logits, labels, 0.1))
 
 
-def test_the_segmentation_stays_and_the_loss_falls():
+def test_the_segmentation_is_unchanged_and_the_loss_decreases():
     logits, labels = drawn(3.0)
     scaled = logits / fit_temperature(logits, labels)
     np.testing.assert_array_equal(scaled.argmax(-1), logits.argmax(-1))
@@ -68,7 +68,7 @@ def test_voxels_left_out_do_not_count():
     assert fit_temperature(logits, labels) != pytest.approx(expected, rel=1e-3)
 
 
-def test_a_sequence_is_one_set_of_voxels():
+def test_a_sequence_is_fitted_jointly():
     logits, labels = drawn(2.0)
     where = np.random.default_rng(1).random(labels.shape) > 0.2
     whole = fit_temperature(logits, labels, where)
@@ -91,27 +91,27 @@ def test_one_hot_soft_and_half_precision():
     assert fit_temperature(logits, soft) == pytest.approx(1.5, rel=1e-4)
 
 
-def test_probabilities_have_logits_too():
+def test_temperature_of_probabilities():
     logits, labels = drawn(2.0)
     probs = oracles.softmax(logits)
     found = fit_temperature(losses.from_probabilities(probs), labels)
     assert found == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
 
 
-def test_logits_that_are_always_right_have_no_temperature():
+def test_logits_that_are_always_correct_have_no_temperature():
     logits, _ = drawn(1.0)
     with pytest.raises(ValueError, match="every voxel is classified correctly.*T -> 0"):
         fit_temperature(logits, logits.argmax(-1))
 
 
 @pytest.mark.parametrize("factor", [0, -1])
-def test_logits_of_no_use_have_no_temperature(factor):
+def test_uninformative_logits_have_no_temperature(factor):
     logits, labels = drawn(1.0)
     with pytest.raises(ValueError, match="no better than uniform .*T -> infinity"):
         fit_temperature(np.float32(factor) * logits, labels)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     logits, labels = drawn(1.0)
     with pytest.raises(ValueError, match=r"labels must be integers of shape \(4, 32, 32\)"):
         fit_temperature(logits, labels[:2])

@@ -38,7 +38,7 @@ def example(shape):
 
 
 def per_class(function, x, labels, where):
-    """`function(y, x)` of every example and class over the voxels that count, (B, C).
+    """`function(y, x)` of every example and class over the included voxels, (B, C).
 
     x is `(B, *spatial, C)`, labels and where are `(B, *spatial)`.
     """
@@ -63,14 +63,14 @@ def numpy_errors(y, p, groups):
 
 
 def monai_errors(y, p):
-    """As MONAI has them: 20 bins, the upper edge included, the last edge a little above 1."""
+    """The bins of MONAI: 20 of them, upper edge included, the last edge slightly above 1."""
     upper = np.linspace(0, 1 + np.finfo(np.float32).eps, 21, dtype=np.float32)[1:]
     return numpy_errors(y, p, np.minimum(np.searchsorted(upper, p, side="left"), 19))
 
 
 @shapes
 @masked
-def test_calibration_is_that_of_scikit_learn_and_numpy(shape, masked):
+def test_calibration_matches_scikit_learn_and_numpy(shape, masked):
     probs, labels, where = example(shape)
     kept = where if masked else np.ones(shape, bool)
     found = {n: f(probs, labels, where if masked else None) for n, f in CALIBRATION.items()}
@@ -101,17 +101,17 @@ def test_brier_of_two_classes_is_the_mean_over_both():
     np.testing.assert_allclose(found, np.stack([both, both], axis=-1), rtol=1e-5)
 
 
-def test_logarithms_see_clipped_probabilities():
+def test_logarithms_are_of_clipped_probabilities():
     probs = np.array([[[0.0, 1.0]], [[1.0, 0.0]]], np.float32)
     labels = np.zeros((2, 1), int)
     found = metrics.nll(probs, labels)
-    # The float32 next below 1 - 1e-7.
+    # The next float32 below 1 - 1e-7.
     certain = -np.log(np.float64(np.float32(1 - 1e-7)))
     np.testing.assert_allclose(found, [[-np.log(1e-7), 0], [certain, 0]], rtol=1e-5)
     np.testing.assert_allclose(metrics.brier(probs, labels), [[1, 1], [0, 0]])
 
 
-def test_an_example_without_a_voxel_is_nan():
+def test_an_example_without_voxels_is_nan():
     probs, labels, _ = example(SHAPES[1])
     where = np.ones(labels.shape, bool)
     where[1] = False
@@ -164,7 +164,7 @@ def numpy_reliability(p, y, keep, bins):
 
 @masked
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_reliability_is_that_of_a_loop(masked, bins):
+def test_reliability_matches_a_loop(masked, bins):
     probs, labels, where = example(SHAPES[1])
     kept = where if masked else np.ones(where.shape, bool)
     found = reliability(probs, labels, where if masked else None, bins=bins)
@@ -175,7 +175,7 @@ def test_reliability_is_that_of_a_loop(masked, bins):
             np.testing.assert_allclose([x[b, c] for x in found], expected, rtol=1e-5)
 
 
-def test_reliability_is_that_of_scikit_learn():
+def test_reliability_matches_scikit_learn():
     rng = np.random.default_rng(2)
     p = rng.beta(0.3, 0.3, 500).astype(np.float32)
     y = rng.random(500) < p**1.5
@@ -198,7 +198,7 @@ def test_reliability_at_the_edges(bins):
 
 
 @pytest.mark.parametrize("name", ["ece", "ace", "mce"])
-def test_errors_take_the_number_of_bins(name):
+def test_errors_accept_the_number_of_bins(name):
     probs, labels, where = example(SHAPES[1])
     found = CALIBRATION[name](probs, labels, where, bins=7)
     expected = per_class(
@@ -208,7 +208,7 @@ def test_errors_take_the_number_of_bins(name):
     np.testing.assert_allclose(found, expected[..., index], rtol=1e-5, atol=1e-7)
 
 
-def test_a_network_that_tells_the_truth_has_no_error():
+def test_a_calibrated_network_has_no_error():
     p = np.repeat(np.arange(0, 1.01, 0.125, np.float32), 8)
     labels = np.concatenate([np.arange(8) < 8 * x for x in p[::8]]).astype(int)[None]
     probs = np.stack([1 - p, p], axis=-1)[None]
@@ -222,7 +222,7 @@ def test_a_network_that_tells_the_truth_has_no_error():
 
 
 @both_reliabilities
-def test_rounding_beyond_0_and_1_is_in_the_outer_bins(function):
+def test_probabilities_rounded_beyond_0_and_1_are_in_the_outer_bins(function):
     p = np.array([np.nextafter(np.float32(0), -1), np.nextafter(np.float32(1), 2)], np.float32)
     probs = np.stack([p, p], axis=-1)[None]
     voxels = function(probs, np.zeros((1, 2), int), bins=2).voxels
@@ -230,7 +230,7 @@ def test_rounding_beyond_0_and_1_is_in_the_outer_bins(function):
 
 
 @both_reliabilities
-def test_nan_shows_unless_left_out(function):
+def test_nan_propagates_unless_left_out(function):
     probs, labels, where = example(SHAPES[1])
     expected = function(probs, labels, where)
     broken = np.where(where[..., None], probs, np.nan)
@@ -248,7 +248,7 @@ def test_sums_of_more_voxels_than_float32_can_count():
     voxels = 2**24 + 2**20 + 4097
     p = np.float32(0.97)
     probs = jnp.broadcast_to(jnp.array([1 - p, p]), (1, voxels, 2))
-    # As users compile it: without optimising, XLA adds one number after another.
+    # Compiled with optimisation, as by users: without it, XLA adds numbers one by one.
     compiled = jax.jit(reliability, compiler_options={"xla_backend_optimization_level": 3})
     sums = compiled(probs, jnp.ones((1, voxels), jnp.int8))
     assert np.asarray(sums.voxels).max(-1).tolist() == [[voxels, voxels]]
@@ -275,7 +275,7 @@ def ranked_errors(y, p, bins):
 
 @masked
 @pytest.mark.parametrize("bins", [1, 7, 100])
-def test_adaptive_bins_are_those_of_a_sort(masked, bins):
+def test_adaptive_bins_match_a_sort(masked, bins):
     probs, labels, where = example(SHAPES[1])
     kept = where if masked else np.ones(where.shape, bool)
     sums = adaptive_reliability(probs, labels, where if masked else None, bins=bins)
@@ -350,13 +350,13 @@ def test_band_restricts_a_metric():
 
 
 @pytest.mark.parametrize("width", [-1, (1, 1, 1), (1,), (2, -1)])
-def test_band_refuses_widths_that_do_not_fit(width):
+def test_band_refuses_invalid_widths(width):
     with pytest.raises(ValueError, match=r"width must .*\(2, 5, 5\)"):
         metrics.foreground_band(np.zeros((2, 5, 5), int), width)
 
 
 @both_reliabilities
-def test_no_bin_is_refused(function):
+def test_zero_bins_are_refused(function):
     with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         function(np.ones((1, 4, 2)), np.zeros((1, 4), int), bins=0)
 
@@ -396,7 +396,7 @@ def test_identities(probs, labels, where):
     [*CALIBRATION.values(), metrics.reliability, metrics.adaptive_reliability],
     ids=[*CALIBRATION, "reliability", "adaptive_reliability"],
 )
-def test_shapes_that_do_not_fit_are_refused(function):
+def test_mismatched_shapes_are_refused(function):
     probs, labels = np.ones((2, 4, 3)), np.ones((2, 4), int)
     with pytest.raises(ValueError, match=r"\(2, 4, 3\) need .*shape \(2, 4\), got \(2, 4, 3\)"):
         function(probs, np.ones((2, 4, 3), int))
@@ -404,7 +404,7 @@ def test_shapes_that_do_not_fit_are_refused(function):
         function(probs, labels, np.ones(4, bool))
 
 
-def test_a_band_leaves_out_what_does_not_count():
+def test_a_band_leaves_out_masked_voxels():
     labels = np.array([[0, 255, 255, 0, 0, 0, 1, 0, 0]])
     band = metrics.foreground_band(labels, 1, where=labels != 255)
     assert band.astype(int).tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 0]]
@@ -415,7 +415,7 @@ def test_a_band_leaves_out_what_does_not_count():
 
 @masked
 @shapes
-def test_the_notebooks_numbers_take_the_label_map_for_one_hot(shape, masked):
+def test_the_notebooks_use_the_label_map_as_one_hot(shape, masked):
     probs, labels, where = example(shape)
     where = where if masked else np.ones(labels.shape, bool)
     found = {name: f(probs, labels, where if masked else None) for name, f in LABEL_MAP.items()}

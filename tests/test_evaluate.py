@@ -1,4 +1,4 @@
-"""Evaluation against scikit-learn and NumPy, its pictures and its tables."""
+"""Evaluation against scikit-learn and NumPy, its figures and its tables."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def find(summaries, metric, label, region):
 
 
 def stored_case(index, shape, spec, classes=None):
-    """A random case; labels are among the first so many classes."""
+    """A random case, with labels of the first `classes` classes."""
     rng = np.random.default_rng([1, index])
     case = {
         "id": f"case_{index}".encode(),
@@ -40,7 +40,7 @@ def stored_case(index, shape, spec, classes=None):
 
 
 def predictor(spec):
-    """Any function of the pixels will do; some probabilities are exactly 0 and 1."""
+    """An arbitrary function of the pixels; some probabilities are exactly 0 and 1."""
 
     def predict(image, native):
         assert native == image.shape[:-1]
@@ -59,7 +59,7 @@ def results_of(predict, cases, spec):
 
 
 def expected_scores(probs, label, where, num_classes):
-    """Metric to its values by class, or to one number, of the voxels that count."""
+    """By metric, the values by class or a single number, over the included voxels."""
     p, y = probs[where].astype(np.float64), label[where].astype(int)
     mask = p.argmax(-1)
     classes = np.arange(num_classes)
@@ -96,7 +96,7 @@ def expected_errors(p, truth):
 
 
 def assert_result(result, stored, spec, predict):
-    """Every number of a result, in the order documented."""
+    """Check every number of a result, in the documented order."""
     np.testing.assert_array_equal(result.image, stored["image"])
     np.testing.assert_array_equal(result.label, stored["label"])
     np.testing.assert_array_equal(result.probs, predict(stored["image"], result.label.shape))
@@ -155,7 +155,7 @@ def test_counts_at_thresholds_are_of_the_whole_image():
             assert sum(int(n[c, t]) for n in result.thresholds) == y.size
 
 
-def test_some_sets_are_scored_by_the_label_map_too():
+def test_label_map_metrics_are_optional():
     spec = dataclasses.replace(PHANTOM_3D, label_map=True)
     stored = stored_case(0, (5, 9, 8), spec)
     (result,) = results_of(predictor(spec), [stored], spec)
@@ -195,7 +195,7 @@ def test_a_large_image_is_scored_part_by_part(spec, monkeypatch):
     monkeypatch.setattr("dicepp_jax.scoring.PART", 64)
     shape = SHAPES[spec][0]
     stored = stored_case(4, shape, spec)
-    if spec.region:  # Some parts have none of it.
+    if spec.region:  # Some parts contain none of it.
         stored["region"][: shape[0] // 2] = 0
     (result,) = results_of(predictor(spec), [stored], spec)
     assert_result(result, stored, spec, predictor(spec))
@@ -205,11 +205,11 @@ def test_a_large_image_is_scored_part_by_part(spec, monkeypatch):
 
 
 def certain(classes):
-    """The prediction that is sure of these classes."""
+    """A prediction with probability 1 for these classes."""
     return lambda image, native: np.eye(3, dtype=np.float32)[classes]
 
 
-def test_a_class_neither_there_nor_predicted_is_undefined_and_left_out_of_the_mean():
+def test_a_class_neither_present_nor_predicted_is_undefined_and_left_out_of_the_mean():
     stored = [stored_case(index, (4, 6, 5), PHANTOM_3D, classes=2) for index in range(2)]
     stored[1]["label"][0, 0, :2] = 2
     rows = [
@@ -268,7 +268,7 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
         np.testing.assert_allclose(view.image, image, rtol=1e-5)
 
 
-def test_errors_are_magenta_and_green_on_dim_grey():
+def test_errors_are_magenta_and_green_on_dark_grey():
     rng = np.random.default_rng([3, 0])
     image = rng.integers(0, 256, (12, 15, 3), np.uint8)
     label, mask = rng.integers(0, 3, (2, 12, 15), np.uint8)
@@ -286,7 +286,7 @@ def test_errors_are_magenta_and_green_on_dim_grey():
         np.testing.assert_allclose(shown[right][:, 0], dim, atol=1.001)
 
 
-def test_bytes_are_displayed_as_they_are():
+def test_uint8_is_displayed_unchanged():
     image = np.random.default_rng([4, 0]).integers(0, 256, (5, 6, 3), np.uint8)
     np.testing.assert_allclose(case_plots.display(image), image / 255)
     grey = case_plots.display(image[..., :1])
@@ -310,7 +310,7 @@ def scored(spec, shape, index=0):
     return result
 
 
-def test_each_class_is_shown_where_there_is_most_of_it():
+def test_each_class_is_shown_in_the_slice_with_most_of_it():
     volume = scored(PHANTOM_3D, (5, 9, 8))
     label = np.zeros((5, 9, 8), np.uint8)
     label[1, :4], label[3, :5], label[4, :2] = 2, 1, 2
@@ -325,7 +325,7 @@ def test_each_class_is_shown_where_there_is_most_of_it():
             assert not np.shares_memory(part, whole)
 
 
-def test_a_class_that_is_not_there_is_shown_where_it_is_most_probable():
+def test_an_absent_class_is_shown_where_it_is_most_probable():
     volume = scored(PHANTOM_3D, (5, 9, 8))
     label = np.zeros((5, 9, 8), np.uint8)
     label[3, :5] = 1
@@ -345,7 +345,7 @@ def test_an_image_is_shown_whole():
         np.testing.assert_array_equal(shown, whole)
 
 
-def test_of_a_large_image_some_pixels_are_shown():
+def test_a_large_image_is_subsampled():
     image = scored(PHANTOM, (3, 2050))
     (view,) = case_plots.views(image)
     for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
@@ -353,7 +353,7 @@ def test_of_a_large_image_some_pixels_are_shown():
 
 
 def save(figure, folder):
-    """Save a figure and say what is in the folder afterwards."""
+    """Save a figure and return what is in the folder afterwards."""
     path = folder / "pictures" / "a.png"
     canvas.save(figure, path)
     assert plt.get_fignums() == []
@@ -364,7 +364,7 @@ def save(figure, folder):
 
 
 def written(view):
-    """The case and of a volume the slice, as they are above a row."""
+    """The case, for a volume with the slice, as in the title of a row."""
     return f"case_0, {view.where}" if view.where else "case_0"
 
 
@@ -470,7 +470,7 @@ def test_overlay_of_a_volume_counts_its_slices_from_one():
     "shape, spacing",
     [((60, 60), (1, 1)), ((40, 120), (1, 1)), ((60, 40), (2, 1)), ((9, 90), (3, 1))],
 )
-def test_overlay_is_of_the_shape_of_its_image(shape, spacing):
+def test_overlay_has_the_shape_of_its_image(shape, spacing):
     figure, _ = overlaid(shape, spacing)
     assert all(3 <= side <= 12 for side in figure.get_size_inches())
     figure.draw_without_rendering()
@@ -484,7 +484,7 @@ def test_overlay_is_of_the_shape_of_its_image(shape, spacing):
     assert 0 < gap < 1.0 * figure.dpi
 
 
-def test_a_large_image_is_thinned_out():
+def test_a_large_overlay_is_subsampled():
     figure, _ = overlaid((2100, 30), (1, 1))
     shapes = {axes.images[0].get_array().shape[:2] for axes in figure.axes if axes.get_title()}
     plt.close(figure)
@@ -541,7 +541,7 @@ def test_training_curves_show_losses_and_rates(tmp_path):
     assert len(set(picture.get_flattened_data())) > 10
 
 
-def test_a_picture_is_replaced_whole(tmp_path):
+def test_a_figure_is_replaced_atomically(tmp_path):
     for width in (2, 4):
         figure = plt.figure(figsize=(width, 2))
         figure.add_subplot()

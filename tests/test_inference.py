@@ -1,4 +1,4 @@
-"""Prediction against float64 NumPy: windows, weights, mirroring and the way back to the grid."""
+"""Prediction against float64 NumPy: windows, weights, mirroring and resizing to the grid."""
 
 import dataclasses
 import tracemalloc
@@ -35,7 +35,7 @@ def random_volume(*shape):
 
 
 def placed(windows):
-    """Two classes of a pixel and of where in the window it is, so that every weight tells."""
+    """Two classes by the pixel and its position in the window, so that every weight matters."""
     spatial = windows.shape[1:-1]
     ramp = sum(i * x for i, x in enumerate(np.indices(spatial), 1)) / sum(spatial)
     p = expit(windows[..., 0] + ramp - 1)
@@ -43,7 +43,7 @@ def placed(windows):
 
 
 @given(st.data())
-def test_windows_cover_an_axis_and_their_weights_add_up_to_1(data):
+def test_windows_cover_an_axis_and_their_weights_sum_to_1(data):
     window = data.draw(st.integers(1, 40), "window")
     overlap = data.draw(st.integers(0, window - 1), "overlap")
     length = data.draw(st.integers(window, 200), "length")
@@ -104,7 +104,7 @@ def test_any_windows(data):
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_constant_stays_what_it_is(weighting):
+def test_a_constant_is_preserved(weighting):
     constant = np.array([0.2, 0.7, 0.1], np.float32)
 
     def forward(windows):
@@ -114,7 +114,7 @@ def test_a_constant_stays_what_it_is(weighting):
     np.testing.assert_allclose(probs - constant, 0, atol=3e-7)
 
 
-def test_batches_have_one_shape_and_change_nothing():
+def test_batches_have_the_same_shape_and_change_nothing():
     volume = random_volume(13, 10, 7, 1)
     seen = []
 
@@ -145,7 +145,7 @@ def test_a_small_volume_is_padded_at_both_ends_with_its_minimum():
     np.testing.assert_array_equal(np.delete(window, range(1, 6), axis=0), volume.min())
 
 
-def test_memory_is_that_of_the_result_and_a_few_windows():
+def test_memory_is_bounded_by_the_result_and_a_few_windows():
     volume = random_volume(72, 72, 72, 1)
     window, classes = (16, 16, 16), 8
 
@@ -167,7 +167,7 @@ KERNEL = np.random.default_rng(2).normal(size=(3, 3, 3, 2, 3)).astype(np.float32
 
 @jax.jit
 def convolve(images):
-    """One layer that sees a voxel's neighbours, zero beyond the border."""
+    """One layer that sees the neighbours of a voxel, with zeros beyond the border."""
     dimensions = ("NDHWC", "DHWIO", "NDHWC")
     logits = jax.lax.conv_general_dilated(
         images, jnp.asarray(KERNEL), (1, 1, 1), "SAME", dimension_numbers=dimensions
@@ -176,7 +176,7 @@ def convolve(images):
 
 
 def near_an_edge(shape, window, overlap):
-    """Voxels at the edge of some window, other than at the volume's border."""
+    """Voxels at the edge of some window, except at the border of the volume."""
     edges = np.zeros(shape, bool)
     for axis, (length, n, shared) in enumerate(zip(shape, window, overlap, strict=True)):
         line = np.moveaxis(edges, axis, 0)
@@ -186,7 +186,7 @@ def near_an_edge(shape, window, overlap):
     return edges
 
 
-def test_stitching_equals_a_full_pass_where_windows_show_what_is_around_a_voxel():
+def test_stitching_equals_a_full_pass_where_windows_contain_the_receptive_field():
     shape, window, overlap = (21, 30, 25), (12, 16, 14), (6, 8, 7)
     volume = random_volume(*shape, 2)
     full = np.asarray(convolve(volume[None]))[0]
@@ -197,12 +197,12 @@ def test_stitching_equals_a_full_pass_where_windows_show_what_is_around_a_voxel(
         probs = sliding_window(convolve, volume, window, overlap, 3, weighting)
         np.testing.assert_allclose(probs[~edges], full[~edges], atol=1e-6)
         errors[weighting] = np.abs(probs - full)[edges].mean()
-    # Elsewhere the edges of windows show, and less so where their weight is small.
+    # Elsewhere the edges of windows are visible, and less so if their weight is small.
     assert 1e-4 < errors["gaussian"] < errors["uniform"] / 10
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_stitching_equals_a_full_pass_everywhere_where_the_network_is_pointwise(weighting):
+def test_stitching_equals_a_full_pass_everywhere_for_a_pointwise_network(weighting):
     def forward(images):
         return oracles.softmax(images.astype(np.float64) @ KERNEL[1, 1, 1]).astype(np.float32)
 
@@ -251,7 +251,7 @@ def test_invalid_arguments_are_refused(changed, message):
         sliding_window(placed, **arguments | changed)
 
 
-def test_a_predictor_refuses_windows_before_there_is_an_image():
+def test_make_predict_refuses_invalid_windows():
     with pytest.raises(ValueError, match=r"the overlap is \(9, 4, 4\) and the window \(8, 8, 8\)"):
         make_predict(
             lambda params, x: x, {}, PATCHES[3], (8, 8, 8), windows=Windows(overlap=(9, 4, 4))
@@ -260,12 +260,12 @@ def test_a_predictor_refuses_windows_before_there_is_an_image():
 
 def stored_image(spec, shape):
     rng = np.random.default_rng([3, *shape])
-    low, high = (0, 255) if spec.dtype == "uint8" else (-300, 700)  # More than is clipped to.
+    low, high = (0, 255) if spec.dtype == "uint8" else (-300, 700)  # Beyond the clipping range.
     return rng.integers(low, high, (*shape, spec.channels)).astype(spec.dtype)
 
 
 def placed_network(num_classes):
-    """Logits of a pixel and of where in the image it is; in JAX, and its softmax in float64."""
+    """Logits by the pixel and its position in the image; in JAX, and their softmax in float64."""
 
     def logits(images, gain, library):
         spatial = images.shape[1:-1]
@@ -300,7 +300,7 @@ def test_a_whole_image_is_resized_and_its_prediction_resized_back(spec, native, 
     predict = make_predict(apply, {"gain": jnp.float32(0.5)}, spec, size, windows=windows)
     images = network_image(spec, image, size)[None]
     (expected,) = oracles.mirrored(forward, images) if mirror else forward(images)
-    # The second grid is as that of a volume that is stored resampled.
+    # The second grid is like that of a volume that is stored resampled.
     for grid in (native, tuple(n + 3 for n in native)):
         probs = predict(image, grid)
         assert probs.shape == (*grid, len(spec.classes)) and probs.dtype == np.float32
@@ -308,7 +308,7 @@ def test_a_whole_image_is_resized_and_its_prediction_resized_back(spec, native, 
         np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
 
 
-def test_a_whole_image_of_the_networks_size():
+def test_a_whole_image_of_the_input_size():
     image = stored_image(PHANTOM, (16, 16))
     predict = make_predict(lambda params, x: params * x[..., :2], 2.0, PHANTOM, (16, 16))
     z = 2 * network_image(PHANTOM, image, (16, 16)).astype(np.float64)
@@ -358,7 +358,7 @@ def test_volumes_of_all_sizes_share_one_compilation():
         predict = make_predict(apply, 2.0 + mirror, PATCHES[3], (8, 8, 8), windows=windows)
         for shape in ((61, 9, 33), (8, 8, 8), (5, 20, 3), (17, 16, 8)):
             assert predict(stored_image(PHANTOM_3D, shape), shape).shape == (*shape, 3)
-        # Nor does another network of the same layers.
+        # Another network with the same layers does not need one either.
         assert traced == [(4, 8, 8, 8, 1)]
 
 
@@ -375,7 +375,7 @@ def test_temperature_divides_logits(temperature):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_temperature_leaves_what_is_certain_finite():
+def test_temperature_of_certain_predictions_is_finite():
     probs = np.array([[0, 1], [1e-9, 1]], np.float32)
     found = tempered(lambda image, native: probs, 2.0)(np.zeros(1), (2,))
     np.testing.assert_allclose(found[:, 0], 1e-7**0.5 / (1 + 1e-7**0.5), rtol=1e-5)

@@ -35,7 +35,7 @@ DEFAULTS = {name: loss.defaults for name, loss in LOSSES.items()}
 
 
 def values_of(name, hyper):
-    """A few values of a hyper-parameter over its range, both ends among them."""
+    """A few values of a hyper-parameter over its range, including both ends."""
     if hyper in ("alpha", "beta", "delta", "weight"):
         return 0.0, 0.3, 1.0
     if hyper == "gamma" and name.startswith("focal_tversky"):
@@ -87,7 +87,7 @@ def expected_values(logits, labels, where=None, hyper=DEFAULTS):
 
 
 def example(seed, shape=SHAPE, classes=CLASSES, sharpness=2.0):
-    """Logits that know a little of the labels, integer labels with every class, and a mask."""
+    """Logits that are weakly correlated with the labels, integer labels of all classes, a mask."""
     rng = np.random.default_rng(seed)
     voxels = np.arange(math.prod(shape[1:])) % classes
     labels = rng.permuted(np.tile(voxels, (shape[0], 1)), axis=1).reshape(shape)
@@ -96,7 +96,7 @@ def example(seed, shape=SHAPE, classes=CLASSES, sharpness=2.0):
 
 
 def soft_labels(seed, shape=SHAPE, classes=CLASSES):
-    """Labels between 0 and 1 that sum to 1, a few of them certain."""
+    """Labels between 0 and 1 that sum to 1, some of them exactly 0 or 1."""
     rng = np.random.default_rng(seed)
     soft = rng.dirichlet(np.ones(classes), shape)
     hard = oracles.one_hot(rng.integers(0, classes, shape), classes)
@@ -104,7 +104,7 @@ def soft_labels(seed, shape=SHAPE, classes=CLASSES):
 
 
 def assert_close(actual, expected, rtol=1e-5, atol=1e-6, err_msg=""):
-    """`actual` and `expected` agree, both arrays or both dictionaries of them by name of loss."""
+    """Compare `actual` and `expected`, both arrays or both dictionaries of arrays by loss name."""
     if isinstance(expected, dict):
         assert set(actual) == set(expected)
         for key in expected:
@@ -141,7 +141,7 @@ def test_values_and_gradients_of_the_authors_code(case, row):
 
 
 @pytest.mark.parametrize(("spatial", "classes"), [((6, 5), 2), ((4, 4, 4), 3), ((12,), 4)])
-def test_values_in_any_rank_and_number_of_classes(spatial, classes):
+def test_values_for_any_rank_and_number_of_classes(spatial, classes):
     shape = (BATCH, *spatial)
     logits, integer, mask = example(0, shape, classes)
     one_hot = oracles.one_hot(integer, classes)
@@ -322,7 +322,7 @@ def test_float64_second_forward_and_recomputed_derivatives():
     labels = soft_labels(13)
     direction = np.random.default_rng(13).normal(size=logits.shape)
     single = jitted_gradients(logits, labels, where, DEFAULTS)
-    # An original is its ++ loss at exponent 1, so the ++ losses stand for both.
+    # An original loss is its ++ loss at exponent 1, so the ++ losses cover both.
     names = [name for name in LOSSES if f"{name}pp" not in LOSSES]
 
     def stacked(z):
@@ -364,14 +364,14 @@ hypers = st.fixed_dictionaries({name: st.sampled_from(SETTINGS[name]) for name i
 
 
 def lowest(hyper):
-    """The least value of every loss."""
+    """The minimum of every loss."""
     return {
         name: own["alpha"] - 1 if name.startswith("combo") else 0.0 for name, own in hyper.items()
     }
 
 
 def reordered(x, order):
-    """`x` (B, *spatial, ...) with its voxels in another order."""
+    """`x` (B, *spatial, ...) with its voxels permuted."""
     flat = x.reshape(BATCH, math.prod(SPATIAL), *x.shape[3:])
     return flat[:, list(order)].reshape(x.shape)
 
@@ -400,7 +400,7 @@ def test_a_perfect_prediction_reaches_the_minimum(labels, where, hyper):
 
 @settings(deadline=None)
 @given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers, order=orders)
-def test_the_order_of_voxels_is_of_no_account(logits, labels, where, hyper, order):
+def test_the_order_of_voxels_does_not_matter(logits, labels, where, hyper, order):
     shuffled = (reordered(x, order) for x in (logits, labels, where))
     expected = as_numpy(jitted(logits, labels, where, hyper))
     assert_close(jitted(*shuffled, hyper), expected)
@@ -408,7 +408,7 @@ def test_the_order_of_voxels_is_of_no_account(logits, labels, where, hyper, orde
 
 @settings(deadline=None)
 @given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
-def test_the_order_of_foreground_classes_is_of_no_account(logits, labels, where, hyper):
+def test_the_order_of_foreground_classes_does_not_matter(logits, labels, where, hyper):
     swap = np.array([0, 2, 1], np.int32)
     expected = as_numpy(jitted(logits, labels, where, hyper))
     assert_close(jitted(logits[..., swap], swap[labels], where, hyper), expected)
@@ -416,7 +416,7 @@ def test_the_order_of_foreground_classes_is_of_no_account(logits, labels, where,
 
 @settings(deadline=None)
 @given(logits=logit_arrays, labels=label_arrays, hyper=hypers, order=orders)
-def test_where_is_removing_voxels(logits, labels, hyper, order):
+def test_where_is_equivalent_to_removing_voxels(logits, labels, hyper, order):
     kept = list(order[: len(order) // 2])
     where = np.zeros((BATCH, math.prod(SPATIAL)), bool)
     where[:, kept] = True
@@ -438,7 +438,7 @@ def test_plusplus_at_1_is_the_original(logits, labels, where, hyper):
 
 @settings(deadline=None)
 @given(logits=logit_arrays, labels=label_arrays, where=mask_arrays, hyper=hypers)
-def test_a_larger_plusplus_exponent_forgives_more(logits, labels, where, hyper):
+def test_a_larger_plusplus_exponent_gives_a_smaller_loss(logits, labels, where, hyper):
     series = []
     for exponent in (0.5, 0.9, 1.0, 2.0, 3.5, 5.0):
         raised = {name: hyper[name] | {LOSSES[name].plusplus: exponent} for name in PLUSPLUS}
@@ -462,12 +462,12 @@ def test_counts_of_two_halves_add_up(logits, labels, where, gamma):
 
 
 @pytest.mark.parametrize("over", ["batch", "volume"])
-def test_losses_sharded_over_4_devices_are_those_of_the_whole(over):
+def test_losses_sharded_over_4_devices_equal_those_of_the_whole(over):
     logits, labels, where = example(23, shape=(4, 4, 3))
     spec, axis_name = (P("x"), None) if over == "batch" else (P(None, "x"), "x")
     mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec, spec))
-    # An original is its ++ loss at exponent 1, so the ++ losses stand for both.
+    # An original loss is its ++ loss at exponent 1, so the ++ losses cover both.
     names = [name for name in LOSSES if f"{name}pp" not in LOSSES]
 
     def stacked(logits, labels, where, axis_name=axis_name):
@@ -494,7 +494,7 @@ def test_losses_sharded_over_4_devices_are_those_of_the_whole(over):
     assert_close(inside, np.asarray(whole), rtol=1e-4)
 
 
-def test_under_pmap_the_mean_of_the_gradients_is_that_of_the_whole():
+def test_under_pmap_the_mean_gradient_is_that_of_the_whole():
     logits, labels, _ = example(24, shape=(1, 8, 3))
 
     def loss(scale, logits, labels, axis_name=None):
@@ -510,13 +510,13 @@ def test_under_pmap_the_mean_of_the_gradients_is_that_of_the_whole():
     assert_close(found, np.full(4, expected))
 
 
-def test_sums_over_a_whole_volume_keep_their_digits():
+def test_sums_over_a_whole_volume_keep_their_precision():
     logits, labels, where = example(25, shape=(1, 80, 160, 160), sharpness=3.0)
     found = jax.jit(LOSSES["unified_focalpp"].function)(logits, labels, where=where)
     assert_close(found, oracles.loss("unified_focalpp", logits, labels, where), atol=0)
 
 
-def test_a_class_ruled_out_has_no_gradient():
+def test_an_excluded_class_has_no_gradient():
     logits, labels, where = example(26)
     out = np.where(oracles.one_hot(labels, CLASSES) == 1, logits, -np.inf).astype(np.float32)
     logits[..., 2] = -np.inf
@@ -526,14 +526,14 @@ def test_a_class_ruled_out_has_no_gradient():
         assert_close(jitted(z, y, where, DEFAULTS), expected_values(finite, y, where))
 
 
-def test_nan_shows():
+def test_nan_propagates():
     logits, labels, _ = example(27)
     logits[0, 0, 0, 1] = np.nan
     for name, found in jitted(logits, labels, ALL, DEFAULTS).items():
         assert np.isnan(found).tolist() == [True, False], name
 
 
-def test_counts_are_those_of_the_formula():
+def test_counts_match_the_formula():
     logits, _, where = example(14)
     labels = soft_labels(14)
     for gamma in (0.5, 1.0, 2.0, 5.0):
@@ -621,7 +621,7 @@ def test_get_loss_sets_hyper_parameters():
     assert_close(loss(logits, labels, where=where), expected)
 
 
-def test_get_loss_refuses_what_it_does_not_know():
+def test_get_loss_refuses_unknown_names():
     with pytest.raises(ValueError, match="unknown loss 'dicepp', did you mean 'dscpp'.*tversky"):
         losses.get_loss("dicepp")
     for spelt, meant in (("dice", "dsc"), ("DSC++", "dscpp"), ("focal-tversky", "focal_tversky")):
@@ -683,14 +683,14 @@ def test_traced_hyper_parameters_are_not_checked():
         ((2, 4, 3), (2, 4), (2, 4, 1), r"where must have shape \(2, 4\), got \(2, 4, 1\)"),
     ],
 )
-def test_shapes_that_do_not_fit(name, logits, labels, where, message):
+def test_mismatched_shapes_are_refused(name, logits, labels, where, message):
     mask = None if where is None else np.ones(where, bool)
     with pytest.raises(ValueError, match=message):
         LOSSES[name].function(jnp.zeros(logits), np.zeros(labels, int), where=mask)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_dtypes_that_do_not_fit(name):
+def test_wrong_dtypes_are_refused(name):
     loss = LOSSES[name].function
     with pytest.raises(ValueError, match=r"labels must be integer.*got float32 \(2, 4, 3\)"):
         loss(np.zeros((*SHAPE, CLASSES), np.float32), np.zeros(SHAPE, np.float32))

@@ -99,12 +99,12 @@ def test_block_is_convolution_relu_instance_norm():
 
 
 def gradients(function, *args):
-    """Those of the sum of squares in all arguments."""
+    """Gradients of the sum of squares in all arguments."""
     arguments = tuple(range(len(args)))
     return jax.jit(jax.grad(lambda *xs: (function(*xs) ** 2).sum(), arguments))(*args)
 
 
-def test_convolution_by_slices_is_the_convolution():
+def test_convolution_by_slices_equals_the_convolution():
     keys = jax.random.split(jax.random.key(0))
     image = jax.random.normal(keys[0], (2, 5, 6, 4, 2))
     kernel = jax.random.normal(keys[1], (3, 3, 3, 2, 3))
@@ -129,7 +129,7 @@ def test_convolution_by_slices_is_the_convolution():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_transposed_convolution_for_a_cpu_is_that_of_flax(dtype):
+def test_transposed_convolution_for_a_cpu_equals_that_of_flax(dtype):
     image = jax.random.normal(jax.random.key(0), (2, 3, 4, 2, 5))
     init = nn.initializers.glorot_uniform()
     flax = nn.ConvTranspose(3, (2, 2, 2), (2, 2, 2), dtype=dtype, kernel_init=init)
@@ -155,7 +155,7 @@ def test_remat_changes_neither_parameters_nor_numbers(spatial):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, remat)
 
 
-def test_remat_keeps_less_for_the_gradient():
+def test_remat_stores_less_for_the_gradient():
     def kept(remat):
         model = UNet(2, filters=4, depth=2, remat=remat)
         image = jnp.zeros((1, 64, 64, 1))
@@ -168,7 +168,7 @@ def test_remat_keeps_less_for_the_gradient():
     assert kept(True) < 0.5 * kept(False)
 
 
-def test_kernels_start_glorot_uniform_and_biases_zero():
+def test_kernels_are_initialised_glorot_uniform_and_biases_zero():
     model = UNet(2, filters=16, depth=2)
     variables = jit_quickly(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):

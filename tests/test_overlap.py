@@ -30,7 +30,7 @@ def example(shape):
 
 
 def per_class(function, mask, labels, where):
-    """`function(y, predicted)` of every example and class over the voxels that count, (B, C)."""
+    """`function(y, predicted)` of every example and class over the included voxels, (B, C)."""
     return np.array(
         [
             [function(y[keep] == c, predicted[keep] == c) for c in range(CLASSES)]
@@ -40,7 +40,7 @@ def per_class(function, mask, labels, where):
 
 
 def scikit_jaccard(y, predicted, zero_division):
-    """Unlike the others it takes no NaN for zero_division."""
+    """Unlike the others, it does not accept NaN for zero_division."""
     either = (y | predicted).any()
     return sklearn.jaccard_score(y, predicted) if either else zero_division
 
@@ -80,7 +80,7 @@ def literal(name, y, predicted):
 @pytest.mark.parametrize("name", OVERLAP)
 @shapes
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "where"])
-def test_every_metric_is_that_of_scikit_learn_and_numpy(name, shape, masked):
+def test_every_metric_matches_scikit_learn_and_numpy(name, shape, masked):
     mask, labels, where = example(shape)
     kept = where if masked else np.ones(shape, bool)
     found = OVERLAP[name](mask, labels, CLASSES, where if masked else None)
@@ -90,12 +90,12 @@ def test_every_metric_is_that_of_scikit_learn_and_numpy(name, shape, masked):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_what_is_not_defined_is_nan():
+def test_undefined_metrics_are_nan():
     mask, labels, _ = example(SHAPES[0])
     mask[2], labels[2] = 1, 2
     nan = {name: np.isnan(f(mask, labels, CLASSES)) for name, f in OVERLAP.items()}
-    # Class 3 of example 0 is neither there nor predicted, of example 1 there and not predicted.
-    # Example 2 is of class 2 throughout and called 1.
+    # Class 3 is neither present nor predicted in example 0, and present but not predicted in
+    # example 1. All voxels of example 2 are of class 2 and predicted as class 1.
     assert {name: x[:2, 3].tolist() + x[2, 1:].tolist() for name, x in nan.items()} == {
         "dice": [True, False, False, False, True],
         "jaccard": [True, False, False, False, True],
@@ -143,8 +143,8 @@ def test_counts_and_ratios_have_any_shape():
     np.testing.assert_allclose(counts.specificity, tn / (tn + fp), rtol=1e-6)
 
 
-def test_as_many_voxels_as_an_int32_counts():
-    """More than float32 tells apart, and twice the true positives more than int32 holds."""
+def test_as_many_voxels_as_fit_into_int32():
+    """More than float32 can distinguish, with twice the true positives beyond int32."""
     tp, fp, fn, tn = 2**30 + 2**29, 2**24 + 1, 3, 2**28
     counts = Confusion(*(jnp.full(1, x, jnp.int32) for x in (tp, fp, fn, tn)))
     expected = {
@@ -160,8 +160,8 @@ def test_as_many_voxels_as_an_int32_counts():
         np.testing.assert_allclose(getattr(counts, name), [value], rtol=3e-7)
 
 
-def test_sums_of_more_voxels_are_those_of_int64():
-    """As the documentation says to add them."""
+def test_sums_over_more_voxels_use_int64():
+    """Summed as the documentation describes."""
     images = [Confusion(*(jnp.array([x * 2**28]) for x in (4, 1, 2, 3)))] * 7
     counts = jax.tree.map(lambda *x: np.sum(x, 0, np.int64), *images)
     assert counts.tp.tolist() == [7 * 2**30]
@@ -212,7 +212,7 @@ def test_identities(mask, labels, where):
 
 
 @pytest.mark.parametrize("function", OVERLAP.values(), ids=OVERLAP)
-def test_shapes_that_differ_are_refused(function):
+def test_different_shapes_are_refused(function):
     ones = functools.partial(np.ones, dtype=int)
     with pytest.raises(ValueError, match=r"same shape .*got \(2, 4\), \(2, 5\) and None"):
         function(ones((2, 4)), ones((2, 5)), 2)

@@ -1,4 +1,4 @@
-"""The paper's figures show what they were given, against NumPy and scikit-learn."""
+"""The figures of the paper show the data they are given, against NumPy and scikit-learn."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +23,7 @@ def closed():
 
 
 def view(seed, num_classes=2, shape=(24, 20), where=""):
-    """A case whose image and truth are the same for every seed, and whose prediction is not."""
+    """A case whose image and truth are the same for every seed, but whose prediction differs."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*shape, 1), np.uint8)
     label = rng.integers(0, num_classes, shape, np.uint8)
@@ -33,7 +33,7 @@ def view(seed, num_classes=2, shape=(24, 20), where=""):
 
 
 def panels(figure):
-    """What is drawn of images, by what is written above."""
+    """The images drawn in a figure, by title."""
     return {axes.get_title(): axes for axes in figure.axes if axes.images and axes.get_title()}
 
 
@@ -51,7 +51,7 @@ def check_readable(figure):
 
 @pytest.mark.parametrize("num_classes, target", [(2, 1), (3, 2)])
 @pytest.mark.parametrize("methods", [1, 3])
-def test_overconfidence_shows_how_sure_the_errors_are(num_classes, target, methods):
+def test_overconfidence_shows_the_confidence_of_the_errors(num_classes, target, methods):
     views = {f"m{seed}": view(seed, num_classes) for seed in range(methods)}
     figure = paper_figures.overconfidence(views, target, "cyst")
     shown = panels(figure)
@@ -139,7 +139,7 @@ def test_by_loss_shows_the_dice_of_what_is_outlined(methods, columns):
             np.testing.assert_array_equal(array(axes), of_method.probs[..., 1])
             found, truth = of_method.probs.argmax(-1) == 1, of_method.label == 1
             assert axes.get_title() == f"{name}\nDice {f1_score(truth.ravel(), found.ravel()):.2f}"
-            # Every pixel whose neighbour is called otherwise is beside the outline.
+            # Every pixel with a neighbour of another predicted class is next to the outline.
             (outline,) = axes.collections
             points = np.concatenate([path.vertices for path in outline.get_paths()])
             rows, cols = np.nonzero(found[:, 1:] != found[:, :-1])
@@ -147,7 +147,7 @@ def test_by_loss_shows_the_dice_of_what_is_outlined(methods, columns):
             assert expected <= set(map(tuple, points))
 
 
-def test_by_loss_says_which_slice_and_that_dice_is_undefined():
+def test_by_loss_states_the_slice_and_that_dice_is_undefined():
     first = view(0, where="slice 3 of 9")
     empty = np.zeros_like(first.probs)
     empty[..., 0] = 1
@@ -168,11 +168,11 @@ def test_by_loss_rows_are_as_tall_as_their_images():
 
 
 def counts(num_cases=9, num_classes=3):
-    """Counts `(C, T)` by case, and the probabilities and labels that they are of."""
+    """Counts `(C, T)` by case, with the probabilities and labels that were counted."""
     rng = np.random.default_rng(3)
     labels = rng.integers(0, num_classes, (num_cases, 60))
     labels[0] = 0
-    # Of the second case nothing reaches the higher thresholds.
+    # No probability of the second case reaches the higher thresholds.
     probs = rng.beta(1, 1, (num_cases, 60, num_classes)) + 0.3 * np.eye(num_classes)[labels]
     probs = np.clip(probs, 0, 1)
     probs[1] *= 0.5
@@ -186,7 +186,7 @@ def counts(num_cases=9, num_classes=3):
 
 
 def oracle(score, probs, labels, threshold):
-    """A score of every case, by scikit-learn, NaN where it is not defined."""
+    """A score of every case by scikit-learn, NaN where it is undefined."""
     return np.array([
         score(y == 2, p[:, 2] >= threshold, zero_division=np.nan)
         for p, y in zip(probs, labels, strict=True)
@@ -311,7 +311,7 @@ def test_a_method_looks_the_same_in_every_figure():
     assert together["DSC"]["color"] != together["DSC++"]["color"]
 
 
-def test_the_settings_of_a_grid_go_from_dark_to_light():
+def test_the_settings_of_a_grid_are_coloured_from_dark_to_light():
     styles = line_styles([f"gamma={n}" for n in range(10)])
     light = [sum(to_rgb(style["color"])) for style in styles.values()]
     assert light == sorted(light) and len(set(light)) == 10
@@ -321,7 +321,7 @@ def test_the_settings_of_a_grid_go_from_dark_to_light():
 
 
 @pytest.mark.parametrize("methods", [2, 12])
-def test_a_reliability_diagram_says_the_calibration_error_beside_it(methods):
+def test_a_reliability_diagram_states_the_calibration_error_beside_it(methods):
     curves = {name: sums(n, 3) for n, name in enumerate(LOSSES[:methods])}
     figure = curve_plots.reliability_diagram(curves, ("background", "kidney", "cyst"))
     check_readable(figure)

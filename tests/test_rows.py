@@ -31,7 +31,7 @@ def rows_of(values):
     ]
 
 
-def test_is_read_where_jax_is_not_installed():
+def test_works_without_jax():
     code = "import sys, dicepp_jax.rows; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
@@ -57,7 +57,7 @@ def test_summaries_have_means_errors_and_intervals_in_order_of_appearance():
     assert summarise(rows) == summaries
 
 
-def test_a_mean_of_one_case_has_no_error_and_of_none_no_value():
+def test_mean_of_one_case_has_no_error_and_of_no_case_no_value():
     (one,) = summarise([Row("a", *DICE, 0.25), Row("b", *DICE, NAN)])
     np.testing.assert_equal(one, Summary(*DICE, 0.25, NAN, NAN, NAN, 1, 1))
     (none,) = summarise([Row("a", *DICE, NAN)])
@@ -82,7 +82,7 @@ def test_recorded_numbers_follow_from_the_recorded_rows():
 
 
 class Mine(NamedTuple):
-    """A kind of row that the package does not know."""
+    """A type of row that the package does not know."""
 
     name: str
 
@@ -122,7 +122,7 @@ class Unwritable:
         raise RuntimeError("disk full")
 
 
-def test_a_file_half_written_does_not_replace_a_whole_one(tmp_path):
+def test_an_interrupted_write_does_not_replace_a_file(tmp_path):
     row = Row("a", *DICE, 0.5)
     write_csv(tmp_path / "rows.csv", [row, row])
     with pytest.raises(RuntimeError, match="disk full"):
@@ -130,7 +130,7 @@ def test_a_file_half_written_does_not_replace_a_whole_one(tmp_path):
     assert read_csv(tmp_path / "rows.csv", Row) == [row, row]
 
 
-def test_a_table_of_no_rows_is_not_written(tmp_path):
+def test_an_empty_table_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"no rows to write to .*rows\.csv"):
         write_csv(tmp_path / "rows.csv", [])
     assert not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ HEADER = b"case,label,region,metric,value\n"
         (HEADER + b"a" * 200_000, " is not a CSV file in UTF-8: field larger than"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
+def test_a_file_of_another_type_is_refused(tmp_path, content, message):
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError) as raised:
@@ -162,7 +162,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
     assert message in str(raised.value)
 
 
-def test_a_count_is_a_whole_number(tmp_path):
+def test_a_count_is_an_integer(tmp_path):
     path = tmp_path / "summary.csv"
     write_csv(path, [Summary(*DICE, 0.5, 0.1, 0.3, 0.7, 20, 0)])
     path.write_text(path.read_text().replace("20", "20.5"))
@@ -171,7 +171,7 @@ def test_a_count_is_a_whole_number(tmp_path):
 
 
 def two_methods():
-    """Values of two methods, `(cases, places)`, with some undefined in either or in both."""
+    """Values of two methods, `(cases, places)`, some undefined in one or both of them."""
     rng = np.random.default_rng([3, 0])
     a = rng.normal(size=(40, len(PLACES)))
     b = a + rng.normal(0.2, 0.5, a.shape)
@@ -215,7 +215,7 @@ def test_cases_are_matched_by_name():
     assert sorted(compare(*shuffled)) == sorted(table)
 
 
-def test_the_other_way_round_the_difference_has_the_other_sign():
+def test_swapping_the_methods_changes_the_sign_of_the_difference():
     a, b = map(rows_of, two_methods())
     for row, back in zip(compare(a, b), compare(b, a), strict=True):
         assert (back.mean_a, back.mean_b) == (row.mean_b, row.mean_a)
@@ -232,7 +232,7 @@ def test_equal_methods_do_not_differ():
         assert row[9:] == (0, 0, 0, 1, 1, 1, 0)
 
 
-def test_what_is_defined_for_no_pair_is_undefined_and_not_adjusted_for():
+def test_metrics_without_a_defined_pair_are_undefined_and_not_counted_by_holm():
     a = np.array([[0.5, NAN], [0.75, 0.5], [0.25, NAN]])
     b = np.array([[1.0, 0.5], [0.5, NAN], [1.0, 0.75]])
     some, none = compare(rows_of(a), rows_of(b))
@@ -252,7 +252,7 @@ def test_infinite_values_are_compared_by_rank():
     assert row.rank_biserial == pytest.approx(2 / 3)
 
 
-def test_other_cases_are_refused_by_name():
+def test_different_cases_are_refused_by_name():
     a, b = (rows_of(values[:8]) for values in two_methods())
     more = [Row("case_99", *place, 0.5) for place in PLACES]
     with pytest.raises(ValueError) as raised:
@@ -265,7 +265,7 @@ def test_other_cases_are_refused_by_name():
         compare(a, b[: len(PLACES)])
 
 
-def test_other_rows_are_refused_by_name():
+def test_different_rows_are_refused_by_name():
     a, b = (rows_of(values[:8]) for values in two_methods())
     with pytest.raises(ValueError, match=r"same rows .* only in a: case_00/vessel/image/nll\."):
         compare(a, b[1:])
@@ -279,7 +279,7 @@ def test_rows_that_appear_twice_are_refused():
         compare(a + a, b)
 
 
-def test_a_file_that_a_spreadsheet_kept(tmp_path):
+def test_a_file_saved_by_a_spreadsheet(tmp_path):
     path = tmp_path / "cases.csv"
     rows = [Row("a", *DICE, 0.25)]
     write_csv(str(path), rows)

@@ -37,19 +37,19 @@ RUN = {"epoch": 4, "val_loss": 0.25, "config": {"seed": 0}}
 
 
 def unet(spec, size):
-    """An untrained network's function and parameters."""
+    """Function and parameters of an untrained network."""
     model = MODELS["unet"](num_classes=len(spec.classes), filters=4, depth=1)
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
     return model.apply, init(jax.random.key(0), jnp.zeros((1, *size, spec.channels)))
 
 
 def linear(params, images):
-    """The quickest network."""
+    """The fastest possible network."""
     return images @ params["kernel"]
 
 
 def save_linear(folder, spec, size, **options):
-    """Save one whose logits are large enough to tell classes apart; returns its kernel."""
+    """Save a network whose logits clearly separate the classes; returns its kernel."""
     rng = np.random.default_rng(7)
     kernel = rng.normal(size=(spec.channels, len(spec.classes))).astype(np.float32)
     save_model(folder, linear, {"kernel": kernel}, spec, size, **RUN, **options)
@@ -58,7 +58,7 @@ def save_linear(folder, spec, size, **options):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A run's directory with a saved U-Net, and the U-Net."""
+    """Directory of a run with a saved U-Net, and the U-Net."""
     folder = tmp_path_factory.mktemp("run")
     apply, params = unet(PHANTOM, (16, 16))
     save_model(folder, apply, params, PHANTOM, (16, 16), **RUN)
@@ -71,13 +71,13 @@ def image():
 
 
 def in_a_process(code, *arguments, without=()):
-    """Run Python where some modules cannot be imported."""
+    """Run Python code in a process in which some modules cannot be imported."""
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in without)
     command = [sys.executable, "-c", f"import sys\n{blocked}{code}", *map(str, arguments)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
 
 
-def test_it_predicts_as_the_network_that_was_saved(saved, image):
+def test_it_predicts_like_the_network_that_was_saved(saved, image):
     folder, apply, params = saved
     expected = make_predict(apply, params, PHANTOM, (16, 16))(image, (21, 30))
     model = load_model(folder)
@@ -86,11 +86,11 @@ def test_it_predicts_as_the_network_that_was_saved(saved, image):
     np.testing.assert_allclose(probs, expected, atol=1e-5)
     assert model.predict(image, native=(8, 9)).shape == (8, 9, 2)
     assert model.classes == ("background", "vessel")
-    # A z-score does not see the scale.
+    # A z-score is invariant to the scale.
     np.testing.assert_allclose(model.predict(image / 255), expected, atol=1e-5)
 
 
-def test_without_what_trained_it_and_from_another_place(saved, image, tmp_path):
+def test_it_loads_without_training_libraries_and_from_another_folder(saved, image, tmp_path):
     folder, _, _ = saved
     shutil.copytree(folder / "model", tmp_path / "sent")
     np.save(tmp_path / "image.npy", image)
@@ -126,7 +126,7 @@ def test_the_exported_network_alone(saved, tmp_path):
     np.testing.assert_allclose(found["one"], expected[:1], rtol=1e-4, atol=1e-4)
 
 
-def test_what_it_says_of_itself(saved):
+def test_contents_of_model_json(saved):
     about = json.loads((saved[0] / "model" / "model.json").read_text())
     assert about["classes"] == ["background", "vessel"]
     assert (about["size"], about["channels"], about["patches"]) == ([16, 16], 3, False)
@@ -166,14 +166,14 @@ def test_a_volume_window_by_window(tmp_path):
     volume = np.random.default_rng(4).integers(-200, 400, (7, 11, 13), np.int16)
     model = load_model(tmp_path)
     probs = model.predict(volume, spacing=(2.0, 2.0, 2.0))
-    # A network that sees one voxel gives the same in every window that holds it.
+    # A pointwise network returns the same for a voxel in every window that contains it.
     seen = preprocess.normalise(volume[..., None], spec.intensity_range)
     np.testing.assert_allclose(probs, jax.nn.softmax(seen @ kernel), atol=1e-5)
     assert model.about["preprocessing"][-1] == "pad with the minimum, cut into windows of 4 x 8 x 6"
     assert {name: model.about[name] for name in options} == options | {"overlap": [2, 4, 3]}
 
 
-def test_grey_images_are_three_equal_channels(saved, image):
+def test_grey_images_are_repeated_to_three_channels(saved, image):
     model = load_model(saved[0])
     grey = image[..., 0]
     probs = model.predict(np.repeat(grey[..., None], 3, axis=-1))
@@ -195,7 +195,7 @@ def test_grey_images_are_three_equal_channels(saved, image):
         (np.ones((4, 5, 6)), (1, 1, 1), "the z-score of an image that is 1.0 everywhere"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path_factory, array, spacing, message):
+def test_mismatched_images_are_refused(tmp_path_factory, array, spacing, message):
     folder = tmp_path_factory.getbasetemp() / "kidney"
     spec = dataclasses.replace(PHANTOM_3D, spacing=(3.0, 2.0, 2.0))
     if not folder.exists():
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused(tmp_path_factory, array, spacing, message)
         load_model(folder).predict(array, spacing)
 
 
-def test_one_channel_is_not_taken_for_several_sequences(tmp_path):
+def test_one_channel_is_not_repeated_to_several_sequences(tmp_path):
     spec = dataclasses.replace(PHANTOM_3D, channels=4, per_channel=True)
     save_linear(tmp_path, spec, (4, 4, 4))
     with pytest.raises(ValueError, match=re.escape("expects (depth, height, width, 4 channels)")):
@@ -276,7 +276,7 @@ def another_network(folder):
         (rewrite("model.json", lambda about: about.pop("size")), ValueError, "has no size; copy"),
     ],
 )
-def test_what_is_broken_is_refused(saved, tmp_path, spoil, kind, message):
+def test_corrupt_files_are_refused(saved, tmp_path, spoil, kind, message):
     shutil.copytree(saved[0] / "model", tmp_path / "model")
     spoil(tmp_path / "model")
     with pytest.raises(kind, match=message):
@@ -290,7 +290,7 @@ def test_saving_again_replaces_it(tmp_path):
     np.testing.assert_array_equal(load_model(tmp_path).predict(image), np.full((6, 6, 2), 0.5))
 
 
-def test_a_threshold_of_several_classes_is_for_one_that_is_named():
+def test_a_threshold_with_several_classes_needs_a_target():
     probs = np.full((2, 3), 1 / 3, np.float32)
     for target in (None, "tumour", 3):
         with pytest.raises(

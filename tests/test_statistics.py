@@ -29,7 +29,7 @@ pairs = st.lists(st.tuples(few, few), min_size=1, max_size=8).map(lambda x: np.a
 
 
 @pytest.mark.parametrize("cases", [2, 20, 300])
-def test_bootstrap_is_scipys_of_one_batch(cases):
+def test_bootstrap_matches_scipy_in_one_batch(cases):
     values = np.random.default_rng([0, cases]).beta(5, 2, cases)
     expected = stats.bootstrap(
         (values,),
@@ -47,7 +47,7 @@ def test_bootstrap_is_scipys_of_one_batch(cases):
 @pytest.mark.parametrize("cases", [2, 20, 200])
 def test_bootstrap_error_is_the_analytic_standard_error(cases):
     values = np.random.default_rng(cases).beta(5, 2, cases)
-    # 9999 resamples know a standard deviation to 0.7 percent.
+    # 9999 resamples determine a standard deviation to 0.7 percent.
     assert bootstrap_error(values) == pytest.approx(values.std() / math.sqrt(cases), rel=0.03)
 
 
@@ -84,13 +84,13 @@ def test_bootstrap_follows_shift_and_scale():
     assert moved == pytest.approx((5 - 2 * mean, 2 * error, 5 - 2 * high, 5 - 2 * low), rel=1e-6)
 
 
-def test_bootstrap_comes_from_its_seed():
+def test_bootstrap_depends_on_its_seed_only():
     values = np.random.default_rng(0).random(20)
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap_error(values, seed=3) != bootstrap_error(values, seed=4)
 
 
-def test_every_column_is_resampled_by_itself_without_its_nan():
+def test_every_column_is_resampled_separately_without_its_nan():
     values = np.random.default_rng(4).random((25, 2, 3))
     values[[0, 7, 24], 0, 1] = NAN
     values[1:, 1, 0] = NAN
@@ -115,7 +115,7 @@ def test_every_column_is_resampled_by_itself_without_its_nan():
         ([-INF, INF], NAN),
     ],
 )
-def test_what_has_no_error_has_a_mean_if_it_can(values, mean):
+def test_the_mean_may_exist_without_an_error(values, mean):
     np.testing.assert_array_equal(bootstrap(np.array(values)), (mean, NAN, NAN, NAN))
     assert math.isnan(bootstrap_error(np.array(values)))
 
@@ -124,23 +124,23 @@ def test_bootstrap_of_a_constant_is_the_constant():
     assert bootstrap(np.full(10, 0.25)) == (0.25, 0, 0.25, 0.25)
 
 
-def test_bootstrap_takes_lists():
+def test_bootstrap_accepts_lists():
     assert bootstrap([1, 2, 4]) == bootstrap(np.array([1.0, 2.0, 4.0]))
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, NAN])
-def test_a_confidence_that_is_none_is_refused(confidence):
+def test_an_invalid_confidence_is_refused(confidence):
     with pytest.raises(ValueError, match=rf"confidence must lie in \(0, 1\), got {confidence}"):
         bootstrap(np.arange(3.0), confidence=confidence)
 
 
-def test_a_number_has_no_cases():
+def test_a_scalar_is_refused():
     with pytest.raises(ValueError, match=r"an array \(cases, ...\), got the number 0.5"):
         bootstrap(0.5)
 
 
 def normal_p_value(a, b):
-    """The rank-sum statistic by counting pairs, ties as halves, and its normal tail."""
+    """The p-value from the rank-sum statistic, counting pairs with ties as halves."""
     n, m = len(a), len(b)
     wins = sum((x > y) + (x == y) / 2 for x in a for y in b)
     z = (wins - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
@@ -172,7 +172,7 @@ def test_independent_samples_leave_out_nan(function):
 
 
 def signed_ranks(a, b):
-    """Signs and ranks of the differences that are not 0, by counting."""
+    """Signs and ranks of the non-zero differences, by counting."""
     differences = [x - y for x, y in zip(a, b, strict=True) if x != y]
     sizes = [abs(d) for d in differences]
     ranks = [sum(s < size for s in sizes) + (sizes.count(size) + 1) / 2 for size in sizes]
@@ -181,7 +181,7 @@ def signed_ranks(a, b):
 
 @settings(max_examples=60, deadline=None)
 @given(pairs)
-def test_signed_rank_is_the_share_of_signs_as_uneven(ab):
+def test_signed_rank_matches_an_enumeration_of_signs(ab):
     signs, ranks = signed_ranks(*ab)
     observed = np.dot(signs, ranks)
     possible = [np.dot(s, ranks) for s in itertools.product((-1, 1), repeat=len(ranks))]
@@ -205,7 +205,7 @@ def test_signed_rank_of_many_or_tied_cases_is_a_normal_tail(cases, steps):
 
 
 def test_signed_rank_of_fifty_cases_is_exact():
-    # All of 50 differences have one sign in 2 of 2**50 ways, far from the normal tail.
+    # All 50 differences have the same sign in 2 of 2**50 cases, far from the normal tail.
     a = np.arange(50.0)
     assert signed_rank(a, 3 * a + 1) == pytest.approx(2.0**-49, rel=1e-9)
 
@@ -251,7 +251,7 @@ def test_an_infinite_difference_is_the_largest():
 
 @settings(deadline=None)
 @given(samples, samples)
-def test_cliffs_delta_is_pairs_won_less_pairs_lost(a, b):
+def test_cliffs_delta_is_pairs_won_minus_pairs_lost(a, b):
     expected = np.mean([np.sign(x - y) for x in a for y in b])
     assert cliffs_delta(a, b) == pytest.approx(expected, abs=1e-12)
     assert cliffs_delta(b, a) == pytest.approx(-expected, abs=1e-12)
@@ -272,7 +272,7 @@ p_values = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.04]), max_s
 
 
 def rejected(p, alpha):
-    """Holm's procedure as he put it: the smallest first, until one is not significant."""
+    """Holm's procedure as published: the smallest first, until one is not significant."""
     result = [False] * len(p)
     for step, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         if p[index] * (len(p) - step) > alpha:
@@ -282,7 +282,7 @@ def rejected(p, alpha):
 
 
 @given(p_values, st.floats(0, 1, exclude_max=True) | st.sampled_from([0.01, 0.05]))
-def test_holm_rejects_what_the_procedure_does(p, alpha):
+def test_holm_rejects_as_the_procedure_does(p, alpha):
     assert (holm(p) <= alpha).tolist() == rejected(p, alpha)
 
 
@@ -313,6 +313,6 @@ def test_holm_keeps_shape_and_nan_and_counts_only_numbers():
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.2])
-def test_what_is_no_p_value_is_refused(p):
+def test_invalid_p_values_are_refused(p):
     with pytest.raises(ValueError, match=rf"p-values must lie in \[0, 1\], got .*{p}"):
         holm([0.5, p])

@@ -45,7 +45,7 @@ def by_distance_transform(predicted, true, spacing):
 
 
 def example(dimension, seed=0):
-    """Two blobs of classes with random borders, one touching the image's."""
+    """Two blobs with random borders, one of which touches the border of the image."""
     rng = np.random.default_rng([seed, dimension])
     shape = {2: (14, 17), 3: (8, 9, 10)}[dimension]
     smooth = ndimage.gaussian_filter(
@@ -57,7 +57,7 @@ def example(dimension, seed=0):
 
 @dimensions
 @pytest.mark.parametrize("oracle", [brute_force, by_distance_transform])
-def test_both_are_those_of_an_oracle(oracle, dimension):
+def test_both_metrics_match_an_oracle(oracle, dimension):
     mask, labels = example(dimension)
     spacing = SPACINGS[dimension]
     distance = hausdorff95(mask, labels, CLASSES, spacing)
@@ -80,7 +80,7 @@ def box(shape, start, stop):
 
 @dimensions
 @pytest.mark.parametrize("axis", [0, 1])
-def test_plates_lie_apart_by_what_one_was_moved(dimension, axis):
+def test_the_distance_of_two_plates_is_the_shift_of_one(dimension, axis):
     spacing = SPACINGS[dimension]
     shape = (12,) * dimension
     start, stop = [0] * dimension, [12] * dimension
@@ -90,7 +90,7 @@ def test_plates_lie_apart_by_what_one_was_moved(dimension, axis):
     distances = [(5 - near) * spacing[axis] for near in (0, 1)]
     found = hausdorff95(moved, plates, 2, spacing)[0, 1]
     np.testing.assert_allclose(found, distances[0], rtol=1e-12)
-    # The near layer of either plate, half of its voxels, has the other's near layer at 4 voxels.
+    # The near layer of each plate, half of its voxels, is 4 voxels from that of the other.
     for tolerance, share in ((distances[1] * 0.99, 0), (distances[1], 0.5), (distances[0], 1)):
         assert surface_dice(moved, plates, 2, spacing, tolerance)[0, 1] == share
 
@@ -108,19 +108,19 @@ def test_concentric_balls_differ_by_their_radii():
     assert surface_dice(small, large, 2, spacing, 9.0)[0, 1] == 1
 
 
-def test_what_decides_is_not_rounding():
+def test_rounding_does_not_decide():
     labels = box((8, 12), (2, 2), (6, 6))
     moved = np.roll(labels, 3, axis=2)
     assert 3 * 0.1 > 0.3
     assert surface_dice(moved, labels, 2, (0.1, 0.1), 0.3)[0, 1] == 1
 
 
-def test_percentile_leaves_out_a_stray_voxel():
+def test_percentile_ignores_a_stray_voxel():
     labels = box((40, 40), (5, 5), (25, 25))
     mask = labels.copy()
     mask[0, 38, 38] = 1
     assert hausdorff95(mask, labels, 2, (1, 1))[0, 1] == 0
-    # 76 voxels of the square's surface and one that is not near.
+    # 76 voxels of the surface of the square and one far away.
     np.testing.assert_allclose(surface_dice(mask, labels, 2, (1, 1), 1)[0, 1], 152 / 153)
 
 
@@ -163,7 +163,7 @@ def test_properties(mask, labels, spacing, tolerance):
     turned = both(*(x.transpose(0, 2, 1)[:, ::-1] for x in (mask, labels)), spacing[::-1])
     for value, expected in zip(turned, (distance, share), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-9)
-    # A class has surface at the border of the image, so that more background changes nothing.
+    # A class has a surface at the border of the image, so adding background changes nothing.
     padded = both(*(np.pad(x, ((0, 0), (3, 1), (0, 2))) for x in (mask, labels)))
     for value, expected in zip(padded, (distance, share), strict=True):
         np.testing.assert_allclose(value[:, 1:], expected[:, 1:], rtol=1e-9)
@@ -174,7 +174,7 @@ def test_properties(mask, labels, spacing, tolerance):
     )
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     image = np.zeros((2, 5, 6), int)
     with pytest.raises(ValueError, match=r"same shape .*got \(2, 5, 6\) and \(2, 5, 5\)"):
         hausdorff95(image, image[..., 1:], 2, (1, 1))

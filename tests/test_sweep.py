@@ -30,7 +30,7 @@ SEEDS = (4, 5)
 
 
 def batches(seed, size=5, channels=3, dtype=np.float32):
-    """A stream of noisy images whose labels cannot be told for sure."""
+    """A stream of noisy images whose labels cannot be predicted with certainty."""
 
     def stream(epoch):
         rng = np.random.default_rng([seed, epoch])
@@ -43,7 +43,7 @@ def batches(seed, size=5, channels=3, dtype=np.float32):
 
 
 def alone(member, state, apply, loss, aug, training, validation, epochs):
-    """The same training without a grid."""
+    """The same training run without a grid."""
     loss = functools.partial(loss, **member.hyper)
     return list(
         train.fit(
@@ -118,7 +118,7 @@ def linear(params, images):
 
 
 @pytest.mark.parametrize("strategy", [Strategy(4), Strategy(1), Strategy(2, 2)])
-def test_whole_runs_are_equal_in_float64_with_their_cuts_and_stops(strategy):
+def test_whole_runs_are_equal_in_float64_with_reductions_and_stops(strategy):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         settings = schedule.Settings(patience=2, stop_patience=4)
@@ -153,7 +153,7 @@ def test_whole_runs_are_equal_in_float64_with_their_cuts_and_stops(strategy):
                 known[-1].state,
             )
             assert min(e.learning_rate for e in known) < 0.1
-        assert len(stops) > 1  # Some went on without the others.
+        assert len(stops) > 1  # Some continued without the others.
 
 
 HISTORY = st.lists(st.sampled_from([0.5, 0.25, 0.125, 1.0, float("nan")]), min_size=12, max_size=12)
@@ -161,7 +161,7 @@ HISTORY = st.lists(st.sampled_from([0.5, 0.25, 0.125, 1.0, float("nan")]), min_s
 
 @given(st.lists(HISTORY, min_size=3, max_size=3), st.sampled_from([(3, 1), (2, 1), (1, 2)]))
 @settings(max_examples=30)
-def test_schedules_are_those_of_replay(histories, strategy):
+def test_schedules_match_replay(histories, strategy):
     rules = schedule.Settings(patience=2, stop_patience=4)
     rows = np.array(histories)
 
@@ -238,7 +238,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_were():
         )
 
 
-def test_a_stopped_member_is_not_moved():
+def test_a_stopped_member_is_not_updated():
     stream = batches(0)
     rules = [schedule.Settings(stop_patience=1, min_delta=9.0), schedule.Settings()]
     members = [Member({}, rule, jax.random.key(0)) for rule in rules]
@@ -256,7 +256,7 @@ def test_a_stopped_member_is_not_moved():
         if rounds > 2:
             assert sorted(finished.epochs) == [1]
     assert rounds == 5
-    # A jax array whose memory was given to a later step could not be read.
+    # A jax array whose memory was donated to a later step could not be read.
     jax.tree.map(np.testing.assert_array_equal, before, stopped)
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
@@ -274,7 +274,7 @@ def test_every_member_has_one_lane(active, lanes, devices):
     assert all(len(group) == width for group in groups[:-1]) and 0 < len(groups[-1]) <= width
     assert 1 <= found <= lanes
     if found > 1:
-        assert len(active) > -(-found // 2) * devices  # Half of the lanes would not do.
+        assert len(active) > -(-found // 2) * devices  # Half of the lanes would not suffice.
     assert found in {lanes} | {-(-lanes // 2**k) for k in range(1, 7)}
 
 
@@ -310,7 +310,7 @@ def test_measure_says_what_a_step_takes_and_changes_nothing(members):
         for lanes in (1, 8)
     )
     parameters = sum(x.nbytes for x in jax.tree.leaves(states[0].params))
-    assert eight.bytes - one.bytes > 7 * 2 * parameters  # And as many of momentum.
+    assert eight.bytes - one.bytes > 7 * 2 * parameters  # And the momentum of each parameter.
     assert 0 < one.seconds and 0 < eight.seconds
     jax.tree.map(np.testing.assert_array_equal, before, states[0])
 

@@ -39,7 +39,7 @@ def example(shape, classes=CLASSES, seed=0):
 
 
 def loop(probs, labels, thresholds, where):
-    """Every threshold, example and class by itself, (4, B, C, T)."""
+    """Counts for every threshold, example and class separately, (4, B, C, T)."""
     batch, classes = len(probs), probs.shape[-1]
     counts = np.zeros((4, batch, classes, len(thresholds)), int)
     for b, c, t in np.ndindex(counts.shape[1:]):
@@ -63,7 +63,7 @@ def test_thresholds_of_the_paper():
 
 @pytest.mark.parametrize("shape", [(3, 60), (3, 6, 10), (2, 4, 3, 5)], ids=["1-D", "2-D", "3-D"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "where"])
-def test_counts_are_those_of_a_loop(shape, masked):
+def test_counts_match_a_loop(shape, masked):
     probs, labels, where = example(shape)
     kept = where if masked else np.ones(shape, bool)
     found = threshold_counts(probs, labels, THRESHOLDS, where if masked else None)
@@ -86,7 +86,7 @@ LISTS = {
 
 @pytest.mark.parametrize("thresholds", LISTS.values(), ids=LISTS)
 def test_any_thresholds(thresholds):
-    """Ties, and the floats next to them, on either side."""
+    """Ties, and the adjacent floats on both sides."""
     values = np.float32(thresholds)
     values = values[(values >= 0) & (values <= 1)]
     p = np.concatenate([values, np.nextafter(values, np.float32(2)), [0, -0.0, 0.5, 1, np.nan]])
@@ -100,7 +100,7 @@ def test_any_thresholds(thresholds):
 
 
 @pytest.mark.parametrize("shape, classes", [((1, 300_007), 2), ((5, 70_001), 3)])
-def test_more_voxels_than_are_counted_in_one_go(shape, classes):
+def test_more_voxels_than_fit_into_one_chunk(shape, classes):
     probs, labels, where = example(shape, classes)
     thresholds = THRESHOLDS[::10]
     found = jitted(probs, labels, thresholds, where)
@@ -161,7 +161,7 @@ arrays = functools.partial(
 
 @settings(deadline=None)
 @arrays()
-def test_any_counts_are_those_of_a_loop(probs, labels, thresholds, where):
+def test_any_counts_match_a_loop(probs, labels, thresholds, where):
     found = jitted(probs, labels, thresholds, where)
     assert_counts(found, loop(probs, labels, thresholds, where))
 
@@ -179,7 +179,7 @@ def test_counts_of_two_halves_add_up(probs, labels, thresholds, where):
 
 @settings(deadline=None)
 @arrays()
-def test_a_higher_threshold_calls_no_more(probs, labels, thresholds, where):
+def test_a_higher_threshold_predicts_no_more_voxels(probs, labels, thresholds, where):
     counts = jitted(probs, labels, np.sort(thresholds), where)
     for falling in (counts.tp, counts.fp, counts.recall, 1 - counts.specificity):
         assert not (np.diff(falling) > 0).any()
@@ -196,13 +196,13 @@ def binary(seed, voxels=400):
 
 
 def counts_of(p, y, thresholds):
-    """Counts of the class of which y is the truth, (T,)."""
+    """Counts of the class with truth y, (T,)."""
     counts = jitted(np.stack([1 - p, p], -1), y.astype(int), thresholds)
     return jax.tree.map(lambda x: x[0, 1], counts)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_areas_are_those_of_scikit_learn(seed):
+def test_areas_match_scikit_learn(seed):
     p, y = binary(seed)
     thresholds = np.random.default_rng(seed).permutation(np.unique(p))
     counts = counts_of(p, y, thresholds)
@@ -213,7 +213,7 @@ def test_areas_are_those_of_scikit_learn(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("number", [1, 4, 91])
-def test_areas_of_few_thresholds_are_those_of_what_they_tell_apart(number, seed):
+def test_areas_of_few_thresholds_match_quantised_probabilities(number, seed):
     p, y = binary(seed)
     thresholds = np.quantile(THRESHOLDS, np.linspace(0, 1, number + 2)[1:-1]).astype(np.float32)
     counts = counts_of(p, y, thresholds)
@@ -259,7 +259,7 @@ def test_areas_of_few_thresholds_are_within_their_bounds(p, y, thresholds):
         assert least - 1e-6 <= found <= most + 1e-6
 
 
-def test_areas_of_a_class_that_is_nowhere_or_everywhere():
+def test_areas_of_a_class_with_no_voxels_or_all_voxels():
     p, y = binary(0)
     for truth, precision in ((y & False, np.nan), (y | True, 1)):
         counts = counts_of(p, truth, THRESHOLDS)
@@ -267,7 +267,7 @@ def test_areas_of_a_class_that_is_nowhere_or_everywhere():
         np.testing.assert_allclose(average_precision(counts), precision, rtol=1e-6)
 
 
-def test_areas_of_more_voxels_than_an_int32_counts():
+def test_areas_of_more_voxels_than_fit_into_int32():
     counts = counts_of(*binary(0), THRESHOLDS)
     many = jax.tree.map(lambda x: np.asarray(x, np.int64) * 2**30, counts)
     for area in (roc_auc, average_precision):
@@ -279,7 +279,7 @@ def test_areas_of_more_voxels_than_an_int32_counts():
 
 
 def best_threshold(counts, thresholds, name, wanted):
-    """By looking at them all, of one class; tp, fp, fn and tn are lists."""
+    """The threshold by exhaustive search, for one class; tp, fp, fn and tn are lists."""
     reaching = []
     for threshold, tp, fp, fn, _ in zip(np.float32(thresholds), *counts, strict=True):
         whole = tp + (fn if name == "recall" else fp)
@@ -307,7 +307,7 @@ def test_threshold_is_the_best_of_all_on_a_validation_set(name, wanted):
             )
 
 
-def test_a_wanted_recall_met_exactly_is_reached():
+def test_a_recall_equal_to_the_target_reaches_it():
     for whole in (3, 7, 10, 41):
         tp = np.arange(whole + 1)
         zeros = np.zeros(whole + 1, int)
@@ -327,7 +327,7 @@ def test_precision_that_falls_again_above_the_threshold():
     np.testing.assert_allclose(threshold_for(counts, thresholds, recall=0.8), 0.4)
 
 
-def test_no_threshold_reaches_it():
+def test_a_target_that_no_threshold_reaches():
     p, y = binary(1)
     counts = counts_of(np.minimum(p, 0.9), y, [0.95, 0.99])
     for wanted in ({"recall": 0.1}, {"precision": 0.1}):
