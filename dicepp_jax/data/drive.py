@@ -53,7 +53,7 @@ def list_cases(files: Tree) -> list[Case]:
     ]
     if missing:
         raise FileNotFoundError(
-            f"DRIVE: {len(missing)} of the 40 images are missing: {listed(missing)}. {DRIVE.obtain}"
+            f"DRIVE: missing images ({len(missing)} of 40): {listed(missing)}. {DRIVE.obtain}"
         )
     return list(_cases(kinds))
 

@@ -125,8 +125,8 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
                 f"no file matches the template {template}; {_contents(files)}. Set templates as in "
                 f"{_EXAMPLE}"
             )
-    _check_pairs("images have no mask", image_of, masks_of, options.masks)
-    _check_pairs("masks have no image", masks_of, image_of, options.images)
+    _check_pairs("images without mask", image_of, masks_of, options.masks)
+    _check_pairs("masks without image", masks_of, image_of, options.images)
     encoding = _one_per_class(masks_of, options) if "{class}" in options.masks else None
     names = encoding.classes[1:] if encoding else ("",)
     absent = [
@@ -134,7 +134,7 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
     ]
     if absent:
         raise FileNotFoundError(
-            f"{len(absent)} masks of a class are missing: {listed(absent)}; if a class does not "
+            f"missing masks of a class ({len(absent)}): {listed(absent)}; if a class does not "
             "occur in a case, add a mask that is 0 everywhere"
         )
     return CaseListing(
@@ -266,8 +266,8 @@ def _check_pairs(what: str, one: Mapping, other: Mapping, template: str) -> None
     missing = [case for case in one if case not in other]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(one)} {what}: {listed(missing)} ({template}); add the missing "
-            f"files, remove their counterparts, or set other templates, as in {_EXAMPLE}"
+            f"{what} ({len(missing)} of {len(one)}): {listed(missing)} ({template}); add the "
+            f"missing files, remove their counterparts, or set other templates, as in {_EXAMPLE}"
         )
 
 

@@ -75,7 +75,7 @@ def find_cases(files: Tree, options: Options) -> CaseListing:
         both = [case.id for case in test if case.id in names]
         if both:
             raise ValueError(
-                f"{len(both)} cases are in {TRAINING[0]} and in {TEST[0]}: {listed(both)}; remove "
+                f"cases in both {TRAINING[0]} and {TEST[0]} ({len(both)}): {listed(both)}; remove "
                 "each from one of them"
             )
         cases += test
@@ -191,7 +191,7 @@ def _cases(
     missing += [f"{images}/{case}_0000{ending}" for case in maps if case not in cases]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} files are missing: {listed(missing)}; add them, or remove the other "
+            f"missing files ({len(missing)}): {listed(missing)}; add them, or remove the other "
             "files of these cases"
         )
     return [

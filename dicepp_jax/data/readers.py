@@ -43,8 +43,8 @@ def read_rgb(file: File) -> np.ndarray:
     image = read_image(file)
     if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
         raise ValueError(
-            f"{file} has {image.shape[-1]} channels of {image.dtype}, expected 1 (grey) or 3 (RGB) "
-            "of uint8; convert it"
+            f"{file} has shape {image.shape} and type {image.dtype}, expected 1 (grey) or 3 (RGB) "
+            "channels of uint8; convert it"
         )
     return np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
 

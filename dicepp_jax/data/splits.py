@@ -87,7 +87,7 @@ def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> d
     """
     if total < len(parts):
         raise ValueError(
-            f"{total} cases are too few for {', '.join(parts)}, which need at least one each; add "
+            f"too few cases ({total}) for {', '.join(parts)}, which need at least one each; add "
             "cases"
         )
     if tuple(parts) == SPLITS and sum(counts) == total:
@@ -186,7 +186,7 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
         )
     if len(groups) < len(SPLITS):
         raise ValueError(
-            f"{len(groups)} groups are too few for {', '.join(SPLITS)}, which need at least one "
+            f"too few groups ({len(groups)}) for {', '.join(SPLITS)}, which need at least one "
             "each; use --config.data.split=random"
         )
     members = list(groups.values())

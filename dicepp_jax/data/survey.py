@@ -348,8 +348,8 @@ def _channels(listing: CaseListing, summaries: Sequence[CaseSummary]) -> int:
             others = [other for other in counts if other != count]
             wanted = f"{len(names)}, {listed(names)}" if names else f"{listed(others)} as in others"
             raise ValueError(
-                f"{case.images[0]} has {count} channels, expected {wanted}; all images of a set "
-                "must have the same channels, so convert or remove it"
+                f"{case.images[0]} has {count} channel{'s' * (count != 1)}, expected {wanted}; all "
+                "images of a set must have the same channels, so convert or remove it"
             )
     return max(expected)
 
