@@ -1,4 +1,4 @@
-"""BUS2017 with DSC++, gamma 2: the paper's setting in full.
+"""BUS2017 with DSC++, gamma 2: the paper's full setting.
 
 Command:   python -m experiments.run --config=configs/bus2017_dscpp.py
                --config.data.manual_dir=UDIAT

@@ -1,4 +1,4 @@
-"""CVC-ClinicDB with DSC++, gamma 2: the paper's setting in full.
+"""CVC-ClinicDB with DSC++, gamma 2: the paper's full setting.
 
 Command:   python -m experiments.run --config=configs/cvc_clinicdb_dscpp.py
                --config.data.manual_dir=CVC
@@ -7,8 +7,8 @@ Expected:  test NLL 0.037 ± 0.007, Brier 0.013 ± 0.002,
            Dice 0.894 ± 0.013, Jaccard 0.829 ± 0.015 (the paper's Table 4; not yet run here)
 
 The 612 frames come from 29 videos, and neighbouring frames are nearly the same image. The paper's
-split, and the default here, draws single frames, so most test frames have a near-twin in training
-and the number above is better than what a new patient would see. --config.data.split=group keeps
+split, and the default here, draws single frames, so most test frames have a near-duplicate in
+training, and the results above are better than for a new patient. --config.data.split=group keeps
 every video in one part.
 """
 

@@ -1,4 +1,4 @@
-"""2018DSB with DSC++, gamma 2: the paper's setting in full.
+"""2018DSB with DSC++, gamma 2: the paper's full setting.
 
 Command:   python -m experiments.run --config=configs/dsb2018_dscpp.py
                --config.data.manual_dir=DSB (or --config.data.download=True)

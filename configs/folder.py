@@ -1,14 +1,14 @@
-"""Your own images and masks, or a data set in nnU-Net's raw layout, with DSC++: no code needed.
+"""Your own data set of images and masks, or in nnU-Net's raw layout, with DSC++: no code needed.
 
 Command:   python -m experiments.prepare --config=configs/folder.py --config.data.manual_dir=FOLDER
-               to see what is found and proposed, then the same with experiments.run
-Hardware:  what the proposed size needs; --config.data.size and --config.model.filters make it less
-Expected:  nothing is known of your data
+               to see what is detected and proposed, then the same with experiments.run
+Hardware:  depends on the proposed size; reduce --config.data.size or --config.model.filters
+Expected:  depends on your data
 
-FOLDER may hold images/ and masks/ (labels/, annotations/, gt/), or images and masks side by side
+FOLDER may contain images/ and masks/ (labels/, annotations/, gt/), or images next to their masks
 (case.png, case_mask.png), 2-D or 3-D: PNG, JPEG, TIFF, GIF, BMP, NPY, NIfTI; or dataset.json,
-imagesTr/ and labelsTr/. Layout, classes, channels, spacing, size and depth are found out and told,
-each with the option that overrides it. docs/data.md says more.
+imagesTr/ and labelsTr/. Layout, classes, channels, spacing, size and depth are detected and
+reported, each with the option that overrides it. See docs/data.md.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,8 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """The paper's training on a set of your own."""
+    """The paper's training on your own data set."""
     config = base.get_config()
     config.data.name = "folder"
-    config.model.depth = placeholder(int)  # by the size: the paper's 4, less for small images
+    config.model.depth = placeholder(int)  # default by size: the paper's 4, less for small images
     return config

@@ -1,4 +1,4 @@
-"""ISIC2018 with DSC++, gamma 2: the paper's setting in full.
+"""ISIC2018 with DSC++, gamma 2: the paper's full setting.
 
 Command:   python -m experiments.run --config=configs/isic2018_dscpp.py
                --config.data.manual_dir=ISIC (or --config.data.download=True)

@@ -4,13 +4,13 @@ Command:   python -m experiments.run --config=configs/paper.py:full/dsb2018/foca
                --config.data.manual_dir=DSB
            python -m experiments.sweep --config=configs/paper.py:full/drive/gamma (Table 3)
            python -m experiments.reproduce runs the cells of a table or a figure one after another
-Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (2018DSB) a cell,
-           half an hour for Table 3. tiny: seconds; it shows that everything works, and nothing else
-Expected:  experiments/paper.csv at full scale; results/paper_reduced at reduced scale
+Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (2018DSB) per cell,
+           half an hour for Table 3. tiny: seconds; only a check that everything runs
+Expected:  experiments/report/paper.csv at full scale; results/paper_reduced at reduced scale
 
-METHOD is a loss with its hyper-parameters of the paper's Table 2, or "gamma" for Table 3's grid;
-METHOD_seed=N begins with another seed. DATASET is one of the paper's six, or one of those that
-are drawn: kits19_synthetic, phantom, phantom_3d.
+METHOD is a loss with its hyper-parameters from the paper's Table 2, or "gamma" for Table 3's grid;
+METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a synthetic one:
+kits19_synthetic, phantom, phantom_3d.
 """
 
 import importlib
@@ -36,9 +36,9 @@ def get_config(cell: str = "full/drive/dscpp") -> ConfigDict:
     found = re.fullmatch(pattern, cell)
     if not found or found[3] not in (*LOSSES, GAMMA):
         raise LookupError(
-            f"there is no cell {cell!r}; SCALE/DATASET/METHOD may be {', '.join(SCALES)} / "
-            f"{', '.join((*SETS, *DRAWN))} / {GAMMA}, {', '.join(LOSSES)}, as in "
-            "--config=configs/paper.py:reduced/drive/dscpp"
+            f"unknown cell {cell!r}, expected SCALE/DATASET/METHOD, as in "
+            f"--config=configs/paper.py:reduced/drive/dscpp. SCALE: {', '.join(SCALES)}; DATASET: "
+            f"{', '.join((*SETS, *DRAWN))}; METHOD: {GAMMA}, {', '.join(LOSSES)}"
         )
     scale, dataset, method, seed = found.groups()
     if dataset in SETS:
@@ -50,7 +50,7 @@ def get_config(cell: str = "full/drive/dscpp") -> ConfigDict:
     config.seed = int(seed or 0)
     if method == GAMMA:
         config.sweep.gamma = tuple(n / 2 for n in range(1, 11))
-        # What "auto" measures could differ between two runs, and with it the last digits.
+        # The choice of "auto" may differ between two runs, and with it the last digits.
         config.sweep.strategy = "vmap"
     else:
         config.loss.name = method
@@ -63,7 +63,7 @@ def _full(config: ConfigDict) -> None:
 
 
 def _reduced(config: ConfigDict) -> None:
-    """96 x 96, or the volumes' patches, 8 filters, at most 120 epochs, patience 10 and 20."""
+    """96 x 96, or patches of volumes, 8 filters, at most 120 epochs, patience 10 and 20."""
     config.model.filters = 8
     config.train.epochs = 120
     config.train.patience = 10
@@ -72,7 +72,7 @@ def _reduced(config: ConfigDict) -> None:
     if config.data.name not in VOLUMES:
         config.data.size = (96, 96)
     elif config.data.name != "phantom_3d":
-        # Of few validation volumes one patch each says too little to stop by.
+        # With few validation volumes, one patch of each is too noisy for early stopping.
         config.data.validation = "sliding_window"
         config.inference.overlap = 0.0
         if config.data.name == "kits19":
@@ -80,7 +80,7 @@ def _reduced(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    """32 x 32 or 16 x 32 x 32, 2 filters, depth 2, 2 epochs; no result."""
+    """32 x 32 or 16 x 32 x 32, 2 filters, depth 2, 2 epochs; results are meaningless."""
     config.model.filters = 2
     config.model.depth = 2
     config.train.epochs = 2
@@ -91,4 +91,4 @@ def _tiny(config: ConfigDict) -> None:
 
 
 SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
-"""What a scale changes of the paper's setting."""
+"""The changes of each scale to the paper's setting."""

@@ -1,4 +1,4 @@
-"""DSC against DSC++ on the vessel phantom: the main job in a few minutes on a laptop.
+"""DSC and DSC++ on the vessel phantom, compared in a few minutes on a laptop.
 
 Command:   python -m experiments.run
 Hardware:  2 CPU cores, about two minutes, compilation included
@@ -12,7 +12,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """A small U-Net on 32 drawn images of 96 x 96, trained once with each loss."""
+    """A small U-Net on 32 synthetic images of 96 x 96, trained once with each loss."""
     config = base.get_config()
     config.loss.name = "dsc,dscpp"
     config.model.filters = 8

@@ -1,10 +1,10 @@
-"""From a stored case to what the network sees, and back.
+"""From a stored case to the input of the network, and back.
 
-Images are resized linearly without anti-aliasing, sample positions at pixel centres; training
-labels are resized per class and the winning class taken; the z-score is over all pixels of one
-image, all channels together or each by itself. Volumes are first resampled to one spacing.
-Evaluation uses native labels untouched, so probabilities are brought to the native grid instead
-(`resize` again).
+Images are resized linearly without anti-aliasing, with sample positions at pixel centres; training
+labels are resized class by class, and each pixel gets the class with the largest share; the z-score
+is computed over all pixels of one image, for all channels together or for each separately. Volumes
+are first resampled to one spacing. Evaluation uses the unchanged native labels, so probabilities
+are resized to the native grid instead, by `resize`.
 """
 
 import math
@@ -18,8 +18,8 @@ from dicepp_jax.spec import Spec
 def resize(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Resize the leading axes of an array linearly, without anti-aliasing.
 
-    Output pixel i samples the input at (i + 0.5) * n_in / n_out - 0.5, beyond the border the
-    border's value.
+    Output pixel i samples the input at (i + 0.5) * n_in / n_out - 0.5; positions beyond the border
+    get the border's value.
 
     Args:
       array: `(*spatial, channels)` of any real dtype.
@@ -50,7 +50,9 @@ def resize(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """Resize a label map: every class linearly, then the winning class, the lowest at a tie.
+    """Resize a label map: each class linearly, then the class with the largest share per pixel.
+
+    Ties go to the lowest class.
 
     Args:
       label: `(*spatial)` classes.
@@ -66,7 +68,7 @@ def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> 
     """
     if label.shape == tuple(size):
         return label
-    # One class after another: all shares of a large volume together would fill the memory.
+    # Class by class, because the shares of all classes of a large volume might not fit in memory.
     highest = np.full(size, -np.inf, np.float32)
     winner = np.zeros(size, label.dtype)
     for index in range(num_classes):
@@ -79,12 +81,12 @@ def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> 
 def resampled_shape(
     shape: tuple[int, ...], spacing: tuple[float, ...], target: tuple[float, ...]
 ) -> tuple[int, ...]:
-    """The size of a volume at another spacing: floor(size * spacing / target), at least 1.
+    """The size of a volume after resampling: floor(size * spacing / target), at least 1.
 
     Args:
       shape: spatial size in voxels.
       spacing: mm between voxels, axis by axis.
-      target: mm between voxels wanted.
+      target: new mm between voxels.
 
     Returns:
       Spatial size in voxels.
@@ -93,7 +95,7 @@ def resampled_shape(
       >>> resampled_shape((100, 512, 512), (3.0, 0.78, 0.78), (3.22, 1.62, 1.62))
       (93, 246, 246)
     """
-    # Headers hold float32, in which a spacing may lie that little below what it was meant to be.
+    # Headers store float32, so a spacing may be this much smaller than intended.
     rounding = 1 + 1e-6
     axes = zip(shape, spacing, target, strict=True)
     return tuple(max(1, math.floor(n * old / new * rounding)) for n, old, new in axes)
@@ -102,15 +104,15 @@ def resampled_shape(
 def resample(
     array: np.ndarray, spacing: tuple[float, ...], target: tuple[float, ...]
 ) -> np.ndarray:
-    """Bring an image to another spacing, linearly as `resize` does.
+    """Resample an image to another spacing, linearly as in `resize`.
 
     Args:
       array: `(*spatial)` or `(*spatial, channels)`.
       spacing: mm between voxels, axis by axis.
-      target: mm between voxels wanted.
+      target: new mm between voxels.
 
     Returns:
-      float32 of size `resampled_shape`, or the array itself where that is the size it has.
+      float32 of size `resampled_shape`, or the array itself if it has that size already.
 
     Example:
       >>> resample(np.array([0, 4], np.int16), (2.0,), (1.0,)).tolist()
@@ -128,12 +130,12 @@ def resample(
 def resample_label(
     label: np.ndarray, spacing: tuple[float, ...], target: tuple[float, ...], num_classes: int
 ) -> np.ndarray:
-    """Bring a label map to another spacing, as `resize_label` does.
+    """Resample a label map to another spacing, as in `resize_label`.
 
     Args:
       label: `(*spatial)` classes.
       spacing: mm between voxels, axis by axis.
-      target: mm between voxels wanted.
+      target: new mm between voxels.
       num_classes: C.
 
     Returns:
@@ -151,18 +153,18 @@ def z_score(
     intensity_range: tuple[float, float] | None = None,
     per_channel: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the standard deviation that `normalise` subtracts and divides by.
+    """The mean and the standard deviation that `normalise` uses.
 
     Args:
       image: `(*spatial, channels)`.
-      intensity_range: what to clip to first, None for no clipping.
-      per_channel: whether each channel has a mean and a deviation of its own, or all have one.
+      intensity_range: intensities are clipped to it first, None for no clipping.
+      per_channel: whether mean and deviation are computed for each channel separately.
 
     Returns:
       Mean and deviation, float64, `(channels,)` or `()`.
 
     Raises:
-      ValueError: if all pixels, or all of a channel that has its own mean, have one value.
+      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value.
 
     Example:
       >>> [float(x) for x in z_score(np.array([[1.0], [3.0]]))]
@@ -174,11 +176,12 @@ def z_score(
     deviation = image.std(axes, dtype=np.float64)
     constant = np.flatnonzero(~(deviation > 0))
     if constant.size:
-        what = f"channel {constant[0]} (the first is 0) of an image" if per_channel else "an image"
+        what = f"channel {constant[0]} (counted from 0) of an image" if per_channel else "an image"
         value = image[..., constant[0]].flat[0]
         raise ValueError(
-            f"the z-score of {what} that is {value} everywhere"
-            f"{f' after clipping to {intensity_range}' if intensity_range else ''} is undefined"
+            f"{what} is {value} everywhere"
+            f"{f' after clipping to {intensity_range}' if intensity_range else ''}, so its z-score "
+            "is undefined; remove the image"
         )
     return mean, deviation
 
@@ -191,13 +194,13 @@ def standardise(
 ) -> np.ndarray:
     """Clip, then subtract a mean and divide by a standard deviation.
 
-    A part of an image so treated, with the `z_score` of the whole, is that part of `normalise`.
+    For a part of an image, with the `z_score` of the whole, this gives that part of `normalise`.
 
     Args:
       image: `(*spatial, channels)`.
-      mean: what to subtract, `(channels,)` or `()`.
-      deviation: what to divide by, of the same shape.
-      intensity_range: what to clip to first, None for no clipping.
+      mean: is subtracted, `(channels,)` or `()`.
+      deviation: the divisor, of the same shape.
+      intensity_range: intensities are clipped to it first, None for no clipping.
 
     Returns:
       float32 of the same shape.
@@ -223,14 +226,14 @@ def normalise(
 
     Args:
       image: `(*spatial, channels)`.
-      intensity_range: what to clip to first, None for no clipping.
-      per_channel: whether each channel has a mean and a deviation of its own, or all have one.
+      intensity_range: intensities are clipped to it first, None for no clipping.
+      per_channel: whether mean and deviation are computed for each channel separately.
 
     Returns:
       float32 of the same shape, mean 0 and standard deviation 1.
 
     Raises:
-      ValueError: if all pixels, or all of a channel that has its own mean, have one value.
+      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value.
 
     Example:
       >>> normalise(np.array([[1.0], [3.0]])).ravel().tolist()
@@ -243,12 +246,12 @@ def normalise(
 
 
 def window_starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
-    """Where windows along an axis begin: at 0, window - overlap apart, the last at the border.
+    """The starts of windows along an axis: from 0, window - overlap apart, the last at the border.
 
     Args:
       length: of the axis, in voxels.
       window: in voxels.
-      overlap: of neighbouring windows, in voxels, less than the window; the last overlaps more.
+      overlap: of neighbouring windows, in voxels, less than `window`; the last overlaps more.
 
     Returns:
       Ascending starts; (0,) if the axis is no longer than the window.
@@ -262,5 +265,5 @@ def window_starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
 
 
 def network_image(spec: Spec, image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The image as the network sees it: resized, then normalised; `(*size, channels)` float32."""
+    """The input of the network: the image resized, then normalised; `(*size, channels)` float32."""
     return normalise(resize(image, size), spec.intensity_range, spec.per_channel)

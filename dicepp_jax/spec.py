@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 
 class Download(NamedTuple):
-    """A file that a set is made of.
+    """A file to download.
 
     Attributes:
-      url: where it is.
-      path: where it goes, below the manual directory.
-      sha256: of its content, None where its makers give none.
+      url: its address.
+      path: where to store it, relative to the manual directory.
+      sha256: of its content, None if the publisher gives none.
     """
 
     url: str
@@ -20,37 +20,39 @@ class Download(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A data set's facts.
+    """Describes a data set.
 
     Attributes:
-      name: what configs and the builder call it.
-      title: what people call it.
+      name: its name in configs and in tfds.
+      title: its name in text.
       classes: class names, the background first.
       channels: image channels.
-      dtype: what pixels are stored as.
-      size: spatial size the network is given, (H, W) or (D, H, W): of whole images or of patches.
-      counts: cases in train, validation and test by the paper's Table 1, or as drawn; empty for
-        a set of the user's own.
-      homepage: where the set lives.
-      licence: its terms.
-      citation: whom to cite.
-      obtain: how to get the files and where to put them, step by step; empty if nothing is needed.
-      downloads: what can be had without a form.
-      native_size: the one size all images have on disk, None where it varies.
+      dtype: type that pixels are stored as.
+      size: spatial size of the network's input, (H, W) or (D, H, W): of whole images or of patches.
+      counts: number of training, validation and test cases in the paper's Table 1, or of a
+        synthetic set; empty for your own data set.
+      homepage: address of its web page.
+      licence: its terms of use.
+      citation: what to cite.
+      obtain: how to get the files and where to put them, step by step; empty if none are needed.
+      downloads: the files that can be downloaded without registration.
+      native_size: the size of all images on disk, None if it varies.
       spacing: mm that volumes are resampled to, along the axes of `size`; None to keep the grid.
       intensity_range: intensities are clipped to it before the z-score, None for no clipping.
-      per_channel: whether each channel has a z-score of its own, as for several MR sequences.
-      patches: whether training and prediction go by patches of `size`, cut from the volume, rather
-        than by whole images resized to it.
-      label_map: whether it is scored by `metrics.LABEL_MAP`, too, to compare with the paper.
-      drawn: a sentence for captions of a set whose images are not of patients, else empty.
-      stands_for: name of the set of the paper that a set with drawn images stands for, else None.
-      region: name of a part of the image that is scored beside the whole, None if there is none.
-      excluded: cases that are left out, as the paper did.
-      index: what a number means in a list of splits such as the authors': "position from 0",
+      per_channel: whether the z-score is computed for each channel separately, as for several MR
+        sequences.
+      patches: whether training and prediction use patches of `size`, cut from the volume, rather
+        than whole images resized to it.
+      label_map: whether it is also scored by `metrics.LABEL_MAP`, to compare with the paper.
+      drawn: a sentence for captions if the images are synthetic, else empty.
+      stands_for: name of the paper's set that a set of synthetic images stands for, else None.
+      region: name of a part of the image that is scored in addition to the whole, None if there is
+        none.
+      excluded: cases that are left out, as in the paper.
+      index: what a number means in a split file such as the authors': "position from 0",
         "position from 1" (in the sorted list of cases), "name" (the number in the case's name);
-        None where cases are listed by name.
-      version: of the stored set; a change of what is stored needs a new one.
+        None if such files name the cases.
+      version: of the stored set, to be increased if what is stored changes.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Spec:
     spacing: tuple[float, ...] | None = None
     intensity_range: tuple[float, float] | None = None
     per_channel: bool = False
-    # Not in the repr, which enters the fingerprint of a stored set (`data.builder`).
+    # Left out of the repr, which is part of a stored set's fingerprint (`data.builder`).
     patches: bool = dataclasses.field(default=False, repr=False)
     label_map: bool = dataclasses.field(default=False, repr=False)
     drawn: str = dataclasses.field(default="", repr=False)

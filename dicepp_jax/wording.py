@@ -1,4 +1,4 @@
-"""How many things are told in few words, the same everywhere."""
+"""Formatting of lists, sizes and ranges in messages."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 def listed(things: Iterable[object], shown: int = 5, separator: str = ", ") -> str:
-    """The first few of many things, and how many more there are.
+    """The first few items, and how many more there are.
 
     Example:
       >>> listed(["a", "b"])
@@ -22,7 +22,7 @@ def listed(things: Iterable[object], shown: int = 5, separator: str = ", ") -> s
 
 
 def by(values: Iterable[float]) -> str:
-    """Sizes as people write them.
+    """Sizes as in 512 x 512.
 
     Example:
       >>> by((512, 0.75))
@@ -32,7 +32,7 @@ def by(values: Iterable[float]) -> str:
 
 
 def span(values: ArrayLike) -> str:
-    """From the smallest to the largest size, axis by axis, and the median.
+    """The range of sizes, axis by axis, and their median.
 
     Example:
       >>> span([(3, 5), (3, 5)]), span([(3, 5), (4, 6), (4, 9)])

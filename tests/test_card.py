@@ -26,10 +26,10 @@ def test_counts_are_held_against_the_table():
     cases = [known(name) for name in names]
     whole = {"train": names[:16], "validation": names[16:20], "test": names[20:]}
     text = line(card(DRIVE, cases, whole, "there"), "cases")
-    assert text == "40: 16 train, 4 validation, 20 test, as it should be"
+    assert text == "40: 16 train, 4 validation, 20 test, as expected"
     part = {"train": names[:6], "validation": names[6:8], "test": names[8:10]}
     text = line(card(DRIVE, cases[:10], part, "there"), "cases")
-    assert text == "10: 6 train, 2 validation, 2 test; the whole set has 40: 16, 4, 20"
+    assert text == "10: 6 train, 2 validation, 2 test; the complete set has 40: 16, 4, 20"
     own = dataclasses.replace(DRIVE, counts=())
     assert line(card(own, cases, part, "there"), "cases") == "10: 6 train, 2 validation, 2 test"
 

@@ -143,7 +143,7 @@ def test_a_cut_connection_is_taken_up_again(server, tmp_path, capsys):
     fetch(server, tmp_path)
     assert server.asked == [None, *(f"bytes={n}-" for n in (1000, 6000, 6010, 6011, 106_011))]
     assert_whole(tmp_path)
-    assert "1000 of 300000 bytes came; next try in 0 s" in capsys.readouterr().err
+    assert "received 1000 of 300000 bytes; trying again in 0 s" in capsys.readouterr().err
 
 
 def test_a_connection_that_brings_nothing_more_is_given_up(server, tmp_path):
@@ -151,7 +151,11 @@ def test_a_connection_that_brings_nothing_more_is_given_up(server, tmp_path):
     with pytest.raises(ConnectionError) as error:
         fetch(server, tmp_path)
     assert server.asked == [None] + ["bytes=1000-"] * 3
-    for told in (server.url, "1000 of 300000 bytes came", f"put it at {tmp_path}/deep/file.zip"):
+    for told in (
+        server.url,
+        "received 1000 of 300000 bytes",
+        f"download it manually to {tmp_path}/deep/file.zip",
+    ):
         assert told in str(error.value)
     assert (tmp_path / "deep/file.zip.part").read_bytes() == CONTENT[:1000]
     server.cuts = []
@@ -170,7 +174,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path, code):
 
 def test_a_server_that_stays_busy_is_given_up(server, tmp_path):
     server.codes = [503] * 9
-    with pytest.raises(ConnectionError, match="the server answers 503 Service Unavailable"):
+    with pytest.raises(ConnectionError, match="the server responded 503 Service Unavailable"):
         fetch(server, tmp_path)
     assert len(server.asked) == 4
 
@@ -191,7 +195,11 @@ def test_a_file_that_is_not_there(server, tmp_path, code):
     with pytest.raises(ConnectionError) as error:
         fetch(server, tmp_path)
     assert len(server.asked) == 1
-    for told in (server.url, f"answers {code}", f"put it at {tmp_path}/deep/file.zip"):
+    for told in (
+        server.url,
+        f"responded {code}",
+        f"download it manually to {tmp_path}/deep/file.zip",
+    ):
         assert told in str(error.value)
     assert not list(tmp_path.glob("deep/*"))
 
@@ -199,7 +207,7 @@ def test_a_file_that_is_not_there(server, tmp_path, code):
 def test_a_wrong_checksum(server, tmp_path):
     with pytest.raises(ValueError) as error:
         fetch(server, tmp_path, "0" * 64)
-    for told in (server.url, SHA256, "0" * 64, "deleted, download it again"):
+    for told in (server.url, SHA256, "0" * 64, "deleted, so download it again"):
         assert told in str(error.value)
     assert not list(tmp_path.glob("deep/*"))
 
@@ -225,7 +233,7 @@ def test_a_part_longer_than_the_file_is_of_another(server, tmp_path, capsys):
     fetch(server, tmp_path)
     assert server.asked == ["bytes=300004-", None]
     assert_whole(tmp_path)
-    assert "the 300004 bytes that were there are not of this file" in capsys.readouterr().err
+    assert "the 300004 bytes received earlier are not from this file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("told", ["bytes 0-299999/300000", "pages 1-2/3", "bytes 9-19/2000"])
@@ -243,7 +251,7 @@ def test_more_bytes_than_the_file_has(server, tmp_path, capsys):
     fetch(server, tmp_path)
     assert server.asked == ["bytes=10-", None]
     assert_whole(tmp_path)
-    assert "300000 of 20 bytes came" in capsys.readouterr().err
+    assert "received 300000 of 20 bytes" in capsys.readouterr().err
 
 
 def test_no_network(server, tmp_path):
@@ -252,7 +260,12 @@ def test_no_network(server, tmp_path):
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
         with pytest.raises(ConnectionError) as error:
             download([Download(url, "file.zip")], tmp_path)
-    for told in (url, "Connection refused", "Check the network", f"put it at {tmp_path}/file.zip"):
+    for told in (
+        url,
+        "Connection refused",
+        "Check the network",
+        f"download it manually to {tmp_path}/file.zip",
+    ):
         assert told in str(error.value)
 
 
@@ -295,7 +308,7 @@ def test_a_full_disk_keeps_what_has_come(server, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(OSError, match="beyond 200000 bytes .*; make room") as error:
+        with pytest.raises(OSError, match="beyond 200000 bytes .*; free disk space") as error:
             fetch(server, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -168,15 +168,15 @@ def test_equal_files_of_two_archives_are_one(tmp_path):
 def test_two_copies_are_refused(tmp_path):
     write(tmp_path, "copy/images/1.png", "images/1.png")
     message = (
-        f"{tmp_path}/copy/images/1.png and {tmp_path}/images/1.png are both case 1; leave one of "
-        "them, or give the folder that holds only one"
+        f"{tmp_path}/copy/images/1.png and {tmp_path}/images/1.png both match case 1; remove one "
+        "of them, or give a folder that contains only one"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         match(tree(tmp_path), PATTERN)
     pack(tmp_path / "s.zip", "images/1.png")  # settles it
     assert match(tree(tmp_path), PATTERN)["1"].archived
     pack(tmp_path / "t.zip", "t/images/1.png")
-    message = f"{tmp_path}/s.zip/images/1.png and {tmp_path}/t.zip/t/images/1.png are both case 1"
+    message = f"{tmp_path}/s.zip/images/1.png and {tmp_path}/t.zip/t/images/1.png both match case 1"
     with pytest.raises(ValueError, match=re.escape(message)):
         match(tree(tmp_path), PATTERN)
 
@@ -185,14 +185,14 @@ def test_two_copies_are_refused(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    message = f"there is no {tmp_path}/nowhere; give the folder that holds the set's files"
+    message = f"{tmp_path}/nowhere does not exist; give the folder that contains the set's files"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         tree(tmp_path / "nowhere")
 
 
 def test_a_file_that_is_no_archive_is_named(tmp_path):
     write(tmp_path, "set.rar")
-    message = f"{tmp_path}/set.rar is neither a folder nor a zip archive; unpack it first"
+    message = f"{tmp_path}/set.rar is neither a folder nor a zip archive; if it is"
     with pytest.raises(ValueError, match=re.escape(message)):
         tree(tmp_path / "set.rar")
 
@@ -203,20 +203,20 @@ def test_a_truncated_archive_is_named(tmp_path, keep):
     content = content[: int(keep * len(content))]
     (tmp_path / "set.zip").write_bytes(content)
     pack(tmp_path / "outer.zip", set=content)
-    message = f"{tmp_path}/set.zip cannot be read as an archive"
+    message = f"{tmp_path}/set.zip cannot be read as a zip archive"
     for root in (tmp_path / "set.zip", tmp_path):
         if root == tmp_path:
             (tmp_path / "outer.zip").unlink()
         with pytest.raises(ValueError, match=re.escape(message)) as caught:
             tree(root)
-        assert "it looks half downloaded, so download it again" in str(caught.value)
+        assert "incomplete, so download it again" in str(caught.value)
 
 
 def test_a_broken_archive_in_an_archive_is_named(tmp_path):
     content = bytearray(packed(inner=packed("a.png")))
     content[len("inner.zip") + 40] ^= 255  # within the inner archive, whose checksum is then wrong
     (tmp_path / "outer.zip").write_bytes(content)
-    message = f"{tmp_path}/outer.zip/inner.zip cannot be read as an archive"
+    message = f"{tmp_path}/outer.zip/inner.zip cannot be read as a zip archive"
     with pytest.raises(ValueError, match=re.escape(message)):
         tree(tmp_path)
 
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     # Not by its mode: who runs the tests may be allowed everything.
     monkeypatch.setattr(os, "walk", walk)
-    message = f"{tmp_path}/images cannot be read (Permission denied); give yourself the right to"
+    message = f"{tmp_path}/images cannot be read (Permission denied); get read permission"
     with pytest.raises(PermissionError, match=re.escape(message)):
         tree(tmp_path)
 

@@ -259,7 +259,7 @@ def test_arrays_with_two_channels_have_two_z_scores(tmp_path):
     save(tmp_path / "set/masks/a.npy", label().astype(np.int64))
     spec, told, cases = describe(tmp_path / "set")
     assert (spec.channels, spec.dtype, spec.per_channel) == (2, "float32", True)
-    assert "each with a z-score of its own" in told
+    assert "normalised separately" in told
     assert_read(cases["a"], pixels.astype(np.float32), label())
 
 
@@ -350,8 +350,8 @@ def test_arrays_of_three_axes_are_volumes_without_a_spacing(tmp_path):
     pairs(tmp_path / "set", ending="npy", size=DEEP, classes=3)
     spec, told, cases = describe(tmp_path / "set")
     assert (spec.spacing, spec.dtype) == ((1.0, 1.0, 1.0), "int16")
-    assert "not known, taken as 1 x 1 x 1 mm" in told
-    assert spec.patches and "network input: patches of 16 x 16 x 32, the median in" in told
+    assert "unknown, assumed to be 1 x 1 x 1 mm" in told
+    assert spec.patches and "network input: patches of 16 x 16 x 32, the median size in" in told
     assert_read(cases["1"], image(1, DEEP), label(1, DEEP, 3))
     assert cases["1"].read().spacing is None
 
@@ -416,7 +416,7 @@ def test_the_network_is_given_the_median_size(tmp_path):
         save(tmp_path / f"set/masks/{number}.png", label(number, size))
     spec, told, _ = describe(tmp_path / "set")
     assert spec.size == (64, 96) and not spec.patches
-    assert "network input: 64 x 96, the median in multiples of 16" in told
+    assert "network input: 64 x 96, the median size in multiples of 16" in told
     assert "native sizes: 40 x 40 to 90 x 300, median 60 x 99" in told
     assert "(--config.data.size='(64,96)')" in told
 
@@ -483,19 +483,20 @@ REFUSED = {
     "image without mask": (
         remove("masks/1.png"),
         {},
-        r"1 of 3 images have no mask: 1 \(masks/\{case\}\.\*\); add what is missing",
+        r"images without mask \(1 of 3\): 1 \(masks/\{case\}\.\*\); add the missing files",
     ),
-    "mask without image": (remove("images/2.png"), {}, "1 of 3 masks have no image: 2 "),
+    "mask without image": (remove("images/2.png"), {}, r"masks without image \(1 of 3\): 2 "),
     "many missing": (
         lambda root: pairs(root, 9) or [(root / f"masks/{n}.png").unlink() for n in range(1, 9)],
         {},
-        "8 of 9 images have no mask: 1, 2, 3, 4, 5 and 3 more",
+        r"images without mask \(8 of 9\): 1, 2, 3, 4, 5 and 3 more",
     ),
-    "two of a case": (put("images/1.jpg", image(1)), {}, "both case 1; leave one of them"),
+    "two of a case": (put("images/1.jpg", image(1)), {}, "both match case 1; remove one of them"),
     "no layout": (
         rename_folders,
         {},
-        r"no images with masks were recognised; there are 3 \.png in scans, 3 \.png in truth\*.*"
+        r"no images with masks were recognised; the files are 3 \.png in scans, "
+        r"3 \.png in truth\*.*"
         r"--config\.folder\.images='images/\{case\}\.\*' --config\.folder\.masks=",
     ),
     "empty folder": (
@@ -506,67 +507,71 @@ REFUSED = {
     "template without case": (
         None,
         {"images": "images/*.png", "masks": "masks/{case}.png"},
-        r"folder\.images is 'images/\*\.png'; it must have \{case\}",
+        r"folder\.images is 'images/\*\.png', expected \{case\}",
     ),
     "one template": (None, {"images": "images/{case}.png"}, r"folder\.masks is ''"),
     "template with another field": (
         None,
         {"images": "{case}.png", "masks": "{class}/{patient}{case}.png"},
-        r"folder\.masks is .*\{class\} only if each class has a mask file",
+        r"folder\.masks is .*\{class\} if each class has a separate file",
     ),
     "template that fits nothing": (
         None,
         {"images": "images/{case}.tif", "masks": "masks/{case}.png"},
-        r"no file fits the template images/\{case\}\.tif; there are 3 \.png in images",
+        r"no file matches the template images/\{case\}\.tif; the files are 3 \.png in images",
     ),
     "undeclared values": (
         masks_of(0, 128, 255),
         {},
-        r"hold the values 0, 128, 255, not 0, 1, 2.*255 often marks what is to be ignored.*"
+        r"contain the values 0, 128, 255, expected 0, 1, 2.*255 often marks pixels to ignore.*"
         r"--config\.folder\.mask_values='\(0,128,255\)'",
     ),
-    "no background": (masks_of(1, 2), {}, "hold the values 1, 2, not 0, 1, 2"),
+    "no background": (masks_of(1, 2), {}, "contain the values 1, 2, expected 0, 1, 2"),
     "noise that may number objects": (
         masks_of(*range(40), *[0] * 200, *[255] * 160),
         {},
-        "hold the values 0, 1, 2, 3, 4 and 36 more.*lossy compression.*number objects",
+        "contain the values 0, 1, 2, 3, 4 and 36 more.*lossy compression.*number objects",
     ),
     "a picture for a mask": (
         masks_of(*range(100)),
         {},
-        "hold the values 0, 1, 2, 3, 4 and 95 more.*rather those of a picture",
+        "contain the values 0, 1, 2, 3, 4 and 95 more.*indicate an image",
     ),
     "unexpected value": (
         lambda root: pairs(root, classes=4),
         {"classes": ("background", "kidney", "tumour")},
-        r"masks/0\.png holds 3, expected 0 background, 1 kidney, 2 tumour; correct the file",
+        r"masks/0\.png contains 3, expected 0 background, 1 kidney, 2 tumour; correct the file",
     ),
     "value that is not declared": (
         masks_of(0, 7, 9),
         {"mask_values": (0, 9)},
-        "holds 7, expected 0 ",
+        "contains 7, expected 0 ",
     ),
     "values without classes": (
         None,
         {"mask_values": (0, 1), "classes": ("a", "b", "c")},
-        r"folder\.mask_values has 0, 1 and folder\.classes a, b, c; give each class one value",
+        r"folder\.mask_values has 0, 1 and folder\.classes a, b, c; expected one distinct value",
     ),
-    "a value twice": (None, {"mask_values": (0, 1, 1)}, "give each class one value of its own"),
-    "no foreground": (masks_of(0), {}, "no mask has any foreground"),
+    "a value twice": (
+        None,
+        {"mask_values": (0, 1, 1)},
+        "expected one distinct value for each class",
+    ),
+    "no foreground": (masks_of(0), {}, "all masks are 0 everywhere, expected some foreground"),
     "colour-coded mask": (
         put("masks/1.png", np.resize(np.array([255, 0, 0], np.uint8), (*SIZE, 3))),
         {},
-        r"set case 1: .*masks/1\.png is coloured",
+        r"set case 1: .*masks/1\.png has colours",
     ),
     "float label map": (
         lambda root: (remove("masks/1.png")(root), put("masks/1.npy", label() * 0.5)(root)),
         {},
-        r"masks/1\.npy holds 0\.5; a label map holds whole numbers",
+        r"masks/1\.npy contains 0\.5, expected a label map of whole numbers",
     ),
     "float label volume": (
         lambda root: volumes(root) or save(root / "masks/1.nii", label(1, DEEP) * 0.5),
         {},
-        r"masks/1\.nii is a label map that holds 0\.5",
+        r"masks/1\.nii is a label map but contains 0\.5",
     ),
     "float label array": (
         lambda root: (
@@ -574,16 +579,16 @@ REFUSED = {
             put("masks/1.npy", np.full(DEEP, 0.5))(root),
         ),
         {},
-        r"masks/1\.npy is a label map that holds values which are not whole",
+        r"masks/1\.npy contains 0\.5, expected a label map of whole numbers",
     ),
-    "four axes": (four_axes, {}, r"case 1: .*images/1\.nii is 4-D.*give one file per channel"),
+    "four axes": (four_axes, {}, r"case 1: .*images/1\.nii is 4-D.*one file per channel"),
     "mixed axes": (
         lambda root: (
             [(root / f"{part}/1.png").unlink() for part in ("images", "masks")]
             and [save(root / f"{part}/1.nii", label(1, DEEP)) for part in ("images", "masks")]
         ),
         {},
-        r"images/[02]\.png is an image and .*images/1\.nii a volume; a set has one of them",
+        r"images/[02]\.png is 2-D and .*images/1\.nii is 3-D, expected either images or volumes",
     ),
     "truncated image": (
         lambda root: layouts.truncate(root / "images/2.png"),
@@ -596,22 +601,22 @@ REFUSED = {
             put("images/1.npy", image(0, SIZE, (2,)))(root),
         ),
         {},
-        r"images/1\.npy has 2 channels.*all images of a set need the same channels",
+        r"images/1\.npy has 2 channels.*all images of a set must have the same channels",
     ),
-    "spacing of images": (None, {"spacing": (1.0, 1.0, 1.0)}, "these are images"),
-    "two spacings": (volumes, {"spacing": (1.0, 1.0)}, "give three numbers of mm"),
+    "spacing of images": (None, {"spacing": (1.0, 1.0, 1.0)}, "these are 2-D images"),
+    "two spacings": (volumes, {"spacing": (1.0, 1.0)}, "expected three numbers in mm"),
     "range upside down": (None, {"intensity_range": (5.0, -5.0)}, "the lowest and the highest"),
     "class without mask": (
         lambda root: (one_a_class(TOP, 255 - TOP)(root), remove("masks/1_c2.png")(root)),
         {},
-        r"1 masks of a class are missing: 1 \(c2\); .*add a mask that is 0 everywhere",
+        r"missing masks of a class \(1\): 1 \(c2\); .*add a mask that is 0 everywhere",
     ),
     "unknown class": (
         one_a_class(TOP, 255 - TOP),
         {"classes": ("background", "c1", "cyst")},
-        r"folder\.classes is background, c1, cyst and there are masks of c1, c2",
+        r"folder\.classes is background, c1, cyst, but there are masks for c1, c2",
     ),
-    "values of files": (one_a_class(TOP, 255 - TOP), {"mask_values": (0, 1)}, "so leave it out"),
+    "values of files": (one_a_class(TOP, 255 - TOP), {"mask_values": (0, 1)}, "so omit it"),
 }
 """What is wrong with three images and masks, the options, and the message."""
 
@@ -627,7 +632,7 @@ UNREADABLE = {
             volumes(root) or (remove("masks/1.nii")(root), put("masks/1.npy", label(1, DEEP))(root))
         ),
         {},
-        r"images/1\.nii and .*masks/1\.npy one is NIfTI.*save both as NIfTI",
+        r"only one of .*images/1\.nii and .*masks/1\.npy is NIfTI.*save both as NIfTI",
     ),
     "overlap": (
         one_a_class(TOP, np.full(SIZE, 255, np.uint8)),
@@ -637,7 +642,7 @@ UNREADABLE = {
     "no binary mask": (
         one_a_class(TOP, TOP // 255 * 7),
         {},
-        r"masks/1_c2\.png holds 0, 7, expected the mask of one class",
+        r"masks/1_c2\.png contains 0, 7, expected a binary mask",
     ),
     "not a number": (
         lambda root: (
@@ -675,5 +680,5 @@ def test_a_value_that_came_after_the_survey_is_refused(tmp_path):
     pairs(tmp_path / "set")
     _, _, cases = describe(tmp_path / "set")
     save(tmp_path / "set/masks/1.png", label(1, classes=3))
-    with pytest.raises(ValueError, match=r"masks/1\.png holds 2, expected 0 background, 1 "):
+    with pytest.raises(ValueError, match=r"masks/1\.png contains 2, expected 0 background, 1 "):
         cases["1"].read()

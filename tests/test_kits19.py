@@ -134,7 +134,7 @@ def test_a_mask_beyond_210_is_taken_where_there_is_one():
 MISSING = {
     "nothing": (["a.png", "notes.txt"], "case_*/imaging.nii.gz and case_*/segmentation.nii.gz"),
     "nothing, how to get it": ([], "1. Clone https://github.com/neheller/kits19"),
-    "packed": (["kits19.rar"], "/files/kits19.rar must be unpacked first"),
+    "packed": (["kits19.rar"], "/files/kits19.rar cannot be read; unpack it first"),
     "no imaging": (masks(*range(20)), "mask without imaging: 19 of 19"),
     "first five": (
         masks(0, 1, 2, 3, 4, 5, 6),
@@ -144,7 +144,7 @@ MISSING = {
     "no mask": (imaging(0, 209), "missing: case_00000/segmentation.nii.gz, case_00209/"),
     "one mask missing": (imaging(0, 1) + masks(1), "such as /files/case_00000/imaging.nii.gz"),
     "one imaging missing": (imaging(1) + masks(0, 1), "missing: case_00000/imaging.nii.gz."),
-    "imaging without a mask of 210": (imaging(210), "none is named as"),
+    "imaging without a mask of 210": (imaging(210), "none of the 1 files matches"),
     "mask without imaging of 210": (masks(210), "missing: case_00210/imaging.nii.gz."),
 }
 
@@ -163,7 +163,7 @@ def test_excluded_cases_may_lack_either_file():
 
 def test_two_files_of_a_case_are_refused():
     names = [*imaging(4), "images/case_00004.nii.gz", *masks(4)]
-    with pytest.raises(ValueError, match="case_00004.nii.gz.* both case 00004; leave one"):
+    with pytest.raises(ValueError, match="case_00004.nii.gz.* both match case 00004; remove one"):
         kits19.list_cases(names_only(*names))
 
 
@@ -171,7 +171,7 @@ def test_unknown_labels_are_refused(tmp_path):
     label = layouts_3d.scan(0).label
     label[0, 0, :2] = (7, 3)
     expected = (
-        "case_00000/segmentation.nii.gz of case_00000 holds 3, 7, "
+        "case_00000/segmentation.nii.gz of case_00000 contains 3, 7, "
         "expected 0 background, 1 kidney, 2 tumour"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
@@ -216,5 +216,5 @@ def test_imaging_of_several_phases_is_refused(tmp_path):
         nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), np.eye(4)),
         tmp_path / "case_00000/imaging.nii.gz",
     )
-    with pytest.raises(ValueError, match=r"imaging.nii.gz is 4-D, of shape \(4, 5, 6, 2\)"):
+    with pytest.raises(ValueError, match=r"imaging.nii.gz is 4-D with shape \(4, 5, 6, 2\)"):
         read()

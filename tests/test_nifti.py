@@ -275,10 +275,14 @@ def test_writing_replaces_and_repeats_to_the_byte(tmp_path):
 @pytest.mark.parametrize(
     "name, array, message",
     [
-        ("mask.png", np.zeros((4, 3, 2), int), "names no NIfTI file; end it in .nii.gz"),
-        ("mask.nii", np.full((4, 3, 2), 256), "labels go from 256 to 256, expected 0 to 255"),
-        ("mask.nii", np.full((4, 3, 2), -1), "labels go from -1 to -1, expected 0 to 255"),
-        ("mask.nii", np.zeros((2, 3, 4), int), "shape (2, 3, 4) and the grid (4, 3, 2)"),
+        (
+            "mask.png",
+            np.zeros((4, 3, 2), int),
+            "is not the name of a NIfTI file; it must end in .nii.gz",
+        ),
+        ("mask.nii", np.full((4, 3, 2), 256), "labels range from 256 to 256, expected 0 to 255"),
+        ("mask.nii", np.full((4, 3, 2), -1), "labels range from -1 to -1, expected 0 to 255"),
+        ("mask.nii", np.zeros((2, 3, 4), int), "shape (2, 3, 4), but the grid (4, 3, 2)"),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path, name, array, message):
@@ -336,28 +340,34 @@ def form(**header):
 HALF = np.full((2, 3, 4), 0.5, np.float32)
 EITHER = {
     "truncated": (truncated(300), "cannot be read as NIfTI (Compressed file ended"),
-    "truncated header": (truncated(40), "it looks half downloaded"),
-    "empty": (other(b""), "(it does not begin as .nii does)"),
+    "truncated header": (truncated(40), "it seems to be incomplete"),
+    "empty": (other(b""), "(it does not start like a .nii file)"),
     "damaged": (damaged, "cannot be read as NIfTI (CRC check failed"),
-    "text": (other(b"not a volume" * 99), "get it again, or convert it to .nii.gz"),
+    "text": (other(b"not a volume" * 99), "download it again, or convert it to .nii.gz"),
     "analyze": (
         of(numbered((2, 3, 4), np.uint8), magic=b"ni1"),
-        "(it does not begin as .nii does)",
+        "(it does not start like a .nii file)",
     ),
-    "4-D": (of(np.zeros((3, 4, 5, 2), np.uint8)), "is 4-D, of shape (3, 4, 5, 2), expected one"),
-    "4-D, remedy": (of(np.zeros((3, 4, 5, 2), np.uint8)), "one file per channel, as nnU-Net's"),
-    "vectors": (of(np.zeros((3, 4, 5, 1, 3), np.uint8)), "is 5-D, of shape (3, 4, 5, 1, 3)"),
-    "no voxel": (of(np.zeros((3, 0, 5), np.uint8)), "is of shape (3, 0, 5) and holds no voxel"),
-    "complex": (of(np.zeros((3, 4, 5), np.complex64)), "holds complex64 values, expected one real"),
-    "colour": (coloured, "holds RGB values, expected one real number per voxel"),
+    "4-D": (of(np.zeros((3, 4, 5, 2), np.uint8)), "is 4-D with shape (3, 4, 5, 2), expected one"),
+    "4-D, remedy": (
+        of(np.zeros((3, 4, 5, 2), np.uint8)),
+        "one file per channel, such as nnU-Net's",
+    ),
+    "vectors": (of(np.zeros((3, 4, 5, 1, 3), np.uint8)), "is 5-D with shape (3, 4, 5, 1, 3)"),
+    "no voxel": (of(np.zeros((3, 0, 5), np.uint8)), "has shape (3, 0, 5), so it has no voxels"),
+    "complex": (of(np.zeros((3, 4, 5), np.complex64)), "has complex64 values, expected one real"),
+    "colour": (coloured, "has RGB values, expected one real number per voxel"),
     "singular": (with_third_axis(0, 0, 0), "an affine that is singular, [[1.0, 0.0, 0.0"),
     "parallel": (with_third_axis(1, 0, 1e-6), "singular"),
     "nan": (with_third_axis(0, 0, np.nan), "an affine that is not finite"),
     "affine, remedy": (
         with_third_axis(0, 0, 0),
-        "save it again with a right one, nibabel.Nifti1Image(",
+        "save it again with a correct affine, nibabel.Nifti1Image(",
     ),
-    "no rotation": (form(quatern_b=1, quatern_c=1), "has a qform that is no rotation (w2 should"),
+    "no rotation": (
+        form(quatern_b=1, quatern_c=1),
+        "has a qform that is not a rotation (w2 should",
+    ),
     "type": (of(numbered((2, 3, 4), np.uint8), datatype=999), "(data code 999 not recognized)"),
     "absurd size": (
         of(numbered((2, 3, 4), np.uint8), dim=[3, *[32767] * 3, 1, 1, 1, 1]),
@@ -365,13 +375,13 @@ EITHER = {
     ),
 }
 LABELS = {
-    "fractions": (of(HALF), "holds 0.5, expected whole numbers; if it was resampled, resample"),
+    "fractions": (of(HALF), "contains 0.5, expected whole numbers; if it was resampled, resample"),
     "fractions, remedy": (of(HALF), "again with nearest-neighbour interpolation"),
-    "nan": (of(HALF * np.nan), "a label map that holds nan, expected whole numbers"),
-    "infinite": (of(HALF * np.inf), "a label map that holds inf, expected whole numbers"),
-    "negative": (of(numbered((2, 3, 4)) - 1), "holds -1, expected classes from 0 to 255"),
-    "beyond 255": (of(numbered((2, 3, 4)) + 233), "holds 256, expected classes from 0 to 255"),
-    "an image": (of(HALF * 2000), "holds 1000.0, expected classes from 0 to 255"),
+    "nan": (of(HALF * np.nan), "a label map but contains nan, expected whole numbers"),
+    "infinite": (of(HALF * np.inf), "a label map but contains inf, expected whole numbers"),
+    "negative": (of(numbered((2, 3, 4)) - 1), "contains -1, expected classes from 0 to 255"),
+    "beyond 255": (of(numbered((2, 3, 4)) + 233), "contains 256, expected classes from 0 to 255"),
+    "an image": (of(HALF * 2000), "contains 1000.0, expected classes from 0 to 255"),
 }
 
 
@@ -396,7 +406,7 @@ def test_what_is_no_label_map_is_refused(tmp_path, name):
     "kind, message",
     [
         (PermissionError(13, "Permission denied"), "/set/a.nii.gz cannot be read (Permission den"),
-        (FileNotFoundError(2, "No such file"), "/set/a.nii.gz is gone; put it back"),
+        (FileNotFoundError(2, "No such file"), "/set/a.nii.gz does not exist any more; restore it"),
         (OSError(5, "Input/output error"), "/set/a.nii.gz cannot be read as NIfTI ([Errno 5]"),
     ],
 )
@@ -424,7 +434,7 @@ def names(*paths):
 
 SAME = [{}, {"shift": (0.09, -0.09, 0.09)}, {"spacing": (0.801, 0.8, 3.0)}, {"degrees": 0.05}]
 DIFFERENT = [
-    ({"shift": (0, 0, 0.11)}, "corners lie 0.11 voxels apart, origin (5, 6, 7) mm against (5, 6,"),
+    ({"shift": (0, 0, 0.11)}, "corners are 0.11 voxels apart, origin (5, 6, 7) mm against (5, 6,"),
     ({"spacing": (0.803, 0.8, 3.0)}, "spacing 0.8 x 0.8 x 3 mm against 0.803 x 0.8 x 3 mm"),
     ({"order": "RAS"}, "orientation LPS against RAS"),
     ({"degrees": 0.5}, "voxels apart"),

@@ -103,7 +103,7 @@ def test_several_channels_have_a_z_score_each(tmp_path):
     volumes(tmp_path / "set", channels=2)
     spec, told, cases = describe(tmp_path / "set")
     assert (spec.channels, spec.per_channel) == (2, True)
-    assert "2 (T1, T2), stored as int16, each with a z-score of its own" in told
+    assert "2 (T1, T2), stored as int16, normalised separately" in told
     for number, case in enumerate(cases.values()):
         assert_read(case, np.stack([image(number, c) for c in (0, 1)], -1), label(number))
         assert len(case.files) == 3
@@ -211,47 +211,53 @@ def write_json(text):
 
 
 REFUSED = {
-    "broken JSON": (write_json('{"labels": '), r"dataset\.json is no JSON \(.*\); correct it"),
-    "a list": (write_json("[]"), r"dataset\.json holds a list, expected names and values"),
+    "broken JSON": (
+        write_json('{"labels": '),
+        r"dataset\.json is not valid JSON \(.*\); correct it",
+    ),
+    "a list": (write_json("[]"), r"dataset\.json contains a list, expected an object"),
     "no labels": (fields(labels=None), r'dataset\.json has no labels, expected "labels": \{"backg'),
     "no channels": (fields(channel_names=None), r"dataset\.json has no channel_names \(modality"),
-    "channels from 1": (fields(channel_names={"1": "CT"}), "has unusable channel_names"),
+    "channels from 1": (fields(channel_names={"1": "CT"}), "has invalid channel_names"),
     "regions": (
         fields(labels={"background": 0, "kidney": [1, 2], "tumour": 2}),
-        "has regions, labels of several values: kidney; .*name each value of the label maps once",
+        "has regions, .* several values: kidney; .*list each value of the label maps once",
     ),
-    "ignore label": (fields(labels={**SECOND, "ignore": 3}), "has an ignore label, 3; .*take the"),
-    "labels without numbers": (fields(labels={"background": "x"}), "has labels that are no numb"),
+    "ignore label": (
+        fields(labels={**SECOND, "ignore": 3}),
+        "has an ignore label, 3, .*remove the",
+    ),
+    "labels without numbers": (fields(labels={"background": "x"}), "has labels that are not numb"),
     "no background": (fields(labels={"kidney": 1, "tumour": 2}), "need 0 for the background"),
-    "a number twice": (fields(labels={"background": 0, "a": 1, "b": 1}), "each value once"),
+    "a number twice": (fields(labels={"background": 0, "a": 1, "b": 1}), "no value twice"),
     "ending that cannot be read": (fields(file_ending=".mha"), r"has file_ending '\.mha'.*convert"),
     "other ending": (
         fields(file_ending=".png"),
-        r"there is no imagesTr/CASE_0000\.png among the 7",
+        r"none of the 7 files matches imagesTr/CASE_0000\.png",
     ),
     "missing channel": (
         fields(channel_names={"0": "T1", "1": "T2"}),
-        r"3 missing: imagesTr/case_000_0001\.nii\.gz \(T2\), imagesTr/case_001_0001",
+        r"missing files \(3\): imagesTr/case_000_0001\.nii\.gz \(T2\), imagesTr/case_001_0001",
     ),
     "missing label": (
         remove("labelsTr/case_001.nii.gz"),
-        r"1 missing: labelsTr/case_001\.nii\.gz; add them",
+        r"missing files \(1\): labelsTr/case_001\.nii\.gz; add them",
     ),
     "missing image": (
         remove("imagesTr/case_002_0000.nii.gz"),
-        r"1 missing: imagesTr/case_002_0000\.nii\.gz; add them",
+        r"missing files \(1\): imagesTr/case_002_0000\.nii\.gz; add them",
     ),
     "no labels at all": (
         lambda root: shutil.rmtree(root / "labelsTr"),
-        r"there is no labelsTr/CASE\.nii\.gz among",
+        r"files matches labelsTr/CASE\.nii\.gz",
     ),
     "in training and test": (
         lambda root: volumes(root, numbers=[2], folders=("imagesTs", "labelsTs")),
-        "1 cases are in imagesTr and in imagesTs: case_002; leave each in one of them",
+        r"cases in both imagesTr and imagesTs \(1\): case_002; remove each from one of them",
     ),
     "several sets": (
         lambda root: describe_json(root / "Dataset008"),
-        r"there are 2 dataset\.json: .*give the folder that holds only one",
+        r"there are 2 dataset\.json files: .*folder that contains only one",
     ),
 }
 """What is wrong with a set of three volumes, and the message."""
@@ -271,7 +277,7 @@ def test_classes_cannot_be_declared_twice(tmp_path):
     describe_json(tmp_path / "set")
     volumes(tmp_path / "set")
     with pytest.raises(
-        ValueError, match=r"folder\.classes and .* cannot be set, as .*dataset\.json"
+        ValueError, match=r"folder\.classes and .* must be empty, because .*dataset\.json"
     ):
         describe(tmp_path / "set", classes=("a", "b", "c"))
 
@@ -296,7 +302,7 @@ def test_a_value_that_is_no_label_is_refused_with_its_file(tmp_path):
     volumes(tmp_path / "set")
     _, _, cases = describe(tmp_path / "set")
     message = (
-        r"labelsTr/case_001\.nii\.gz holds 2, expected 0 background, 1 kidney; .*dataset\.json"
+        r"labelsTr/case_001\.nii\.gz contains 2, expected 0 background, 1 kidney; .*dataset\.json"
     )
     with pytest.raises(ValueError, match=message):
         cases["case_001"].read()

@@ -121,7 +121,7 @@ def test_what_has_changed_is_read_anew(place, change, capsys):
     else:
         spec = dataclasses.replace(spec, classes=("background", "thing", "other"))
     assert_holds(prepare_toy(place, spec), written)
-    assert "Toy: its files or options have changed since it was prepared" in capsys.readouterr().out
+    assert "Toy: its files or options have changed; preparing it again" in capsys.readouterr().out
     assert sorted(p.name for p in (Path(place[1]) / "toy").iterdir()) == [".lock", spec.version]
 
 
@@ -253,5 +253,5 @@ def test_a_place_that_may_not_be_written_to_is_named(place, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(PermissionError, match="prepared/toy cannot be written to .*data_dir"):
+    with pytest.raises(PermissionError, match="prepared/toy is not writable .*data_dir"):
         prepare_toy(place)

@@ -35,7 +35,7 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
     config = config_of("bus2017", tmp_path / "files", str(tmp_path / "prepared"))
     text = prepare(config, tmp_path / "first")
     assert text.startswith("BUS2017\n")
-    assert "9: 6 train, 1 validation, 2 test; the whole set has 163: 104, 26, 33" in text
+    assert "9: 6 train, 1 validation, 2 test; the complete set has 163: 104, 26, 33" in text
     assert "odd: case 000001: the mask has no foreground" in text
     card = (tmp_path / "first" / "card.txt").read_text()
     assert text.startswith(card.rstrip("\n"))
@@ -81,11 +81,11 @@ def test_a_folder_of_one_s_own(tmp_path, capsys):
     [
         (
             ["--config.data.manual_dir=NO"],
-            "error: DRIVE needs --config.data.manual_dir; there is no",
+            "error: DRIVE needs --config.data.manual_dir; NO does not exist",
         ),
-        (["--config.data.split=video"], "error: data.split is 'video'; it may be random or group"),
+        (["--config.data.split=video"], "error: data.split is 'video', expected random or group"),
         (["--config.folder.images=x"], "error: folder.images is set, but data.name is drive"),
-        (["--config.data.download=True"], "error: DRIVE cannot be downloaded by a program. 1."),
+        (["--config.data.download=True"], "error: DRIVE cannot be downloaded automatically. 1."),
     ],
 )
 def test_a_wrong_command_ends_in_one_clear_line(tmp_path, flags, message):

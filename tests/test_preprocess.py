@@ -258,7 +258,7 @@ def test_normalise_takes_away_gain_and_offset(gain, offset):
 @pytest.mark.parametrize("value", [0, 7, 0.1, -1e6])
 def test_constant_image_is_refused(value):
     shown = np.float32(value)
-    message = f"the z-score of an image that is {shown} everywhere is undefined"
+    message = f"an image is {shown} everywhere, so its z-score is undefined"
     with pytest.raises(ValueError, match=re.escape(message)):
         normalise(np.full((33, 35, 3), value))
 
@@ -268,14 +268,18 @@ def test_constant_channel_is_refused_by_number(channel):
     image = np.random.default_rng([9, 1]).normal(size=(5, 6, 3))
     image[..., channel] = 4
     normalise(image)
-    message = f"the z-score of channel {channel} (the first is 0) of an image that is 4.0 everyw"
+    message = (
+        f"channel {channel} (counted from 0) of an image is 4.0 everywhere, so its z-score is un"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         normalise(image, per_channel=True)
 
 
 def test_image_constant_after_clipping_is_refused():
     air = np.random.default_rng([9, 0]).integers(-1024, -900, (6, 6, 6, 1))
-    message = "an image that is -79.0 everywhere after clipping to (-79.0, 304.0) is undefined"
+    message = (
+        "an image is -79.0 everywhere after clipping to (-79.0, 304.0), so its z-score is undef"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         normalise(air, (-79.0, 304.0))
 

@@ -240,17 +240,17 @@ REFUSED = {
     "RGB of 16 bits": (
         readers.read_rgb,
         tiff(DEEP, "rgb"),
-        "3 channels of uint16, expected grey or RGB of uint8; convert it",
+        ", 3) and type uint16, expected 1 (grey) or 3 (RGB) channels of uint8; convert it",
     ),
     "RGB of four channels": (
         readers.read_rgb,
         tiff(COLOUR[..., [0, 1, 2, 0]], planarconfig="contig"),
-        "4 channels of uint8, expected grey or RGB",
+        ", 4) and type uint8, expected 1 (grey) or 3 (RGB) channels of uint8",
     ),
     "stack": (
         readers.read_image,
         tiff(COLOUR[:9]),
-        "holds 9 images, expected one; save each as a file of its own",
+        "contains 9 images, expected one; save each to a separate file",
     ),
     "compressed stack": (
         readers.read_mask,
@@ -261,37 +261,37 @@ REFUSED = {
             format="TIFF",
             compression="tiff_lzw",
         ),
-        "holds 2 images, expected one",
+        "contains 2 images, expected one",
     ),
     "animation": (
         readers.read_label,
         pillow(MASK, save_all=True, append_images=[Image.fromarray(1 - MASK)], format="GIF"),
-        "holds 2 images, expected one",
+        "contains 2 images, expected one",
     ),
     "mask beyond 16 bits": (
         readers.read_mask,
         tiff(MASK.astype(np.int32) * 70000),
-        "holds values up to 70000; a mask goes up to 1, 255 or 65535, so rescale it",
+        "has values up to 70000, expected a mask with values up to 1, 255 or 65535; rescale it",
     ),
     "mask of NaN": (
         readers.read_mask,
         tiff(np.where(MASK, np.nan, 1).astype(np.float32)),
-        "holds values up to nan; a mask goes",
+        "has values up to nan, expected a mask",
     ),
     "coloured label map": (
         readers.read_label,
         pillow(np.where(MASK[..., None], np.uint8([255, 0, 128]), np.uint8(0))),
-        "is coloured, as (255, 0, 128); a label map holds one class number a pixel",
+        "has colours such as (255, 0, 128), expected a label map with one class number per pixel",
     ),
     "broken label": (
         readers.read_label,
         tiff(np.where(MASK, 1.5, 1).astype(np.float32)),
-        "holds 1.5; a label map holds whole numbers, so round it",
+        "contains 1.5, expected a label map of whole numbers; round it",
     ),
     "label of NaN": (
         readers.read_label,
         tiff(np.where(MASK, np.nan, 1).astype(np.float32)),
-        "holds nan; a label map holds whole numbers",
+        "contains nan, expected a label map of whole numbers",
     ),
 }
 
@@ -312,7 +312,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path, read, write, message):
         (np.zeros(9), readers.read_rgb, "has shape (9,), expected (height, width) or"),
         (np.zeros((2, 3, 4)), readers.read_mask, "has shape (2, 3, 4), expected (height, width)"),
         (np.zeros((2, 3, 4)), readers.read_label, "has shape (2, 3, 4), expected (height, width)"),
-        (np.zeros((0, 3)), readers.read_mask, "has shape (0, 3), which holds no pixel"),
+        (np.zeros((0, 3)), readers.read_mask, "has shape (0, 3), so it has no pixels"),
         (np.array([{}]), readers.read_image, "cannot be read as an image (Object arrays"),
     ],
 )
@@ -333,11 +333,13 @@ def test_missing_and_forbidden_files_are_named(tmp_path, monkeypatch, read):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
-        message = f"{path} cannot be read (Permission denied); give yourself the right to"
+        message = f"{path} cannot be read (Permission denied); get read permission"
         with pytest.raises(PermissionError, match=re.escape(message)):
             read(file)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{path} is missing; the data set")):
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"{path} is missing; unpack the data set")
+    ):
         read(file)
 
 
@@ -362,7 +364,7 @@ def test_truncated_file_is_named(tmp_path, suffix, keep):
 def test_no_image_at_all_is_named(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("<html>Please log in</html>")
-    message = f"{path} cannot be read as an image (it is of no known format, or cut short); unpack"
+    message = f"{path} cannot be read as an image (unknown format, or truncated); unpack"
     with pytest.raises(ValueError, match=re.escape(message)):
         readers.read_mask(from_path(path))
 

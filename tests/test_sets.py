@@ -221,7 +221,7 @@ MISSING = {
         "bus2017",
         remove("GT/000004.png"),
         "BUS2017: image without mask: 1 of 9, such as {folder}/original/000004.png; missing: "
-        "GT/000004.png. The set looks half unpacked: unpack or download it again. 1. Ask for",
+        "GT/000004.png. The set seems to be incomplete: unpack or download it again. 1. Ask for",
     ),
     "a mask without image": (
         "bus2017",
@@ -259,7 +259,7 @@ MISSING = {
         "dsb2018",
         empty_masks,
         f"2018DSB: image without mask: 1 of 9, such as {{folder}}/stage1_train/{DSB_ID}/images/"
-        f"{DSB_ID}.png; missing: {DSB_ID}/masks/*.png. The set looks half unpacked",
+        f"{DSB_ID}.png; missing: {DSB_ID}/masks/*.png. The set seems to be incomplete",
     ),
     "the image of nuclei": (
         "dsb2018",
@@ -292,12 +292,12 @@ MISSING = {
     "a case of DRIVE": (
         "drive",
         remove("test/*/05_*"),
-        "DRIVE: 1 of the 40 images missing: test/images/05_test.tif. 1. Register",
+        "DRIVE: missing images (1 of 40): test/images/05_test.tif. 1. Register",
     ),
     "DRIVE's training folder": (
         "drive",
         lambda folder: shutil.rmtree(folder / "training"),
-        "DRIVE: 20 of the 40 images missing: training/images/21_training.tif, "
+        "DRIVE: missing images (20 of 40): training/images/21_training.tif, "
         "training/images/22_training.tif, training/images/23_training.tif, "
         "training/images/24_training.tif, training/images/25_training.tif and 15 more. ",
     ),
@@ -334,7 +334,7 @@ def test_where_nothing_is_found_it_is_told_what_was_looked_for(name, looked_for)
     spec, list_cases, _ = SETS[name]
     for files in ({}, names_only(["images/a.png", "masks/a.png", "notes.txt"])):
         message = (
-            f"{spec.title}: of {len(files)} files none is named as {looked_for}. {spec.obtain}"
+            f"{spec.title}: none of the {len(files)} files matches {looked_for}. {spec.obtain}"
         )
         with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
             list_cases(files)
@@ -347,7 +347,9 @@ def test_another_archive_must_be_unpacked(tmp_path, name, archive):
     path = tmp_path / archive
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    message = f"{spec.title}: {path} must be unpacked first, with `unar` or 7-Zip. {spec.obtain}"
+    message = (
+        f"{spec.title}: {path} cannot be read; unpack it first, with `unar` or 7-Zip. {spec.obtain}"
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         list_cases(tree(tmp_path))
     written = write(tmp_path)
@@ -359,7 +361,7 @@ def test_two_copies_are_refused(tmp_path, name):
     for copy in ("a", "b"):
         written = SETS[name][2](tmp_path / copy)
     first, second = f"{tmp_path}/a/", f"{tmp_path}/b/"
-    message = rf"{first}(.+) and {second}\1 are both case \w+; leave one of them"
+    message = rf"{first}(.+) and {second}\1 both match case \w+; remove one of them"
     with pytest.raises(ValueError, match=message):
         listed(name, tmp_path)
     shutil.rmtree(tmp_path / "b")
@@ -413,7 +415,7 @@ def test_forbidden_images_are_named(tmp_path, monkeypatch, name):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(type(tmp_path), "open", refuse)
-    message = f"{tmp_path / IMAGES[name]} cannot be read (Permission denied); give yourself"
+    message = f"{tmp_path / IMAGES[name]} cannot be read (Permission denied); get read"
     with pytest.raises(PermissionError, match=re.escape(message)):
         case.read()
 
@@ -426,7 +428,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path, name):
     layouts.write_mask(path, np.eye(9, 7, dtype=np.uint8))
     example = the_case(name, tmp_path).read()
     size = example.image.shape[:2]
-    message = f"label has shape (9, 7) and the image {size}; they must be of one size"
+    message = f"label has shape (9, 7) and the image {size}; they must have the same size"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_example(SETS[name][0], example)
 
@@ -438,7 +440,7 @@ def test_a_nucleus_of_another_size_is_named(tmp_path):
     size = case.read().label.shape
     # numpy would add the two together without a word.
     layouts.write_mask(path, np.ones((size[0], 1), np.uint8))
-    message = f"{path} has shape ({size[0]}, 1) and its image {size}; they must be of one size"
+    message = f"{path} has shape ({size[0]}, 1) and its image {size}; they must have the same size"
     with pytest.raises(ValueError, match=re.escape(message)):
         case.read()
 

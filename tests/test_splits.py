@@ -66,9 +66,9 @@ def test_sizes_by_hand(total, expected):
 
 @pytest.mark.parametrize("total", range(3))
 def test_too_few_cases_are_refused(total):
-    with pytest.raises(ValueError, match=f"{total} cases .* each part needs at least one"):
+    with pytest.raises(ValueError, match=rf"too few cases \({total}\) .* need at least one each"):
         sizes(total, ())
-    with pytest.raises(ValueError, match="1 cases .* train, validation: each part needs"):
+    with pytest.raises(ValueError, match=r"too few cases \(1\) for train, validation, which need"):
         random_split(facts("abc", ["test", "test", None]), ())
 
 
@@ -138,7 +138,7 @@ def test_complete_makers_parts_are_the_split():
 
 
 def test_makers_parts_that_leave_one_empty_are_refused():
-    with pytest.raises(ValueError, match="none of its 3 cases for test; make a split of your own"):
+    with pytest.raises(ValueError, match="none of the 3 cases for test; write your own split file"):
         random_split(facts("abc", ["train", "validation", "train"]), ())
 
 
@@ -176,9 +176,13 @@ def test_group_split_is_near_table_1_and_follows_the_permutation():
 @pytest.mark.parametrize(
     "groups, parts, message",
     [
-        ([None] * 4, None, "no case of this set belongs to a group; take the random split"),
-        (["a", "a", "b", "b"], None, "2 groups cannot be shared .* take the random split"),
-        (["a", "a", "b", "c"], ["test"] + [None] * 3, "comes with parts"),
+        (
+            [None] * 4,
+            None,
+            "no case of this set belongs to a group; use --config.data.split=random",
+        ),
+        (["a", "a", "b", "b"], None, "too few groups \\(2\\) .* use --config.data.split=random"),
+        (["a", "a", "b", "c"], ["test"] + [None] * 3, "publisher of this set fixes the split"),
     ],
 )
 def test_bad_groups_are_refused(groups, parts, message):
@@ -267,16 +271,16 @@ BAD_LISTS = {
     ),
     "unknown": (
         listed([*IDS[:8], "case_77", ""], IDS[8:9], IDS[9:]),
-        "not of the set, whose cases are named as case_00 is: case_77, $",
+        "not in the set, whose cases have names like case_00: case_77, $",
     ),
     "unknown number": (
         listed(IDS[:8], IDS[8:9], [IDS[9], "img00010"]),
-        "not of the set, .*: img00010$",
+        "not in the set, .*: img00010$",
     ),
     "missing": (listed(IDS[:6], IDS[7:8], IDS[9:]), "in no part: case_06, case_08$"),
     "many": (
         listed([f"x_{n}" for n in range(6)], IDS[:1], IDS[9:]),
-        "of the set, .*: x_0, x_1, x_2, x_3, x_4 and 1 more; "
+        "in the set, .*: x_0, x_1, x_2, x_3, x_4 and 1 more; "
         "in no part: case_01, case_02, case_03, case_04, case_05 and 3 more$",
     ),
     "no test": ({"train": IDS[:5], "val": IDS[5:]}, "has the keys train, val; a split file is"),
@@ -289,14 +293,14 @@ BAD_LISTS = {
         "has the keys train, val, test, validation",
     ),
     "a key of its own": ({"train": IDS[:8], "dev": IDS[8:9], "test": IDS[9:]}, "train, dev, test;"),
-    "an empty object": ({}, "has the keys none; a split file is JSON"),
-    "a list": (IDS, "holds a list; a split file is JSON"),
+    "an empty object": ({}, "has no keys; a split file is JSON"),
+    "a list": (IDS, "contains a list; a split file is JSON"),
     "not JSON": ("train: [a]", r"cannot be read as JSON \(Expecting value.*\); a split file is"),
     "not text": ("\0", "cannot be read as JSON"),
     "no list": (listed("case_00", IDS[8:9], IDS[9:]), "train is a str, not a list"),
     "numbers": (
         listed(IDS[:8], [8, None], IDS[9:]),
-        "validation has entries that are no strings: 8, null;",
+        "validation has entries that are not strings: 8, null;",
     ),
     "an empty part": (listed(IDS[:9], [], IDS[9:]), "validation is empty; every part needs"),
 }
@@ -312,7 +316,9 @@ def test_bad_lists_are_refused(tmp_path, content, message):
 
 def test_a_missing_list_is_refused(tmp_path):
     path = tmp_path / "none.json"
-    with pytest.raises(FileNotFoundError, match=re.escape(f"there is no split file {path}; a spl")):
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"the split file {path} does not exist; a spl")
+    ):
         read_split(path, facts("abc"), spec_of(()))
     with pytest.raises(ValueError, match=r"cannot be read as JSON \(.*Is a directory"):
         read_split(tmp_path, facts("abc"), spec_of(()))
@@ -323,8 +329,8 @@ def test_numbers_of_an_incomplete_set_are_refused(tmp_path, index):
     numbers = [f"img{n:05d}" for n in range(1, 8)]
     path = write(tmp_path, listed(numbers[:5], numbers[5:6], numbers[6:]))
     message = (
-        r"numbers the 10 cases of the complete Set \(img00001, .*, img00005 and 2 more\), but here "
-        "are 9, .* complete the set, list its cases by name, or take the random split"
+        r"the 10 cases of the complete Set by number \(img00001, .*, img00005 and 2 more\), but "
+        "only 9 are here, .* complete the set, list its cases by name, or omit the split file"
     )
     with pytest.raises(ValueError, match=message):
         read_split(path, facts(IDS[1:]), spec_of((8, 1, 1), index))

@@ -1,10 +1,10 @@
-"""One tfds builder for every set: a `Spec` says what it is, a function lists its cases.
+"""The tfds builder of every data set: a `Spec` describes the set, a function lists its cases.
 
-TensorFlow is not needed: features are tensors kept as bytes, files are array_record (which
-compresses them), and sets are read through `as_data_source`. Cases are written in their order and
-shard by shard: tfds's shuffling builder keeps at most 1 GB in memory and asks for TensorFlow
-beyond. All cases are one tfds split; which of them train is decided when they are read, so another
-split needs no other copy.
+TensorFlow is not needed: features are tensors stored as bytes, files are array_record (which
+compresses them), and sets are read through `as_data_source`. Cases are written in order, shard by
+shard, because tfds's shuffling builder holds at most 1 GB in memory and needs TensorFlow beyond
+that. All cases form one tfds split; train, validation and test are chosen when they are read, so a
+different split needs no second copy.
 """
 
 import collections
@@ -25,7 +25,7 @@ from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
 
 ALL = "cases"
-"""The one tfds split."""
+"""The name of the one tfds split."""
 
 FILE_FORMAT = "array_record"
 
@@ -34,10 +34,10 @@ FORMAT = 2
 
 READERS = 4
 SHARD = {2: 16, 3: 1}
-"""Cases in a file, by the number of spatial axes: as many as may be in memory at once."""
+"""Cases per file, by the number of spatial axes: as many as may be in memory at once."""
 
 SHOWN = 10
-"""So many of the things that are wrong are told; the others are counted."""
+"""How many invalid cases an error message lists; the others are only counted."""
 
 
 class Example(NamedTuple):
@@ -49,7 +49,7 @@ class Example(NamedTuple):
       region: `(*spatial)` 0 or 1, uint8, for sets with a `Spec.region`; else None.
       native_label: for sets with a `Spec.spacing`, whose image and label are resampled: the
         `(*native)` classes, uint8, on the grid that predictions are scored on; else None.
-      spacing: mm between the voxels of the native grid, None where nothing is known of it.
+      spacing: mm between the voxels of the native grid, None if unknown.
     """
 
     image: np.ndarray
@@ -65,11 +65,11 @@ class Case(NamedTuple):
     Attributes:
       id: its name.
       read: reads it.
-      files: what it is read from; none if it is drawn.
-      part: train, validation or test, where the set's makers say so; else None.
-      group: cases of one group, such as the frames of a video, are near-duplicates; None if each
-        is its own.
-      how: what its reading depends on besides the files and the set's `Spec`; None for nothing.
+      files: the files it is read from; empty if it is synthetic.
+      part: train, validation or test, if the publisher of the set fixes it; else None.
+      group: cases of one group, such as the frames of a video, are near-duplicates; None for a
+        case without near-duplicates.
+      how: what the result depends on besides the files and the set's `Spec`; None for nothing.
     """
 
     id: str
@@ -81,17 +81,17 @@ class Case(NamedTuple):
 
 
 ListCases = Callable[[Tree], Sequence[Case]]
-"""From the files there are to the cases, in their order; sets that are drawn ignore the files."""
+"""From the available files to the cases, in order; synthetic sets ignore the files."""
 
 
 class DataSet(NamedTuple):
-    """The facts of a set and the function that lists its cases."""
+    """A set's `Spec` and the function that lists its cases."""
 
     spec: Spec
     list_cases: ListCases
 
     def cases_in(self, root: Path) -> Sequence[Case]:
-        """List the cases of the files in a folder or archive.
+        """List the cases found in a folder or archive.
 
         Raises:
           FileNotFoundError: if files are missing.
@@ -105,7 +105,7 @@ class DataSet(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is remembered of a stored case.
+    """What is known about a stored case without reading it.
 
     Attributes:
       id: its name.
@@ -116,7 +116,7 @@ class Facts(NamedTuple):
       voxels: native voxels of each class.
       digest: of the stored image, equal for equal images.
       label_digest: of the native label.
-      notes: what is odd about it, though it can be used.
+      notes: anything unusual about it that does not prevent its use.
     """
 
     id: str
@@ -133,7 +133,7 @@ class Facts(NamedTuple):
 class SegmentationBuilder(  # type: ignore[call-arg]
     tfds.core.ShardBasedBuilder, skip_registration=True
 ):
-    """Stores the cases of a set; subclasses say which set and where its cases come from."""
+    """Stores the cases of a set; subclasses define which set, and where its cases come from."""
 
     spec: Spec
 
@@ -183,36 +183,36 @@ class SegmentationBuilder(  # type: ignore[call-arg]
         facts: list[Facts] = []
         examples = self._examples(cases, facts)
         size = SHARD[self.spec.ndim]
-        # tfds goes through the shards one after another, so each takes on where the last one left;
-        # the last goes to the end, where errors are told.
+        # tfds writes one shard after another, so each continues where the previous one stopped;
+        # the last one exhausts the examples, which raises the error about invalid cases.
         shards = [lambda: itertools.islice(examples, size)] * ((len(cases) - 1) // size)
         return {ALL: [*shards, lambda: examples]}
 
     def _examples(
         self, cases: Sequence[Case], facts: list[Facts]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every case; if some cannot be used, one error names them all."""
-        wrong: list[str] = []
+        """Every case; if some cannot be used, a single error names them all."""
+        invalid: list[str] = []
         title = f"preparing {self.spec.title}"
         for case, future in track(_read_ahead(self.spec, cases), title, len(cases), "case"):
             try:
                 example, known = future.result()
             except (ValueError, FileNotFoundError, PermissionError) as error:
-                wrong.append(f"case {case.id}: {error}")
+                invalid.append(f"case {case.id}: {error}")
                 continue
-            if not wrong:
+            if not invalid:
                 facts.append(known)
                 stored = example._replace(spacing=None)._asdict()
-                # A set without a region has no such feature, and its examples hold None for it.
+                # A set without a region has no such feature; its examples have None there.
                 arrays = {k: v for k, v in stored.items() if v is not None}
                 yield case.id, {"id": case.id, **arrays}
-        if wrong:
-            raise ValueError(bad_cases(self.spec.title, wrong, len(cases)))
+        if invalid:
+            raise ValueError(invalid_cases(self.spec.title, invalid, len(cases)))
         self.info.metadata["cases"] = [known._asdict() for known in facts]
 
 
 def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
-    """A digest that changes when the files of a case change, or what is made of them."""
+    """A digest that changes when the files of a case change, or the way they are read."""
     digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
     for case in cases:
         digest.update(repr((case.id, case.part, case.group, case.how)).encode())
@@ -220,16 +220,16 @@ def fingerprint(spec: Spec, cases: Sequence[Case]) -> str:
     return digest.hexdigest()
 
 
-def bad_cases(title: str, wrong: Sequence[str], total: int) -> str:
-    """The message that some cases of a set cannot be used."""
-    if len(wrong) == 1:
-        return f"{title} {wrong[0]}"
-    told = listed(wrong, SHOWN, "\n  ")
-    return f"{len(wrong)} of the {total} cases of {title} cannot be used:\n  {told}"
+def invalid_cases(title: str, invalid: Sequence[str], total: int) -> str:
+    """The error message about cases of a set that cannot be used."""
+    if len(invalid) == 1:
+        return f"{title} {invalid[0]}"
+    lines = listed(invalid, SHOWN, "\n  ")
+    return f"{len(invalid)} of the {total} cases of {title} cannot be used:\n  {lines}"
 
 
 def _read_ahead(spec: Spec, cases: Sequence[Case]) -> Iterator[tuple[Case, Future]]:
-    """Cases in order, the next ones being read and checked meanwhile."""
+    """Cases in order, while the next ones are read and checked in the background."""
     window = 2 * READERS if spec.ndim == 2 else 2
     pending: collections.deque[tuple[Case, Future]] = collections.deque()
     pool = ThreadPoolExecutor(min(READERS, window))
@@ -267,7 +267,7 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _notes(spec: Spec, shape: tuple[int, ...], voxels: np.ndarray) -> Iterator[str]:
-    """What is odd about a case, though it can be used."""
+    """Anything unusual about a case that does not prevent its use."""
     if not voxels[1:].any():
         yield "the mask has no foreground"
     if not voxels[0]:
@@ -281,10 +281,10 @@ def _tensor(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:
 
 
 def check_example(spec: Spec, example: Example) -> None:
-    """Refuse a case whose arrays do not fit together or cannot be trained on.
+    """Check that the arrays of a case match and can be trained on.
 
     Raises:
-      ValueError: with what was found and what was expected.
+      ValueError: if they do not, with what was found and what was expected.
     """
     image, label, region, native_label, _ = example
     if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
@@ -296,23 +296,24 @@ def check_example(spec: Spec, example: Example) -> None:
         if array is not None and array.shape != image.shape[:-1]:
             raise ValueError(
                 f"{name} has shape {array.shape} and the image {image.shape[:-1]}; "
-                "they must be of one size"
+                "they must have the same size"
             )
     highest = (label if native_label is None else native_label).max()
     if highest >= len(spec.classes):
         raise ValueError(
-            f"label value {highest} is none of the {len(spec.classes)} classes "
-            f"{', '.join(spec.classes)}"
+            f"label value {highest} is not one of the {len(spec.classes)} classes, 0 to "
+            f"{len(spec.classes) - 1}: {', '.join(spec.classes)}"
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         unusable = image.size - np.count_nonzero(np.isfinite(image))
         raise ValueError(
-            f"{unusable} of the image's {image.size} values are NaN or infinite; put a finite "
-            "number there, such as the background's"
+            f"{unusable} of the image's {image.size} values are NaN or infinite; replace them by a "
+            "finite number, such as the background intensity"
         )
     if image.min() == image.max():
         raise ValueError(
-            f"the image is {image.min()} everywhere, so it shows nothing and has no z-score"
+            f"the image is {image.min()} everywhere, so its z-score is undefined; replace "
+            "the image, or remove the case"
         )
 
 
@@ -322,9 +323,9 @@ def make_builder(
     """The tfds builder of a set.
 
     Args:
-      spec: its facts.
+      spec: describes the set.
       list_cases: lists its cases; called only if they are to be prepared.
-      data_dir: where tfds keeps prepared sets, None for its default.
+      data_dir: where tfds stores prepared sets, None for its default.
 
     Returns:
       A builder; `download_and_prepare` has not been called.
@@ -340,7 +341,7 @@ def class_name(spec: Spec) -> str:
 
 
 def class_attributes(spec: Spec) -> dict[str, Any]:
-    """What tfds and `SegmentationBuilder` take from a set's builder class."""
+    """The attributes of a set's builder class that tfds and `SegmentationBuilder` use."""
     return {
         "name": spec.name,
         "VERSION": tfds.core.Version(spec.version),

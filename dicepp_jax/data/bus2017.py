@@ -13,7 +13,7 @@ def list_cases(files: Tree) -> list[Case]:
     """The cases by number.
 
     Args:
-      files: what the set's folder or archive holds.
+      files: those in the set's folder or archive.
 
     Returns:
       A case for each image.
@@ -22,7 +22,7 @@ def list_cases(files: Tree) -> list[Case]:
       FileNotFoundError: if nothing is found or an image or mask is missing.
       ValueError: if there are two copies.
     """
-    # Six digits: the images of CVC-ClinicDB are in a folder of that name, too.
+    # Six digits, because the images of CVC-ClinicDB are in a folder of the same name.
     images = match(files, r"original/(?P<case>\d{6})\.png")
     masks = match(files, r"GT/(?P<case>\d{6})\.png")
     return pairs.cases(

@@ -1,4 +1,4 @@
-"""What a prepared set holds, in a few lines, and everything that is odd about it."""
+"""A summary of a prepared set in a few lines, and everything unusual about it."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from dicepp_jax.wording import by, span
 def card(
     spec: Spec, cases: Sequence[Facts], splits: Mapping[str, Sequence[str]], path: str
 ) -> list[str]:
-    """The card of a set: cases, sizes, balance of classes, terms.
+    """The card of a set: cases, sizes, class balance, terms of use.
 
     Args:
-      spec: its facts.
-      cases: what is known of every stored case.
+      spec: describes the set.
+      cases: what is known about every stored case.
       splits: names of cases by split.
       path: where it is stored.
 
@@ -48,14 +48,14 @@ def card(
 
 
 def anomalies(cases: Sequence[Facts], splits: Mapping[str, Sequence[str]]) -> list[str]:
-    """Everything that is odd: notes on cases, and images that are there more than once.
+    """Everything unusual: notes on cases, and images that occur more than once.
 
     Args:
-      cases: what is known of every stored case.
+      cases: what is known about every stored case.
       splits: names of cases by split.
 
     Returns:
-      A line each.
+      One line for each.
     """
     noted = [f"case {case.id}: {note}" for case in cases for note in case.notes]
     return noted + list(_duplicates(cases, splits))
@@ -81,13 +81,13 @@ def _counts(spec: Spec, splits: Mapping[str, Sequence[str]]) -> str:
     if not spec.counts:
         return text
     if counts == spec.counts:
-        return f"{text}, as it should be"
+        return f"{text}, as expected"
     expected = ", ".join(map(str, spec.counts))
-    return f"{text}; the whole set has {sum(spec.counts)}: {expected}"
+    return f"{text}; the complete set has {sum(spec.counts)}: {expected}"
 
 
 def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
-    """The commonest sizes, or the span of many."""
+    """All sizes if there are few, else their range."""
     counted = collections.Counter(shapes).most_common()
     if len(counted) <= 4:
         return ", ".join(

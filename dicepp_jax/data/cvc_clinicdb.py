@@ -1,7 +1,7 @@
 """CVC-ClinicDB: 612 frames of 29 colonoscopy videos, each with a polyp.
 
-`Original/1.tif` and `Ground Truth/1.tif`, or the same names as PNG, as copies of the set have
-them; where there are both, the TIFF is taken.
+`Original/1.tif` and `Ground Truth/1.tif`, or PNG files with the same names, as in some copies of
+the set; if both exist, the TIFF is used.
 """
 
 import bisect
@@ -22,7 +22,7 @@ def list_cases(files: Tree) -> list[Case]:
     """The cases by number; the group of each is its video, since its frames are near-duplicates.
 
     Args:
-      files: what the set's folder or archive holds.
+      files: those in the set's folder or archive.
 
     Returns:
       A case for each frame.

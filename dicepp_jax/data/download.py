@@ -1,8 +1,8 @@
-"""Downloads that can be interrupted: by the network, by a full disk, by Ctrl-C.
+"""Downloads that survive interruption: by the network, by a full disk, by Ctrl-C.
 
-What has come lies in a file of the same name with `.part` behind, which the next try goes on from.
-A file gets its own name once all of it is there and its checksum, if it has one, is right; so a
-file that is there is whole and is not downloaded again.
+Data goes to a file with the suffix `.part`, from which the next attempt resumes. The file gets its
+final name once it is complete and its checksum, if there is one, is correct; a file with its final
+name is therefore complete and is not downloaded again.
 """
 
 import hashlib
@@ -23,35 +23,35 @@ from dicepp_jax.progress import LINE_EVERY
 from dicepp_jax.spec import Download
 
 WAITS = (1.0, 3.0, 10.0, 30.0)
-"""Seconds before each new try; they start over whenever a try has brought more of the file."""
+"""Seconds before each new attempt, counted from the last attempt that received any data."""
 
 TIMEOUT = 60.0
-"""Seconds without a byte until a connection counts as lost."""
+"""Seconds without data after which a connection counts as lost."""
 
 CHUNK = 2**20
 HEADERS = {"User-Agent": "dicepp_jax"}
 BUSY = {408, 429, *range(500, 600)}
-"""HTTP states that may pass."""
+"""HTTP status codes that may be temporary."""
 
 CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/([0-9]+)")
 LINE = "{desc}: {n_fmt}{unit} of {total_fmt}{unit}, {remaining} left"
 
 
 class _Interrupted(Exception):
-    """Not all of a file came, but another try may bring the rest."""
+    """The file is incomplete, but another attempt may get the rest."""
 
 
 def download(downloads: Sequence[Download], folder: Path) -> None:
-    """Download files, going on from where an earlier download was interrupted.
+    """Download files, resuming downloads that were interrupted.
 
     Args:
-      downloads: what to download; files that are there are passed over.
-      folder: below which the files go.
+      downloads: what to download; existing files are skipped.
+      folder: where the files go.
 
     Raises:
-      ConnectionError: if a file cannot be had, with how to get it by hand.
-      OSError: if it cannot be written, as on a full disk; what has come is kept.
-      ValueError: if its checksum is wrong; it is deleted.
+      ConnectionError: if a file cannot be downloaded, with how to get it manually.
+      OSError: if it cannot be written, as on a full disk; the part received so far is kept.
+      ValueError: if its checksum is wrong; the file is deleted.
 
     Example:
       >>> import tempfile
@@ -71,17 +71,17 @@ def download(downloads: Sequence[Download], folder: Path) -> None:
 
 
 def _fetch(url: str, part: Path, target: Path, title: str) -> None:
-    """Try until all of a file is there."""
+    """Try until a file is complete."""
     most, waits = _size(part), iter(WAITS)
-    by_hand = f"download it by hand and put it at {target}"
+    manually = f"download it manually to {target}"
     while True:
         try:
             _try(url, part, title)
             return
         except HTTPError as error:
             raise ConnectionError(
-                f"{url}: the server answers {error.code} {error.reason}, so the file may have "
-                f"moved; find it from the set's homepage, {by_hand}"
+                f"{url}: the server responded {error.code} {error.reason}, so the file may have "
+                f"moved; look for it on the set's homepage and {manually}"
             ) from error
         except _Interrupted as error:
             if _size(part) > most:
@@ -90,14 +90,14 @@ def _fetch(url: str, part: Path, target: Path, title: str) -> None:
             if wait is None:
                 raise ConnectionError(
                     f"{url} cannot be downloaded: {error}. Check the network and run this again, "
-                    f"which goes on from the {_size(part)} bytes that are there; or {by_hand}"
+                    f"which resumes after the {_size(part)} bytes received so far; or {manually}"
                 ) from error
-            print(f"{title}: {error}; next try in {wait:g} s", file=sys.stderr, flush=True)
+            print(f"{title}: {error}; trying again in {wait:g} s", file=sys.stderr, flush=True)
             time.sleep(wait)
 
 
 def _try(url: str, part: Path, title: str) -> None:
-    """Ask once for what is missing of a file."""
+    """Request the missing part of a file once."""
     start = _size(part)
     headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -107,14 +107,16 @@ def _try(url: str, part: Path, title: str) -> None:
     except HTTPError as error:
         with error:
             if error.code in BUSY:
-                raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
+                raise _Interrupted(f"the server responded {error.code} {error.reason}") from error
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            # Nothing lies beyond what is there: it is the whole file, or was another's.
+            # The server has no more bytes: this is the complete file, or part of a different one.
             if _range(error.headers)[1] == start:
                 return
             part.unlink()
-            raise _Interrupted(f"the {start} bytes that were there are not of this file") from error
+            raise _Interrupted(
+                f"the {start} bytes received earlier are not from this file"
+            ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(_reason(error)) from error
     with response:
@@ -122,7 +124,7 @@ def _try(url: str, part: Path, title: str) -> None:
             first, total = _range(response.headers)
             if first != start:
                 part.unlink(missing_ok=True)
-                raise _Interrupted(f"bytes from {start} on were asked for, others came")
+                raise _Interrupted(f"the server sent other bytes than those from {start} on")
         else:
             start, length = 0, response.headers["Content-Length"]
             total = int(length) if length else None
@@ -133,19 +135,18 @@ def _try(url: str, part: Path, title: str) -> None:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{part} cannot be written beyond {_size(part)} bytes ({error.strerror}); make "
-                "room on the disk, or give yourself the right to write, and run this again, which "
-                "goes on from there",
+                f"{part} cannot be written beyond {_size(part)} bytes ({error.strerror}); free "
+                "disk space, or get write permission, and run this again, which resumes from there",
             ) from error
     size = _size(part)
     if total is not None and size != total:
         if size > total:
             part.unlink()
-        raise _Interrupted(f"{size} of {total} bytes came")
+        raise _Interrupted(f"received {size} of {total} bytes")
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    # What goes wrong here is the network's doing, also if it is an OSError like the disk's.
+    # Any error here comes from the network, even if it is an OSError like those of the disk.
     try:
         while chunk := response.read1(CHUNK):
             yield chunk
@@ -154,7 +155,7 @@ def _chunks(response: Any) -> Iterator[bytes]:
 
 
 def _range(headers: Any) -> tuple[int | None, int | None]:
-    """The first byte of an answer and the size of the whole file, where they are told."""
+    """The first byte of a response and the size of the whole file, where the server states them."""
     found = CONTENT_RANGE.fullmatch(headers["Content-Range"] or "")
     if found is None:
         return None, None
@@ -177,13 +178,13 @@ def _verify(wanted: Download, part: Path) -> None:
     if found != wanted.sha256:
         part.unlink()
         raise ValueError(
-            f"{wanted.url} has sha256 {found}, expected {wanted.sha256}; what came is deleted, "
-            "download it again. If that does not help, its makers have changed the file"
+            f"{wanted.url} has sha256 {found}, expected {wanted.sha256}; the file was deleted, so "
+            "download it again. If the error persists, the publisher has changed the file"
         )
 
 
 def _track(chunks: Iterable[bytes], title: str, start: int, total: int | None) -> Iterator[bytes]:
-    """Pass chunks on, telling how far the download is: `progress.track` for bytes."""
+    """Yield the chunks and report the progress, as `progress.track` does, in bytes."""
     if sys.stderr.isatty():
         with tqdm(
             desc=title, total=total, initial=start, unit="B", unit_scale=True, dynamic_ncols=True

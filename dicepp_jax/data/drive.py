@@ -1,8 +1,8 @@
 """DRIVE: 40 retinal photographs with the vessels drawn by hand.
 
 `training/images/21_training.tif` to `40_training.tif` and `test/images/01_test.tif` to
-`20_test.tif`, with the first observer's vessels and the field of view beside. All 40 have a part:
-the test folder is test, the last four of the training folder are validation.
+`20_test.tif`, with the first observer's vessels and the field of view. The split is fixed: the test
+folder is for testing, the last four of the training folder are for validation.
 """
 
 import functools
@@ -22,13 +22,13 @@ def list_cases(files: Tree) -> list[Case]:
     """The cases, those of the training folder first.
 
     Args:
-      files: what the set's folder or archive holds.
+      files: those in the set's folder or archive.
 
     Returns:
       Cases by number, the training folder's before the test folder's.
 
     Raises:
-      FileNotFoundError: if one of the 40 or a file of it is missing, with how to obtain the set.
+      FileNotFoundError: if one of the 40 images or a mask is missing, with how to get the set.
       ValueError: if there are two copies.
     """
     kinds = [
@@ -53,7 +53,7 @@ def list_cases(files: Tree) -> list[Case]:
     ]
     if missing:
         raise FileNotFoundError(
-            f"DRIVE: {len(missing)} of the 40 images missing: {listed(missing)}. {DRIVE.obtain}"
+            f"DRIVE: missing images ({len(missing)} of 40): {listed(missing)}. {DRIVE.obtain}"
         )
     return list(_cases(kinds))
 

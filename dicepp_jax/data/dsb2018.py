@@ -1,8 +1,8 @@
 """2018DSB: 670 microscopy images of nuclei, stage 1 of the 2018 Data Science Bowl.
 
-`ID/images/ID.png` and `ID/masks/*.png`, one for each nucleus, all of which together are the mask.
-The images of `stage1_test` and `stage2_test_final` are not part of the set and are passed over;
-any other image must have masks.
+`ID/images/ID.png` and `ID/masks/*.png`, one mask for each nucleus; the label is their union. The
+images of `stage1_test` and `stage2_test_final` are not part of the set and are ignored; any other
+image must have masks.
 """
 
 import functools
@@ -21,10 +21,10 @@ MASK = re.compile(r"((?:.*/)?[0-9a-f]{64})/masks/[^/]+\.png", re.IGNORECASE)
 
 
 def list_cases(files: Tree) -> list[Case]:
-    """The cases, their names in alphabetical order.
+    """The cases in alphabetical order of their names.
 
     Args:
-      files: what the set's folder or archive holds.
+      files: those in the set's folder or archive.
 
     Returns:
       A case for each image.
@@ -35,9 +35,9 @@ def list_cases(files: Tree) -> list[Case]:
     """
     training = {name: file for name, file in files.items() if not TEST.search(name)}
     found = match(training, IMAGE)
-    # Names are hexadecimal: their natural order, by the digits before the first letter, is another.
+    # Names are hexadecimal, so natural order, which compares numbers by value, would differ.
     images = {case: found[case] for case in sorted(found)}
-    nuclei: dict[str, list[File]] = {}  # by the folder of a case, so that copies do not mix
+    nuclei: dict[str, list[File]] = {}  # by folder of a case, to keep copies apart
     for name, file in training.items():
         if hit := MASK.fullmatch(name):
             nuclei.setdefault(hit[1], []).append(file)
@@ -64,8 +64,8 @@ def _read(image: File, *nuclei: File) -> Example:
         mask = readers.read_mask(file)
         if mask.shape != label.shape:
             raise ValueError(
-                f"{file} has shape {mask.shape} and its image {label.shape}; they must be of one "
-                "size"
+                f"{file} has shape {mask.shape} and its image {label.shape}; they must have the "
+                "same size"
             )
         label |= mask
     return Example(picture, label)

@@ -1,9 +1,9 @@
-"""The files of a data set, whether unpacked, still in its zip archives, or partly both.
+"""The files of a data set, whether unpacked, still in zip archives, or a mixture of both.
 
-A `Tree` maps names to `File`s. Names are relative to the folder that was looked at, "/" between
-parts; a member of an archive is named as if the archive were a folder, as in
-`stage1_train.zip/stage1_train/ID/images/ID.png`. Where a set has the same file unpacked and in an
-archive, the archive's is taken, since an archive cannot be half unpacked.
+A `Tree` maps names to `File`s. Names are relative to the root folder and use "/"; a member of an
+archive is named as if the archive were a folder, as in
+`stage1_train.zip/stage1_train/ID/images/ID.png`. If a file exists both unpacked and in an archive,
+the one in the archive is used, since the unpacked copy may be incomplete.
 """
 
 import io
@@ -18,13 +18,13 @@ HIDDEN = re.compile(r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
 
 
 class File(NamedTuple):
-    """A file that can be opened, wherever it is.
+    """A file that can be opened, in a folder or in an archive.
 
     Attributes:
       name: relative to the tree's root.
-      where: what people are told: its path, or the archive's followed by the member's.
-      stamp: changes when its content does: size and time, or size and checksum in an archive.
-      archived: whether it lies in an archive.
+      where: its location in messages: its path, or the archive's path followed by the member's.
+      stamp: changes with its content: size and modification time, or size and checksum in archives.
+      archived: whether it is in an archive.
       open: opens it for reading.
     """
 
@@ -47,14 +47,14 @@ Tree = Mapping[str, File]
 
 
 def from_path(path: Path, name: str | None = None) -> File:
-    """A file of the file system."""
+    """A file in the file system."""
     state = path.stat()
     stamp = f"{state.st_size}:{state.st_mtime_ns}"
     return File(name or path.name, str(path), stamp, False, lambda: path.open("rb"))
 
 
 def tree(root: Path) -> Tree:
-    """All files below a folder, or of one zip archive; hidden ones are passed over.
+    """List all files in a folder and its subfolders, or in a zip archive, except hidden ones.
 
     Args:
       root: the folder or the archive.
@@ -64,18 +64,22 @@ def tree(root: Path) -> Tree:
 
     Raises:
       FileNotFoundError: if there is no such folder.
-      ValueError: if an archive is broken.
-      PermissionError: if a folder may not be read.
+      ValueError: if an archive is damaged.
+      PermissionError: if a folder is not readable.
     """
     if not root.exists():
-        raise FileNotFoundError(f"there is no {root}; give the folder that holds the set's files")
+        raise FileNotFoundError(
+            f"{root} does not exist; give the folder that contains the set's files"
+        )
     if root.is_file():
         if root.suffix.lower() != ".zip" and not zipfile.is_zipfile(root):
-            raise ValueError(f"{root} is neither a folder nor a zip archive; unpack it first")
+            raise ValueError(
+                f"{root} is neither a folder nor a zip archive; if it is another archive, unpack it"
+            )
         found = _unzip(root.name, str(root), root)
     else:
         found = _walk(root)
-    # 1.png and 01.png are equal to `natural`; the order must not be left to the file system.
+    # `natural` does not distinguish 1.png and 01.png, whose order would depend on the file system.
     in_order = sorted(found, key=lambda file: (natural(file.name), file.name))
     return {file.name: file for file in in_order}
 
@@ -93,10 +97,10 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def _walk(root: Path) -> Iterator[File]:
-    def refuse(error: OSError) -> None:
-        raise _refusal(error.filename, error) from error
+    def stop(error: OSError) -> None:
+        raise _permission_error(error.filename, error) from error
 
-    for folder, _, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
         for path in (Path(folder) / name for name in names):
             name = path.relative_to(root).as_posix()
             if HIDDEN.search(name) or not path.exists():
@@ -107,8 +111,8 @@ def _walk(root: Path) -> Iterator[File]:
                 yield from_path(path, name)
 
 
-def _refusal(where: str, error: OSError) -> PermissionError:
-    return PermissionError(f"{where} cannot be read ({error.strerror}); give yourself the right to")
+def _permission_error(where: str, error: OSError) -> PermissionError:
+    return PermissionError(f"{where} cannot be read ({error.strerror}); get read permission")
 
 
 def _unzip(name: str, where: str, source: Path | Callable[[], BinaryIO]) -> Iterator[File]:
@@ -117,11 +121,11 @@ def _unzip(name: str, where: str, source: Path | Callable[[], BinaryIO]) -> Iter
             source if isinstance(source, Path) else io.BytesIO(source().read())
         )
     except PermissionError as error:
-        raise _refusal(where, error) from error
-    except Exception as error:  # Damage is met with many.
+        raise _permission_error(where, error) from error
+    except Exception as error:  # zipfile raises many types for damaged archives.
         raise ValueError(
-            f"{where} cannot be read as an archive ({error}); it looks half downloaded, so "
-            "download it again"
+            f"{where} cannot be read as a zip archive ({error}); the download seems to be "
+            "incomplete, so download it again"
         ) from error
     for member in archive.infolist():
         if member.is_dir() or HIDDEN.search(member.filename):
@@ -139,19 +143,19 @@ def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], B
 
 
 def match(files: Tree, pattern: str) -> dict[str, File]:
-    """The files whose name ends in what a pattern describes, by the case that it names.
+    """The files whose names match a pattern, by case.
 
     Args:
-      files: where to look.
-      pattern: a regular expression for the end of a name, from the start of one of its parts, with
-        a group `case`; upper and lower case are one.
+      files: the files to search.
+      pattern: a regular expression with a group `case`, matched case-insensitively against the end
+        of a name, from the start of one of its parts.
 
     Returns:
-      Files by case, in natural order. Of a file both unpacked and archived, the archived; of equal
-      ones in two archives, one.
+      Files by case, in natural order. If a file exists both unpacked and in an archive, the one in
+      the archive; of identical files in two archives, one of them.
 
     Raises:
-      ValueError: if two different files are the same case.
+      ValueError: if two different files match the same case.
     """
     found: dict[str, File] = {}
     compiled = re.compile(rf"(?:^|/){pattern}$", re.IGNORECASE)
@@ -163,7 +167,7 @@ def match(files: Tree, pattern: str) -> dict[str, File]:
         copied = first.archived and (not file.archived or file.stamp == first.stamp)
         if first is not file and not copied:
             raise ValueError(
-                f"{first} and {file} are both case {hit['case']}; leave one of them, or give the "
-                "folder that holds only one"
+                f"{first} and {file} both match case {hit['case']}; remove one of them, or give a "
+                "folder that contains only one"
             )
     return {case: found[case] for case in sorted(found, key=natural)}

@@ -1,7 +1,8 @@
-"""Read a case of images and masks in any format, with its classes drawn in any of three ways.
+"""Read the images and masks of a case in any format and any of three label encodings.
 
-A mask may hold the classes by value; or every class may have a mask of its own, of 0 and 1 or of 0
-and 255; or there is one such mask, which lossy compression may have left many grey values in.
+A mask may be a label map with one value per class; or each class may have a binary mask of its own,
+of 0 and 1 or of 0 and 255; or there is one binary mask, in which lossy compression may have left
+many grey values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,25 +19,25 @@ from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
 
 ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz")
-"""Of files that can be read."""
+"""Endings of the files that can be read."""
 
 CHANNELS = 4
-"""A NumPy array of three axes whose last is longer is a volume, not an image with channels."""
+"""A NumPy array with three axes is a volume, not an image, if the last axis is longer than this."""
 
 NEAR = 64
-"""Grey values of a binary mask that lossy compression leaves less than so far from 0 and 255."""
+"""Lossy compression leaves grey values of a binary mask within this distance of 0 and 255."""
 
 LOSSY = 8
-"""More grey values are of lossy compression; fewer may be classes."""
+"""More grey values than this result from lossy compression; fewer may be classes."""
 
 
-class Source(NamedTuple):
+class CaseFiles(NamedTuple):
     """The files of a case.
 
     Attributes:
       id: the case's name.
-      images: one with all channels, or one a channel.
-      masks: one with all classes, or one a class but the background.
+      images: one file with all channels, or one per channel.
+      masks: one file with all classes, or one per class other than the background.
       part: as in `Case`.
     """
 
@@ -46,23 +47,23 @@ class Source(NamedTuple):
     part: str | None = None
 
 
-class Labels(NamedTuple):
-    """How classes are drawn in masks.
+class LabelEncoding(NamedTuple):
+    """How masks represent classes.
 
     Attributes:
       classes: names, the background first.
-      values: of the classes in the one mask of a case; none if every class but the background has
-        a mask of its own.
-      told: how this is known.
+      values: of the classes in the one mask of a case; empty if the masks are binary, one per class
+        other than the background.
+      origin: how this was determined.
     """
 
     classes: tuple[str, ...]
     values: tuple[int, ...]
-    told: str
+    origin: str
 
 
 class Pixels(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
       array: `(*spatial, channels)`, or `(*spatial)` for a mask.
@@ -76,7 +77,7 @@ class Pixels(NamedTuple):
 
 
 def read_image(file: File) -> Pixels:
-    """Read an image of any format; NumPy arrays of three axes are volumes if the last is long."""
+    """Read an image in any format; a NumPy array is a volume if its third axis is long."""
     if is_nifti(file):
         array, grid = nifti.read(file)
         return Pixels(array[..., None], array.shape, grid)
@@ -87,7 +88,7 @@ def read_image(file: File) -> Pixels:
 
 
 def read_mask(file: File) -> Pixels:
-    """Read a mask of any format, integers."""
+    """Read a mask in any format, as integers."""
     if is_nifti(file):
         array, grid = nifti.read_label(file)
         return Pixels(array, array.shape, grid)
@@ -96,8 +97,8 @@ def read_mask(file: File) -> Pixels:
         if array.shape[-1] > CHANNELS:
             if (array != np.rint(array)).any():
                 raise ValueError(
-                    f"{file} is a label map that holds values which are not whole; save the "
-                    "classes that it was made from"
+                    f"{file} contains {array[array != np.rint(array)][0]}, expected a label map of "
+                    "whole numbers; save the original label map"
                 )
             return Pixels(array.astype(np.int32), array.shape)
     array = readers.read_label(file)
@@ -105,18 +106,18 @@ def read_mask(file: File) -> Pixels:
 
 
 def is_nifti(file: File) -> bool:
-    """Whether a file says that it is NIfTI."""
+    """Whether a file is NIfTI, by its ending."""
     return file.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def count_values(mask: np.ndarray) -> dict[int, int]:
-    """How many voxels of a mask have each value.
+    """The number of voxels with each value.
 
     Example:
       >>> count_values(np.array([[0, 255], [0, 0]]))
       {0: 3, 255: 1}
     """
-    if mask.dtype == np.uint8:  # Slice by slice, as counting takes eight bytes a voxel.
+    if mask.dtype == np.uint8:  # Slice by slice, since bincount takes eight bytes per voxel.
         counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in mask], axis=0)
         values = np.flatnonzero(counts)
         counts = counts[values]
@@ -126,7 +127,7 @@ def count_values(mask: np.ndarray) -> dict[int, int]:
 
 
 def is_lossy(counts: Mapping[int, int]) -> bool:
-    """Whether these are the grey values of a binary mask after lossy compression.
+    """Whether these look like the values of a binary mask after lossy compression.
 
     Example:
       >>> is_lossy({**{v: 10 for v in range(10)}, 128: 1, 250: 20, 255: 30})
@@ -134,49 +135,52 @@ def is_lossy(counts: Mapping[int, int]) -> bool:
       >>> is_lossy({0: 100, 128: 1, 255: 50})
       False
     """
-    return len(counts) > LOSSY and _is_heaped(counts) and max(counts) > 127
+    return len(counts) > LOSSY and _is_bimodal(counts) and max(counts) > 127
 
 
-def _is_heaped(counts: Mapping[int, int]) -> bool:
+def _is_bimodal(counts: Mapping[int, int]) -> bool:
     """Whether nearly all values are near 0 and 255."""
     near = sum(n for v, n in counts.items() if v < NEAR or v > 255 - NEAR)
     return min(counts) >= 0 and max(counts) <= 255 and near >= 0.95 * sum(counts.values())
 
 
-def unexpected(
-    file: File, strange: Sequence[int], classes: Sequence[str], values: Sequence[int]
+def unknown_values(
+    file: File, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
 ) -> str:
-    """The message that a mask holds values that no class has."""
+    """The error message about mask values that belong to no class."""
     known = listed(f"{value} {name}" for value, name in zip(values, classes, strict=True))
     return (
-        f"{file} holds {listed(strange)}, expected {known}; correct the file, or say which "
-        "value each class has, in dataset.json or by --config.folder.mask_values and "
+        f"{file} contains {listed(unknown)}, expected {known}; correct the file, or define the "
+        "value of each class, in dataset.json or by --config.folder.mask_values and "
         "--config.folder.classes"
     )
 
 
-def read_case(spec: Spec, labels: Labels, source: Source) -> Example:
+def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
     """Read a case.
 
     Args:
       spec: of its set.
-      labels: how classes are drawn.
-      source: its files.
+      encoding: how its masks represent classes.
+      case: its files.
 
     Returns:
-      Image and label, of volumes at the set's spacing.
+      Image and label; volumes are resampled to the set's spacing.
 
     Raises:
-      ValueError: if a file cannot be read, files are not of one grid, or a mask holds what no
-        class has.
+      ValueError: if a file cannot be read, the files have different grids, or a mask contains a
+        value that belongs to no class.
     """
-    images = [read_image(file) for file in source.images]
-    masks = [read_mask(file) for file in source.masks]
-    first, *others = source.images + source.masks
+    images = [read_image(file) for file in case.images]
+    masks = [read_mask(file) for file in case.masks]
+    first, *others = case.images + case.masks
     for file, pixels in zip(others, (*images, *masks)[1:], strict=True):
         check_fits(first, images[0], file, pixels)
     arrays = [mask.array for mask in masks]
-    label = _from_values(source, arrays, labels) if labels.values else _from_masks(source, arrays)
+    if encoding.values:
+        label = _from_label_map(case, arrays, encoding)
+    else:
+        label = _from_binary_masks(case, arrays)
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
     if image.shape[-1] == 1:
         image = np.repeat(image, spec.channels, axis=-1)
@@ -185,7 +189,7 @@ def read_case(spec: Spec, labels: Labels, source: Source) -> Example:
         native = spacing or (1.0,) * 3
         return Example(
             image=_as_stored(preprocess.resample(image, native, spec.spacing), spec.dtype),
-            label=preprocess.resample_label(label, native, spec.spacing, len(labels.classes)),
+            label=preprocess.resample_label(label, native, spec.spacing, len(encoding.classes)),
             native_label=label,
             spacing=spacing,
         )
@@ -198,55 +202,57 @@ def read_case(spec: Spec, labels: Labels, source: Source) -> Example:
 
 def _as_stored(image: np.ndarray, dtype: str) -> np.ndarray:
     if image.dtype.kind == "f" and np.dtype(dtype).kind != "f":
-        image = np.rint(image)  # Between the integers that it was interpolated from.
+        image = np.rint(image)  # Interpolated from integers.
     return image.astype(dtype, copy=False)
 
 
 def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
-    """Refuse files that are not of one grid.
+    """Check that two files of a case have the same grid.
 
     Raises:
-      ValueError: if they are not, naming both.
+      ValueError: if they do not, naming both.
     """
     if image.grid and other.grid:
         nifti.check_same_grid(first, image.grid, file, other.grid)
     elif image.grid or other.grid:
         raise ValueError(
-            f"of {first} and {file} one is NIfTI, and how the other's axes lie to its is not "
-            "known; save both as NIfTI"
+            f"only one of {first} and {file} is NIfTI, so the orientation of the other is unknown; "
+            "save both as NIfTI"
         )
     if image.size != other.size:
         raise ValueError(
-            f"{first} has size {by(image.size)} and {file} has {by(other.size)}; the files of a "
-            "case must be of one size"
+            f"{first} has size {by(image.size)} and {file} has {by(other.size)}; all files of a "
+            "case must have the same size"
         )
 
 
-def _from_values(source: Source, masks: Sequence[np.ndarray], labels: Labels) -> np.ndarray:
-    """Classes of a mask that has them by value."""
-    (file,), (mask,) = source.masks, masks
-    strange = [value for value in count_values(mask) if value not in labels.values]
-    if strange:
-        raise ValueError(unexpected(file, strange, labels.classes, labels.values))
-    if labels.values == tuple(range(len(labels.values))):
+def _from_label_map(
+    case: CaseFiles, masks: Sequence[np.ndarray], encoding: LabelEncoding
+) -> np.ndarray:
+    """Classes from a mask with one value per class."""
+    (file,), (mask,) = case.masks, masks
+    unknown = [value for value in count_values(mask) if value not in encoding.values]
+    if unknown:
+        raise ValueError(unknown_values(file, unknown, encoding.classes, encoding.values))
+    if encoding.values == tuple(range(len(encoding.values))):
         return mask.astype(np.uint8, copy=False)
     label = np.zeros(mask.shape, np.uint8)
-    for index, value in enumerate(labels.values):
+    for index, value in enumerate(encoding.values):
         label[mask == value] = index
     return label
 
 
-def _from_masks(source: Source, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Classes of masks that are one a class, each binary in an encoding of its own."""
+def _from_binary_masks(case: CaseFiles, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Classes from one binary mask per class, each of 0 and 1 or of 0 and 255."""
     label = np.zeros(masks[0].shape, np.uint8)
-    for index, (file, mask) in enumerate(zip(source.masks, masks, strict=True), 1):
+    for index, (file, mask) in enumerate(zip(case.masks, masks, strict=True), 1):
         foreground = _foreground(file, mask)
         both = foreground & (label > 0)
         if both.any():
             raise ValueError(
-                f"{file} and {source.masks[label[both][0] - 1]} overlap in {both.mean():.2%} of "
-                "the image, but a pixel has one class; cut one from the other, or name the classes "
-                "to be used by --config.folder.classes=background,NAME,..."
+                f"{file} and {case.masks[label[both][0] - 1]} overlap in {both.mean():.2%} of the "
+                "image, but each pixel has one class; subtract one mask from the other, or select "
+                "classes by --config.folder.classes=background,NAME,..."
             )
         label[foreground] = index
     return label
@@ -258,9 +264,9 @@ def _foreground(file: File, mask: np.ndarray) -> np.ndarray:
     if set(counts) <= {0, 1}:
         return mask == 1
     binary = set(counts) <= {0, highest} and highest > 127
-    if binary or (_is_heaped(counts) and (highest > 127 or len(counts) > LOSSY)):
+    if binary or (_is_bimodal(counts) and (highest > 127 or len(counts) > LOSSY)):
         return mask > 127
     raise ValueError(
-        f"{file} holds {listed(counts)}, expected the mask of one class, of 0 and 1 or 0 and 255; "
-        "save it so, or name a mask with all classes by --config.folder.masks='masks/{case}.*'"
+        f"{file} contains {listed(counts)}, expected a binary mask of 0 and 1 or 0 and 255; "
+        "convert it, or use label maps with all classes, by --config.folder.masks='masks/{case}.*'"
     )

@@ -2,8 +2,7 @@
 
 `ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg` and
 `ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png`. The challenge's validation and
-test images, which have folders of their own, and the superpixels that some archives add are passed
-over.
+test images, which are in separate folders, and the superpixels in some archives are ignored.
 """
 
 from dicepp_jax.data import pairs
@@ -19,7 +18,7 @@ def list_cases(files: Tree) -> list[Case]:
     """The cases by name.
 
     Args:
-      files: what the set's folder or archives hold.
+      files: those in the set's folder or archives.
 
     Returns:
       A case for each image.

@@ -1,9 +1,9 @@
 """KiTS19: abdominal CT with the kidneys and their tumours, 210 labelled cases.
 
 `case_00000/imaging.nii.gz` and `case_00000/segmentation.nii.gz`, in one folder or in two, since
-masks and imaging are had from different places; the imaging may also be called
-`images/case_00000.nii.gz`, as on its makers' host. Volumes are stored at one spacing, and the
-native labels beside.
+masks and imaging are published in different places; the imaging may also be named
+`images/case_00000.nii.gz`, as on the publisher's server. Volumes are stored at one spacing,
+together with the native labels.
 """
 
 import functools
@@ -22,14 +22,14 @@ SEGMENTATION = r"case_(?P<case>\d{5})/segmentation\.nii(\.gz)?"
 MASK = "case_{}/segmentation.nii.gz"
 
 LABELLED = 210
-"""The masks of the cases from here on were kept for the challenge's ranking."""
+"""The masks of the cases from this number on are not public; the challenge ranks with them."""
 
 
 def list_cases(files: Tree) -> list[Case]:
-    """The labelled cases by number, less `KITS19.excluded`.
+    """The labelled cases by number, without `KITS19.excluded`.
 
     Args:
-      files: what the set's folder or archives hold.
+      files: those in the set's folder or archives.
 
     Returns:
       A case for each mask.
@@ -50,7 +50,7 @@ def list_cases(files: Tree) -> list[Case]:
 
 
 def included(files: Tree, pattern: str) -> dict[str, File]:
-    """The files of a pattern by the number of their case, less `KITS19.excluded`."""
+    """The files that match a pattern by case number, without `KITS19.excluded`."""
     excluded = {name.removeprefix("case_") for name in KITS19.excluded}
     return {case: file for case, file in match(files, pattern).items() if case not in excluded}
 
@@ -59,15 +59,15 @@ def read_label(name: str, mask: File) -> np.ndarray:
     """The `(D, H, W)` classes of a case on its native grid, uint8.
 
     Raises:
-      ValueError: if the mask holds other classes than KiTS19's.
+      ValueError: if the mask contains other classes than KiTS19's.
     """
     label = nifti.read_label(mask).array
     unknown = np.unique(label[label >= len(KITS19.classes)])
     if unknown.size:
         known = ", ".join(f"{n} {title}" for n, title in enumerate(KITS19.classes))
         raise ValueError(
-            f"{mask} of {name} holds {', '.join(map(str, unknown))}, expected {known}; it is "
-            "damaged or of a later challenge, so download KiTS19's own again"
+            f"{mask} of {name} contains {', '.join(map(str, unknown))}, expected {known}; it is "
+            "damaged or from a later challenge, so download KiTS19's mask again"
         )
     return label
 
@@ -96,7 +96,7 @@ def _resample_image(imaging: File, spacing: tuple[float, ...]) -> np.ndarray:
     if unusable:
         raise ValueError(
             f"{unusable / image.size:.1%} of {imaging} is NaN or infinite, expected Hounsfield "
-            "units; download it again, or put there what the air around the body has, -1024"
+            "units; download it again, or replace these values by that of air, -1024"
         )
     image = resample(image, grid.spacing, spacing)
     limits = np.iinfo(np.int16)

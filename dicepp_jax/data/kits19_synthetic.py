@@ -1,8 +1,8 @@
-"""KiTS19's annotations with drawn imaging: real anatomy in three dimensions at hand in a minute.
+"""KiTS19's annotations with synthetic imaging: real 3-D anatomy without the large download.
 
-The masks are a small download, the imaging tens of gigabytes. Intensities are drawn on the grid
-that volumes are resampled to; the native labels are KiTS19's own. Numbers got from it say how
-methods compare on such shapes, and nothing of real CT.
+The masks are a small download, the imaging tens of gigabytes. Intensities are synthesised on the
+grid that volumes are resampled to; the native labels are KiTS19's. Results on this set show how
+methods compare on such shapes, and nothing about real CT.
 """
 
 import functools
@@ -17,16 +17,16 @@ SEED = 0
 
 
 def list_cases(files: Tree) -> list[Case]:
-    """The labelled cases by number, less those that the paper leaves out.
+    """The labelled cases by number, without those that the paper excludes.
 
     Args:
-      files: what the set's folder or archives hold.
+      files: those in the set's folder or archives.
 
     Returns:
       A case for each mask.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: if there are none.
       ValueError: if there are two copies.
     """
     masks = kits19.included(files, kits19.SEGMENTATION)

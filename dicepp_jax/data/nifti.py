@@ -1,11 +1,11 @@
-"""NIfTI volumes in one canonical order, and back on the grid they came from.
+"""NIfTI volumes in a canonical axis order, and back on their original grid.
 
 Canonical is "IPL": axis 0 runs from superior to inferior, axis 1 from anterior to posterior, axis 2
-from right to left, so slices come first. A file may hold its axes in any order and direction; of
-an oblique one the nearest axes are taken and nothing is interpolated, so the way back is exact.
+from right to left, so slices come first. A file may store its axes in any order and direction; for
+oblique volumes the nearest axes are used and nothing is interpolated, so the inverse is exact.
 
-Files are read a few slices at a time and decompressed on the way: what is in memory is the array
-that is returned and little more, whatever type the file has.
+Files are decompressed and read a few slices at a time, so that little more than the returned array
+is in memory, whatever the type of the file.
 """
 
 import contextlib
@@ -33,26 +33,26 @@ from dicepp_jax.data.files import File
 CANONICAL = axcodes2ornt("IPL")
 
 TOLERANCE = 0.1
-"""So many voxels may the corners of two grids lie apart."""
+"""The largest distance between the corners of two equal grids, in voxels."""
 
 SLAB = 1 << 26
-"""So many bytes of a volume are in memory beside the array that it is read into."""
+"""Bytes of a volume that are read at a time."""
 
 INTEGRAL = 1e-3
-"""So far from a whole number may a label be that was scaled to be stored."""
+"""The largest deviation of a label from a whole number, caused by scaling in the header."""
 
 GEOMETRY = (
     *("xyzt_units", "pixdim", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
-"""The fields of a header that say where voxels are."""
+"""The header fields that define the positions of voxels."""
 
 Shape = tuple[int, int, int]
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a file are: its native grid.
+    """The positions of the voxels of a file: its native grid.
 
     Attributes:
       shape: voxels along the axes of the file.
@@ -77,12 +77,12 @@ class Grid(NamedTuple):
 
     @property
     def _axes(self) -> np.ndarray:
-        """Which axis of the file each canonical one is."""
+        """The axis of the file for each canonical axis."""
         return np.argsort(ornt_transform(io_orientation(self.affine), CANONICAL)[:, 0])
 
 
 class Volume(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
       array: `(D, H, W)` in canonical order.
@@ -94,7 +94,7 @@ class Volume(NamedTuple):
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """An array of a file in canonical order.
+    """Bring an array from the axis order of its file to the canonical order.
 
     Args:
       array: `(X, Y, Z)` or `(X, Y, Z, channels)` along the axes of the file.
@@ -111,7 +111,7 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def to_native(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """The way back from `to_canonical`.
+    """The inverse of `to_canonical`.
 
     Args:
       array: `(D, H, W)` or `(D, H, W, channels)` in canonical order.
@@ -121,7 +121,7 @@ def to_native(array: np.ndarray, grid: Grid) -> np.ndarray:
       A view along the axes of the file.
 
     Raises:
-      ValueError: if the grid is of another size.
+      ValueError: if the grid has a different size.
 
     Example:
       >>> to_native(np.zeros((5, 4, 3)), Grid((3, 4, 5), np.eye(4))).shape
@@ -129,7 +129,7 @@ def to_native(array: np.ndarray, grid: Grid) -> np.ndarray:
     """
     if array.shape[:3] != grid.canonical_shape:
         raise ValueError(
-            f"the array has shape {array.shape} and the grid {grid.canonical_shape} in canonical "
+            f"the array has shape {array.shape}, but the grid {grid.canonical_shape} in canonical "
             "order; resize the array to the grid first"
         )
     return apply_orientation(array, ornt_transform(CANONICAL, io_orientation(grid.affine)))
@@ -139,16 +139,16 @@ def read(file: File) -> Volume:
     """Read an image.
 
     Args:
-      file: .nii or .nii.gz of one 3-D volume; axes of length 1 may follow.
+      file: .nii or .nii.gz with one 3-D volume; further axes must have length 1.
 
     Returns:
-      The volume: of the integer type it is stored in, float32 if it is stored as floating point or
-      is scaled by the header.
+      The volume, in its stored integer type, or float32 if it is stored as floating point or scaled
+      by the header.
 
     Raises:
       ValueError: if it is truncated, not NIfTI, not one real 3-D volume, or its affine is unusable.
-      FileNotFoundError: if it is gone.
-      PermissionError: if it may not be read.
+      FileNotFoundError: if it does not exist any more.
+      PermissionError: if it is not readable.
     """
     return _load(file, _image_type, lambda slab: slab)
 
@@ -157,15 +157,15 @@ def read_label(file: File) -> Volume:
     """Read a label map.
 
     Args:
-      file: as for `read`; floating point is accepted if it holds whole numbers.
+      file: as for `read`; floating point is accepted if all values are whole numbers.
 
     Returns:
       The volume, uint8.
 
     Raises:
-      ValueError: as `read`, and if values are not whole, negative or above 255.
-      FileNotFoundError: if it is gone.
-      PermissionError: if it may not be read.
+      ValueError: as for `read`, and if values are fractional, negative or above 255.
+      FileNotFoundError: if it does not exist any more.
+      PermissionError: if it is not readable.
     """
     return _load(file, lambda _: np.dtype(np.uint8), lambda slab: _whole(file, slab))
 
@@ -177,12 +177,12 @@ def read_header(file: File) -> nib.Nifti1Header:
       file: as for `read`.
 
     Returns:
-      The header, as `write` takes it.
+      The header, as accepted by `write`.
 
     Raises:
       ValueError: if it is truncated or not NIfTI.
-      FileNotFoundError: if it is gone.
-      PermissionError: if it may not be read.
+      FileNotFoundError: if it does not exist any more.
+      PermissionError: if it is not readable.
     """
     with contextlib.ExitStack() as opened:
         return _open(file, opened)[1]
@@ -198,9 +198,9 @@ def read_grid(file: File) -> Grid:
       The grid.
 
     Raises:
-      ValueError: as `read`, but for what only the voxels show.
-      FileNotFoundError: if it is gone.
-      PermissionError: if it may not be read.
+      ValueError: as for `read`, except for errors in the voxels.
+      FileNotFoundError: if it does not exist any more.
+      PermissionError: if it is not readable.
     """
     return _grid(file, read_header(file))
 
@@ -211,15 +211,14 @@ def write(
     """Write labels or probabilities on the grid of a file, under a temporary name and then renamed.
 
     Args:
-      path: where to, ending in .nii or .nii.gz.
+      path: ends in .nii or .nii.gz.
       array: `(D, H, W)` in canonical order: labels up to 255, stored as uint8, or floating point,
         stored as float32.
       grid: of the file that they belong to.
-      header: of that file, whose units and qform and sform are then taken over; None for mm and an
-        sform.
+      header: of that file, from which units, qform and sform are copied; None for mm and an sform.
 
     Raises:
-      ValueError: if the name ends otherwise, the grid is of another size or a label is beyond 255.
+      ValueError: if the path has another ending, the grid another size, or a label is above 255.
 
     Example:
       >>> import tempfile
@@ -233,14 +232,14 @@ def write(
       ((2, 3, 4), (3.0, 0.5, 0.5))
     """
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"{path} names no NIfTI file; end it in .nii.gz, or in .nii")
+        raise ValueError(f"{path} is not the name of a NIfTI file; it must end in .nii.gz or .nii")
     native = to_native(array, grid)
     if native.dtype.kind == "f":
         native = native.astype(np.float32)
     elif native.min() < 0 or native.max() > 255:
         raise ValueError(
-            f"labels go from {native.min()} to {native.max()}, expected 0 to 255; an image is "
-            "written as floating point"
+            f"labels range from {native.min()} to {native.max()}, expected 0 to 255; convert "
+            "images to floating point"
         )
     else:
         native = native.astype(np.uint8)
@@ -253,7 +252,7 @@ def write(
 
 
 def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
-    """Refuse two files whose voxels are not at the same places.
+    """Check that the voxels of two files have the same positions.
 
     Args:
       a: a file, such as an image.
@@ -262,13 +261,13 @@ def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
       grid_b: its grid.
 
     Raises:
-      ValueError: if shapes differ, or corners lie more than `TOLERANCE` voxels apart.
+      ValueError: if the shapes differ, or corners are more than `TOLERANCE` voxels apart.
     """
     if grid_a.shape == grid_b.shape:
         apart = max(_apart(grid_a, grid_b), _apart(grid_b, grid_a))
         if apart <= TOLERANCE:
             return
-        found = [f"corners lie {apart:.3g} voxels apart"]
+        found = [f"corners are {apart:.3g} voxels apart"]
     else:
         found = [f"shape {grid_a.shape} against {grid_b.shape}"]
     for name, of in (("orientation", _orientation), ("spacing", _spacing), ("origin", _origin)):
@@ -276,13 +275,13 @@ def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
             found.append(f"{name} {of(grid_a)} against {of(grid_b)}")
     raise ValueError(
         f"{a} and {b} are on different grids: {', '.join(found)}. Resample one onto the other's "
-        "grid, such as with nibabel.processing.resample_from_to (order=0 for labels); if only a "
-        "header is wrong, save its array again with the other's affine"
+        "grid, for example with nibabel.processing.resample_from_to (order=0 for labels); if only "
+        "one header is wrong, save its array again with the affine of the other file"
     )
 
 
 def _apart(one: Grid, other: Grid) -> float:
-    """How far apart the corners of one are, in voxels of the other."""
+    """The largest distance between corresponding corners, in voxels of the other grid."""
     corners = np.array(list(itertools.product(*((-0.5, size - 0.5) for size in one.shape))))
     moved = apply_affine(np.linalg.inv(other.affine) @ one.affine, corners)
     return float(np.abs(moved - corners).max())
@@ -302,19 +301,21 @@ def _origin(grid: Grid) -> str:
 
 @contextlib.contextmanager
 def _reading(file: File) -> Iterator[None]:
-    """Whatever goes wrong is told with the file and a remedy."""
+    """Turn any error into one that names the file and a remedy."""
     try:
         yield
     except PermissionError as error:
         raise PermissionError(
-            f"{file} cannot be read ({error.strerror}); give yourself the right to"
+            f"{file} cannot be read ({error.strerror}); get read permission"
         ) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file} is gone; put it back, or list the files again") from error
-    except Exception as error:  # Damage is met with OSError, EOFError, zlib.error and others.
+        raise FileNotFoundError(
+            f"{file} does not exist any more; restore it, or run this again to list the files anew"
+        ) from error
+    except Exception as error:  # Damaged files raise OSError, EOFError, zlib.error and others.
         raise ValueError(
-            f"{file} cannot be read as NIfTI ({error}); it looks half downloaded or is of another "
-            "format: get it again, or convert it to .nii.gz"
+            f"{file} cannot be read as NIfTI ({error}); it seems to be incomplete or in another "
+            "format: download it again, or convert it to .nii.gz"
         ) from error
 
 
@@ -332,7 +333,7 @@ def _open(file: File, opened: contextlib.ExitStack) -> tuple[IO[bytes], nib.Nift
             return stream, nib.Nifti1Header.from_fileobj(stream)
         if start[4:7] == b"n+2":
             return stream, nib.Nifti2Header.from_fileobj(stream)
-        raise ValueError("it does not begin as .nii does")
+        raise ValueError("it does not start like a .nii file")
 
 
 def _grid(file: File, header: nib.Nifti1Header) -> Grid:
@@ -341,27 +342,29 @@ def _grid(file: File, header: nib.Nifti1Header) -> Grid:
         shape = shape[:-1]
     if len(shape) > 3:
         raise ValueError(
-            f"{file} is {len(shape)}-D, of shape {shape}, expected one 3-D volume; give one file "
-            "per channel, as nnU-Net's case_0000.nii.gz and case_0001.nii.gz, or split it, such as "
-            "with nibabel.four_to_three"
+            f"{file} is {len(shape)}-D with shape {shape}, expected one 3-D volume; split it, for "
+            "example with nibabel.four_to_three, into one file per channel, such as nnU-Net's "
+            "case_0000.nii.gz and case_0001.nii.gz"
         )
     if 0 in shape:
-        raise ValueError(f"{file} is of shape {shape} and holds no voxel; get it again")
+        raise ValueError(f"{file} has shape {shape}, so it has no voxels; download it again")
     first, second, third = (*shape, 1, 1)[:3]
     return Grid((first, second, third), _affine(file, header))
 
 
 def _affine(file: File, header: nib.Nifti1Header) -> np.ndarray:
     remedy = (
-        "save it again with a right one, nibabel.Nifti1Image(array, affine), whose columns are the "
-        "mm from voxel to voxel along each axis; or convert the original images again"
+        "save it again with a correct affine, nibabel.Nifti1Image(array, affine), whose columns "
+        "are the mm from voxel to voxel along each axis; or convert the original images again"
     )
     try:
         affine = header.get_best_affine()
     except ValueError as error:
-        raise ValueError(f"{file} has a qform that is no rotation ({error}); {remedy}") from error
+        raise ValueError(
+            f"{file} has a qform that is not a rotation ({error}); {remedy}"
+        ) from error
     finite = np.isfinite(affine).all()
-    # The volume between unit vectors along the axes; it is 0 where two of them are parallel.
+    # The determinant of unit vectors along the axes is 0 if two of them are parallel.
     steps = affine[:3, :3]
     if not finite or abs(np.linalg.det(steps)) <= 1e-4 * np.linalg.norm(steps, axis=0).prod():
         raise ValueError(
@@ -388,12 +391,12 @@ def _load(
         proxy = ArrayProxy(stream, header).reshape(grid.shape)
         if proxy.dtype.kind not in "iuf":
             raise ValueError(
-                f"{file} holds {header.get_value_label('datatype')} values, expected one real "
-                "number per voxel; save the magnitude, or one file per channel"
+                f"{file} has {header.get_value_label('datatype')} values, expected one real number "
+                "per voxel; save the magnitude, or one file per channel"
             )
-        with _reading(file):  # A damaged header may ask for any size.
+        with _reading(file):  # A damaged header may state any size.
             array = np.empty(grid.canonical_shape, dtype(proxy))
-        native = to_native(array, grid)  # A view: what is put into it is in canonical order.
+        native = to_native(array, grid)  # A view of `array`, which is filled in canonical order.
         *plane, depth = grid.shape
         step = max(1, SLAB // (int(np.prod(plane)) * proxy.dtype.itemsize))
         for start in range(0, depth, step):
@@ -401,7 +404,7 @@ def _load(
             with _reading(file):
                 slab = proxy[part]
             native[part] = convert(slab)
-        with _reading(file):  # To the end, where the checksum is.
+        with _reading(file):  # To the end of the file, where gzip has its checksum.
             while stream.read(SLAB):
                 pass
     return Volume(array, grid)
@@ -410,18 +413,18 @@ def _load(
 def _whole(file: File, slab: np.ndarray) -> np.ndarray:
     if slab.dtype.kind == "f":
         nearest = np.rint(slab)
-        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole either.
+        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole numbers either.
             wrong = slab[~(np.abs(slab - nearest) < INTEGRAL)]
         if wrong.size:
             raise ValueError(
-                f"{file} is a label map that holds {wrong[0]}, expected whole numbers; if it was "
+                f"{file} is a label map but contains {wrong[0]}, expected whole numbers; if it was "
                 "resampled, resample it again with nearest-neighbour interpolation"
             )
         slab = nearest
     for value in (slab.min(), slab.max()):
         if not 0 <= value <= 255:
             raise ValueError(
-                f"{file} is a label map that holds {value}, expected classes from 0 to 255; number "
-                "the classes from 0, the background, or check that it is no image"
+                f"{file} is a label map but contains {value}, expected classes from 0 to 255; "
+                "number the classes from 0, the background, or check that it is not an image"
             )
     return slab

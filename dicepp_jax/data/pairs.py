@@ -1,4 +1,4 @@
-"""Which image goes with which mask; what is missing is told in one way for all sets."""
+"""Which image belongs to which mask, with the same error messages for all sets."""
 
 import functools
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from dicepp_jax.spec import Spec
 from dicepp_jax.wording import listed
 
 PACKED = (".rar", ".7z", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Archives that are not looked into."""
+"""Archives that cannot be read."""
 
 
 class Kind(NamedTuple):
-    """One of the files that every case has.
+    """A kind of file of which every case has one.
 
     Attributes:
       name: what it is: "image", "mask".
-      path: what it is called, with {} for the case: "GT/{}.png".
-      found: those there are, by case.
+      path: its path, with {} for the case: "GT/{}.png".
+      found: the existing files, by case.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Kind(NamedTuple):
 
 
 def check(spec: Spec, files: Tree, first: Kind, *others: Kind) -> list[str]:
-    """The cases, after making sure that each has a file of every kind.
+    """List the cases, after checking that each has a file of every kind.
 
     Args:
-      spec: the set.
-      files: what was looked through.
-      first: the kind that says which cases there are and in which order, the images.
-      *others: what goes with it.
+      spec: of the set.
+      files: all files.
+      first: the kind that defines the cases and their order, the images.
+      *others: the other kinds.
 
     Returns:
       The cases of `first`.
@@ -47,12 +47,12 @@ def check(spec: Spec, files: Tree, first: Kind, *others: Kind) -> list[str]:
         packed = next((f for f in files.values() if f.name.lower().endswith(PACKED)), None)
         if packed is not None:
             raise FileNotFoundError(
-                f"{spec.title}: {packed} must be unpacked first, with `unar` or 7-Zip. "
+                f"{spec.title}: {packed} cannot be read; unpack it first, with `unar` or 7-Zip. "
                 f"{spec.obtain}"
             )
         names = " and ".join(kind.path.format("*") for kind in (first, *others))
         raise FileNotFoundError(
-            f"{spec.title}: of {len(files)} files none is named as {names}. {spec.obtain}"
+            f"{spec.title}: none of the {len(files)} files matches {names}. {spec.obtain}"
         )
     for other in others:
         _check_each_has(spec, first, other)
@@ -66,17 +66,17 @@ def _check_each_has(spec: Spec, kind: Kind, other: Kind) -> None:
         raise FileNotFoundError(
             f"{spec.title}: {kind.name} without {other.name}: {len(without)} of "
             f"{len(kind.found)}, such as {kind.found[without[0]]}; missing: "
-            f"{listed(map(other.path.format, without))}. The set looks half unpacked: unpack "
+            f"{listed(map(other.path.format, without))}. The set seems to be incomplete: unpack "
             f"or download it again. {spec.obtain}"
         )
 
 
 def cases(spec: Spec, files: Tree, images: Kind, masks: Kind) -> list[Case]:
-    """The cases of a set that has one colour image and one binary mask for each.
+    """The cases of a set that consist of one colour image and one binary mask.
 
     Args:
-      spec: the set.
-      files: what was looked through.
+      spec: of the set.
+      files: all files.
       images: the images, in the set's order.
       masks: the masks.
 
@@ -84,7 +84,7 @@ def cases(spec: Spec, files: Tree, images: Kind, masks: Kind) -> list[Case]:
       Cases in the order of the images.
 
     Raises:
-      FileNotFoundError: as `check`.
+      FileNotFoundError: as for `check`.
     """
     return [
         Case(case, functools.partial(_read, *pair), pair)

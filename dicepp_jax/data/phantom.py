@@ -1,10 +1,10 @@
-"""Procedural phantoms: miniature fundus photographs and abdominal CTs with a fallible annotator.
+"""Synthetic phantoms: miniature fundus photographs and abdominal CTs with a fallible annotator.
 
 Every image is a pure function of (seed, index, size). The label is not the drawn truth but one
 annotator's reading of it: faint vessels are missed or drawn too thick, and the border between
 kidney and tumour is misplaced, each with a probability stated below. No model can predict these
-coin flips, so a calibrated one must answer with probabilities strictly between 0 and 1. `scan`
-draws a CT around a label that is given.
+random errors, so a calibrated one must predict probabilities strictly between 0 and 1. `scan` draws
+a CT around a given label.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ ANNOTATOR_SHIFT = 5.0  # root mean square displacement in mm; at most half the t
 
 
 class Branch(NamedTuple):
-    """A vessel between two bifurcations, and what the annotator makes of it."""
+    """A vessel between two bifurcations, and how the annotator draws it."""
 
     points: np.ndarray  # (n, 2) centreline in pixels, row and column
     radius: float  # pixels
@@ -83,7 +83,7 @@ def vessels(
       Image, uint8 (height, width, 3), and label, uint8 (height, width), 1 on vessels.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of range.
 
     Example:
       >>> image, label = vessels(seed=0, index=3)
@@ -133,7 +133,7 @@ def kidney(
       uint8: 0 background, 1 kidney, 2 tumour.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of range.
 
     Example:
       >>> image, label = kidney(seed=0, index=1)
@@ -150,7 +150,7 @@ def scan(
     """Draw an arterial abdominal CT around kidneys and tumours of a given shape.
 
     Fat, wall, viscera, liver, psoas, spine and aorta are those of `kidney`, placed and scaled by
-    where the kidneys are; the label is taken for true.
+    where the kidneys are; the label is taken as the truth.
 
     Args:
       seed: Number of the data set, at least 0.
@@ -163,7 +163,7 @@ def scan(
       Image in Hounsfield units, int16, of the label's shape.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of range.
 
     Example:
       >>> label = np.zeros((20, 60, 80), np.uint8)
@@ -175,7 +175,9 @@ def scan(
     size = label.shape
     _check(seed, index, size, least=(1, 1, 1))
     if not label.any():
-        raise ValueError("label has no foreground, so there is nothing to draw a CT around")
+        raise ValueError(
+            "label has no foreground, but the CT is drawn around kidneys; label some voxels 1"
+        )
     rng, texture, _, noise = _streams(seed, index)
     extent = np.multiply(size, spacing)
     cells = [max(1, round(length / 20)) for length in extent]

@@ -1,4 +1,4 @@
-"""The phantoms as data sets: which of the endless drawings are train, validation and test."""
+"""The phantoms as data sets: the images for training, validation and testing."""
 
 import functools
 from collections.abc import Callable

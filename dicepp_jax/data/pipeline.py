@@ -1,8 +1,8 @@
-"""Batches of cases, the same for the same seed and epoch.
+"""Batches of cases, reproducible from seed and epoch.
 
-Whole images are resized to the network's size; volumes are cut to patches of it, one drawn from
-each volume in each epoch. Either way cases are prepared once and kept in memory while they fit.
-Evaluation reads the stored cases themselves, at their native size.
+Whole images are resized to the network's size; from each volume one random patch of that size is
+cut in each epoch. In both cases, cases are prepared once and cached in memory as far as they fit.
+Evaluation reads the stored cases at their native size instead.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ READERS = 4
 Batch = dict[str, Any]
 """image `(B, *size, channels)` float32, label `(B, *size)` int32, id `(B,)` strings.
 
-The share of a batch has `total` too, the number of examples of the whole batch.
+A share of a batch also has `total`, the number of examples in the whole batch.
 """
 
 
 class Share(NamedTuple):
-    """Which part of each batch is read.
+    """The part of each batch that is read, if a batch is divided into equal parts.
 
     Attributes:
-      first: of the equal parts that the batch is cut into.
-      stop: the one behind the last.
-      parts: how many parts there are.
+      first: index of the first part that is read.
+      stop: index after the last part that is read.
+      parts: number of parts.
     """
 
     first: int
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class Cases(Protocol):
-    """What batches are made of: examples that may differ from epoch to epoch."""
+    """The examples that batches consist of, which may differ from epoch to epoch."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Batch: ...
@@ -60,49 +60,49 @@ class Cases(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """What all cases would take in memory, as far as is known."""
+        """The memory that all cases would need, as far as is known."""
         ...
 
 
-class Kept(Generic[T]):
-    """What is made of cases, by index, kept while the memory lasts.
+class LimitedCache(Generic[T]):
+    """Values by index, computed on first use and cached up to a limit.
 
     Args:
-      make: makes it.
-      nbytes: what it takes.
-      limit: keep at most so many bytes.
+      compute: computes the value of an index.
+      nbytes: the size of a value.
+      limit: the size of the cache in bytes.
     """
 
-    def __init__(self, make: Callable[[int], T], nbytes: Callable[[T], int], limit: int):
-        self._make, self._nbytes, self._free = make, nbytes, limit
-        self._kept: dict[int, T] = {}
+    def __init__(self, compute: Callable[[int], T], nbytes: Callable[[T], int], limit: int):
+        self._compute, self._nbytes, self._free = compute, nbytes, limit
+        self._cached: dict[int, T] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, index: int) -> T:
-        if index in self._kept:
-            return self._kept[index]
-        made = self._make(index)
-        size = self._nbytes(made)
+        if index in self._cached:
+            return self._cached[index]
+        value = self._compute(index)
+        size = self._nbytes(value)
         with self._lock:
-            if size <= self._free and index not in self._kept:
+            if size <= self._free and index not in self._cached:
                 self._free -= size
-                self._kept[index] = made
-        return made
+                self._cached[index] = value
+        return value
 
 
 class Prepared:
-    """A split at the network's size, prepared on first use and kept while the memory lasts.
+    """A split at the network's size, prepared on first use and cached in memory as far as it fits.
 
     Args:
       source: the stored cases of a split.
-      spec: facts of the set.
+      spec: describes the set.
       size: the network's spatial size.
-      cache_bytes: keep at most so much in memory.
+      cache_bytes: the size of the cache.
     """
 
     def __init__(self, source: Sequence[Any], spec: Spec, size: tuple[int, ...], cache_bytes: int):
         self._source, self._spec, self._size = source, spec, tuple(size)
-        self._cases = Kept(self._prepare, _nbytes, cache_bytes)
+        self._cases = LimitedCache(self._prepare, _nbytes, cache_bytes)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -111,14 +111,14 @@ class Prepared:
         return self._cases[index]
 
     def at(self, epoch: int) -> Self:
-        """Itself: the cases are the same in every epoch."""
+        """Returns itself, since the cases are the same in every epoch."""
         del epoch
         return self
 
     @property
     def nbytes(self) -> int:
-        """What all cases would take in memory."""
-        values = self._spec.channels + 1  # The label is as wide as a channel.
+        """The memory that all cases would need."""
+        values = self._spec.channels + 1  # The label is as large as a channel.
         return len(self) * math.prod(self._size) * values * np.dtype(np.float32).itemsize
 
     def _prepare(self, index: int) -> Batch:
@@ -127,7 +127,7 @@ class Prepared:
         label = preprocess.resize_label(stored["label"], self._size, len(self._spec.classes))
         case: Batch = {"image": image, "label": label.astype(np.int32), "id": case_id(stored)}
         for array in (image, case["label"]):
-            array.flags.writeable = False  # A batch of one is a view of what is kept.
+            array.flags.writeable = False  # A batch of one case is a view of the cached array.
         return case
 
 
@@ -135,15 +135,15 @@ def _nbytes(case: Batch) -> int:
     return int(case["image"].nbytes + case["label"].nbytes)
 
 
-class Volume(NamedTuple):
-    """A case as it is stored, and what normalises any part of it as the whole would be.
+class StoredVolume(NamedTuple):
+    """A stored case, with the statistics to normalise any part of it like the whole.
 
     Attributes:
       id: its name.
       image: `(*spatial, channels)` as stored.
       label: `(*spatial)` classes.
-      mean: of its z-score.
-      deviation: of its z-score.
+      mean: of the volume, for the z-score.
+      deviation: standard deviation of the volume, for the z-score.
       minimum: of the normalised volume.
     """
 
@@ -156,27 +156,29 @@ class Volume(NamedTuple):
 
 
 class Volumes:
-    """The volumes of a split, kept in the type that they are stored as while the memory lasts.
+    """The volumes of a split, cached in their stored type as far as they fit in memory.
 
-    A patch is cut before it is normalised, by the mean and deviation of the whole volume, which
-    gives the same numbers as cutting after; an int16 takes half the memory of its z-score.
+    A patch is cut out first and then normalised by the mean and deviation of the whole volume, with
+    the same result as in the reverse order; int16 needs half the memory of the z-score.
 
     Args:
       source: the stored cases of a split.
-      spec: facts of the set.
+      spec: describes the set.
       size: the patches' spatial size.
-      cache_bytes: keep at most so much in memory.
+      cache_bytes: the size of the cache.
     """
 
     def __init__(self, source: Sequence[Any], spec: Spec, size: tuple[int, ...], cache_bytes: int):
         self._source, self._spec, self._size = source, spec, tuple(size)
-        self._seen: dict[int, int] = {}
-        self._volumes = Kept(self._read, lambda v: v.image.nbytes + v.label.nbytes, cache_bytes)
+        self._sizes: dict[int, int] = {}
+        self._volumes = LimitedCache(
+            self._read, lambda v: v.image.nbytes + v.label.nbytes, cache_bytes
+        )
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Volume:
+    def __getitem__(self, index: int) -> StoredVolume:
         return self._volumes[index]
 
     @property
@@ -186,15 +188,15 @@ class Volumes:
 
     @property
     def nbytes(self) -> int:
-        """What the volumes that have been read so far would take in memory."""
-        return sum(self._seen.values())
+        """The memory that the volumes read so far would need."""
+        return sum(self._sizes.values())
 
-    def patch(self, volume: Volume, start: Sequence[int]) -> Batch:
-        """The patch that starts there; outside the volume it has its minimum, and background.
+    def patch(self, volume: StoredVolume, start: Sequence[int]) -> Batch:
+        """Cut out a patch; outside the volume, the image has its minimum and the label background.
 
         Args:
           volume: of this split.
-          start: the first voxel, negative where the patch begins before the volume.
+          start: the first voxel, negative if the patch starts before the volume.
 
         Returns:
           image `(*size, channels)` float32, label `(*size)` int32 and id.
@@ -215,31 +217,31 @@ class Volumes:
             label = np.pad(label, margins)
         return {"image": image, "label": label, "id": volume.id}
 
-    def _read(self, index: int) -> Volume:
+    def _read(self, index: int) -> StoredVolume:
         stored, spec = self._source[index], self._spec
         image, label = stored["image"], stored["label"]
         mean, deviation = preprocess.z_score(image, spec.intensity_range, spec.per_channel)
-        # Normalising keeps the order, channel by channel.
+        # The lowest intensity of each channel stays the lowest after normalisation.
         lowest = image.min(tuple(range(spec.ndim)), keepdims=True)
         minimum = preprocess.standardise(lowest, mean, deviation, spec.intensity_range).min()
-        self._seen[index] = image.nbytes + label.nbytes
-        return Volume(case_id(stored), image, label, mean, deviation, minimum)
+        self._sizes[index] = image.nbytes + label.nbytes
+        return StoredVolume(case_id(stored), image, label, mean, deviation, minimum)
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """One random patch of every volume, another in every epoch.
+    """One random patch of every volume, a different one in each epoch.
 
-    What is drawn depends on seed, stream, epoch and the case's name, and on nothing else: any
-    epoch can be had again, whatever the batches and the order that threads read in.
+    A patch depends only on seed, stream, epoch and the case's name, so that any epoch can be
+    reproduced, regardless of batches and the order in which threads read.
 
     Attributes:
       volumes: what patches are cut from.
       seed: of the run.
-      stream: "train" or "validation", which draw differently with the same seed.
-      foreground: the share of patches that are put around a voxel of a class other than the
-        background, each present class being as probable; others begin anywhere.
-      epoch: which epoch's.
+      stream: "train" or "validation", which get different patches with the same seed.
+      foreground: the share of patches that contain a random voxel of a class other than the
+        background, with equal probability for all classes in the volume; others may be anywhere.
+      epoch: number of the epoch.
     """
 
     volumes: Volumes
@@ -269,7 +271,7 @@ class Patches:
 
     @property
     def nbytes(self) -> int:
-        """What the volumes that have been read so far would take in memory."""
+        """The memory that the volumes read so far would need."""
         return self.volumes.nbytes
 
 
@@ -279,17 +281,17 @@ def draw_start(
     size: tuple[int, ...],
     around: Sequence[int] | None = None,
 ) -> list[int]:
-    """Where a random patch begins, uniformly over where it may.
+    """Draw the start of a random patch, uniformly over all possible positions.
 
     Args:
-      rng: draws.
+      rng: generator to draw from.
       shape: spatial size of the volume, in voxels.
       size: of the patch.
-      around: a voxel that the patch has to contain.
+      around: a voxel that the patch must contain.
 
     Returns:
-      The first voxel. Along an axis that is shorter than the patch it is the negative one that
-      puts the volume in the middle.
+      The first voxel. Along an axis that is shorter than the patch, it is negative and centres the
+      volume in the patch.
 
     Example:
       >>> draw_start(np.random.default_rng(0), (9, 9, 4), (5, 5, 7), around=(0, 8, 2))
@@ -308,7 +310,7 @@ def draw_start(
 
 
 def _foreground_voxel(rng: np.random.Generator, label: np.ndarray) -> tuple[int, ...] | None:
-    """A random voxel of a random class that is there, None where all is background."""
+    """A random voxel of a random class in the label, None if all is background."""
     counts = np.bincount(label.reshape(-1))
     present = np.flatnonzero(counts[1:]) + 1
     if not present.size:
@@ -319,13 +321,13 @@ def _foreground_voxel(rng: np.random.Generator, label: np.ndarray) -> tuple[int,
 
 
 class Tiles:
-    """Every volume cut to the windows that prediction by a sliding window has.
+    """Every volume divided into the windows of sliding-window prediction.
 
-    A loss averaged over them counts a volume by its number of windows, and voxels in which windows
-    overlap as often as there are windows over them.
+    A loss averaged over them weights a volume by its number of windows, and a voxel by the number
+    of windows that contain it.
 
     Args:
-      volumes: what is cut.
+      volumes: what windows are cut from.
       overlap: of neighbouring windows, in voxels, along each axis.
     """
 
@@ -334,7 +336,7 @@ class Tiles:
 
     @functools.cached_property
     def _tiles(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Which volume, and where in it."""
+        """The volume and the start of each window."""
         return [
             (index, start)
             for index in range(len(self._volumes))
@@ -351,20 +353,20 @@ class Tiles:
         return self._volumes.patch(self._volumes[volume], start)
 
     def at(self, epoch: int) -> Self:
-        """Itself: the windows are the same in every epoch."""
+        """Returns itself, since the windows are the same in every epoch."""
         del epoch
         return self
 
     @property
     def nbytes(self) -> int:
-        """What the volumes take in memory."""
+        """The memory that the volumes need."""
         return self._volumes.nbytes
 
 
 def tile_starts(
     shape: tuple[int, ...], size: tuple[int, ...], overlap: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    """Where the windows begin that cover a volume.
+    """The starts of the windows that cover a volume.
 
     Args:
       shape: spatial size of the volume, in voxels.
@@ -372,7 +374,7 @@ def tile_starts(
       overlap: of neighbouring windows.
 
     Returns:
-      The first voxel of each, as in `draw_start` along an axis that is shorter than the window.
+      The first voxel of each; as in `draw_start` along axes that are shorter than the window.
 
     Example:
       >>> tile_starts((9, 4), (5, 7), (2, 3))
@@ -401,15 +403,16 @@ def batches(
     epoch: int = 0,
     share: Share = WHOLE,
 ) -> Iterator[Batch]:
-    """One epoch of batches; the last holds what is left.
+    """One epoch of batches; the last one has the remaining cases.
 
     Args:
       cases: `Prepared` cases, `Patches` or `Tiles`.
       batch_size: cases in a batch.
-      shuffle_seed: order of the cases, another in every epoch; None keeps their own.
-      epoch: which epoch; order and patches depend on nothing else, so any epoch can be had again.
-      share: which part of each batch. Where what is left cannot be cut into equal parts, its last
-        case is repeated at the end.
+      shuffle_seed: seed of the order of cases, which differs between epochs; None for no shuffling.
+      epoch: number of the epoch; order and patches depend on nothing else, so any epoch can be
+        reproduced.
+      share: the part of each batch to read. If the last batch cannot be divided into equal parts,
+        its last case is repeated.
 
     Returns:
       An iterator over the epoch's batches.
@@ -427,28 +430,28 @@ def batches(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """The cases of a data set that are at these places."""
+class _Selection:
+    """The cases of a data set at the given indices."""
 
     dataset: Any
-    places: np.ndarray
+    indices: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.dataset[int(self.places[index])]
+        return self.dataset[int(self.indices[index])]
 
 
 def _shared(dataset: Any, batch_size: int, share: Share) -> Any:
-    """The share of each batch of a data set."""
+    """A share of each batch of a data set."""
     totals = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
     chosen = []
     for number, total in enumerate(totals):
         length = -(-total // share.parts)
-        places = np.arange(share.first * length, share.stop * length)
-        chosen.append(number * batch_size + np.minimum(places, total - 1))
-    batched = grain.MapDataset.source(_Chosen(dataset, np.concatenate(chosen))).batch(
+        indices = np.arange(share.first * length, share.stop * length)
+        chosen.append(number * batch_size + np.minimum(indices, total - 1))
+    batched = grain.MapDataset.source(_Selection(dataset, np.concatenate(chosen))).batch(
         len(chosen[0])
     )
     return batched.map_with_index(lambda number, batch: {**batch, "total": totals[number]})

@@ -1,4 +1,4 @@
-"""Preparing a set once: one process at a time, whole or not at all, again when its files change."""
+"""Prepares a set once: by one process at a time, completely or not at all, anew if files change."""
 
 import contextlib
 import errno
@@ -22,21 +22,21 @@ def prepare(
     data_dir: str | None,
     missing: Path | None = None,
 ) -> SegmentationBuilder:
-    """Prepare a set, unless it has been and its files are as they were.
+    """Prepare a set, unless that has been done and its files have not changed since.
 
     Args:
-      spec: its facts.
-      list_cases: lists its cases; None if its files are not at hand.
-      data_dir: where prepared sets are kept, None for tfds's default.
-      missing: a folder that was to hold the files and does not exist.
+      spec: describes the set.
+      list_cases: lists its cases; None if its files are not available.
+      data_dir: where prepared sets are stored, None for tfds's default.
+      missing: the folder given for the files, if it does not exist.
 
     Returns:
       The builder of the prepared set.
 
     Raises:
-      FileNotFoundError: if the set has not been prepared and its files are not at hand.
+      FileNotFoundError: if the set has not been prepared and its files are not available.
       ValueError: if cases cannot be used, naming all of them.
-      OSError: if the disk is full; what was there before is there still.
+      OSError: if the disk is full; an older prepared set is left untouched.
     """
     cases = None if list_cases is None else list_cases()
     stamp = None if cases is None else fingerprint(spec, cases)
@@ -48,7 +48,7 @@ def prepare(
     if _is_current(builder, stamp):
         return builder
     if cases is None:
-        found = f"; there is no {missing}" if missing else ""
+        found = f"; {missing} does not exist" if missing else ""
         raise FileNotFoundError(
             f"{spec.title} needs --config.data.manual_dir{found}. {spec.obtain}"
         )
@@ -57,10 +57,10 @@ def prepare(
         if _is_current(builder := open_builder(), stamp):
             return builder
         if target.exists():
-            print(f"{spec.title}: its files or options have changed since it was prepared")
-        with _replacing(target), _space_told(spec.title, target.parent):
+            print(f"{spec.title}: its files or options have changed; preparing it again")
+        with _replacing(target), _explaining_full_disk(spec.title, target.parent):
             builder = open_builder()
-            # Progress is told by the builder; what tfds says holds for sets that it downloads.
+            # The builder reports its progress; what tfds prints is about sets that it downloads.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     print(f"{spec.title}: {len(cases)} cases prepared in {target}")
@@ -68,7 +68,7 @@ def prepare(
 
 
 def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
-    # It is renamed to that name when it is whole.
+    # Only a complete set is renamed to that path.
     if not Path(builder.data_path).exists():
         return False
     known = builder.info.metadata
@@ -89,7 +89,7 @@ def locked(builder: SegmentationBuilder) -> Iterator[None]:
             lock.acquire()
     except PermissionError as error:
         raise PermissionError(
-            f"{folder} cannot be written to ({error.strerror}); give another --config.data.data_dir"
+            f"{folder} is not writable ({error.strerror}); choose another --config.data.data_dir"
         ) from error
     try:
         yield
@@ -99,9 +99,9 @@ def locked(builder: SegmentationBuilder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[None]:
-    """Put a prepared set aside until another has taken its place, and back if none has."""
+    """Move a prepared set aside until a new one has taken its place, or back if that fails."""
     old = target.with_name(f"{target.name}.old")
-    # What a killed process left: nobody else is at work here.
+    # Left by a process that was killed: no other is working here, as this one holds the lock.
     for left in (old, *target.parent.glob("incomplete.*")):
         shutil.rmtree(left, ignore_errors=True)
     if target.exists():
@@ -116,8 +116,8 @@ def _replacing(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _space_told(title: str, folder: Path) -> Iterator[None]:
-    """Word the error of a full disk, which array_record tells as a RuntimeError."""
+def _explaining_full_disk(title: str, folder: Path) -> Iterator[None]:
+    """Reword the error about a full disk, which array_record reports as a RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -128,6 +128,6 @@ def _space_told(title: str, folder: Path) -> Iterator[None]:
         raise OSError(
             full[0],
             f"{os.strerror(full[0])} while preparing {title} in {folder}, "
-            f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free; nothing of it was kept. Make "
-            "room, or give --config.data.data_dir on another disk",
+            f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free; the incomplete set was "
+            "deleted. Free some space, or choose a --config.data.data_dir on another disk",
         ) from error

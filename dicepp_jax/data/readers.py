@@ -1,8 +1,8 @@
 """Read image, mask and label files into arrays; every error names the file.
 
-TIFFs are read by tifffile, which knows kinds that Pillow refuses or reads wrongly, such as three
-samples said to be grey (CVC-ClinicDB) or 16 bits a colour; all else by Pillow, and what tifffile
-lacks the decoder for. A 16-bit colour PNG comes with 8 bits, as Pillow reads it.
+TIFFs are read by tifffile, which supports variants that Pillow rejects or misreads, such as three
+samples declared as grey (CVC-ClinicDB) or 16 bits per colour. Pillow reads all other formats, and
+TIFFs that tifffile has no decoder for. A 16-bit colour PNG is reduced to 8 bits by Pillow.
 """
 
 import io
@@ -14,54 +14,54 @@ from PIL import Image, UnidentifiedImageError
 from dicepp_jax.data.files import File
 
 AS_STORED = (np.uint8, np.uint16, np.float32)
-"""Image types that are kept; others become float32."""
+"""Image types returned as stored; others become float32."""
 
 GREY_SPREAD = 8
-"""A palette whose channels differ by no more is grey: DRIVE's second observer has (4, 2, 4)."""
+"""The largest difference between the channels of a grey palette; DRIVE has one with (4, 2, 4)."""
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF begins."""
+"""The first bytes of a TIFF."""
 
 MIN_IS_BLACK, RGB = 1, 2
-"""Photometric interpretations of TIFFs whose values need no translation."""
+"""Photometric interpretations of TIFFs whose values need no conversion."""
 
 
 def read_rgb(file: File) -> np.ndarray:
-    """A colour image, uint8 (H, W, 3); grey becomes three equal channels.
+    """Read a colour image, uint8 (H, W, 3); grey becomes three equal channels.
 
     Args:
-      file: an image of 8 bits a channel.
+      file: an image of 8 bits per channel.
 
     Returns:
       Red, green and blue.
 
     Raises:
-      FileNotFoundError: if it is not there.
-      PermissionError: if it may not be read.
-      ValueError: if it is truncated, no image, or neither grey nor colour of 8 bits.
+      FileNotFoundError: if it does not exist.
+      PermissionError: if it is not readable.
+      ValueError: if it is truncated, not an image, or neither grey nor colour of 8 bits.
     """
     image = read_image(file)
     if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
         raise ValueError(
-            f"{file} has {image.shape[-1]} channels of {image.dtype}, expected grey or RGB of "
-            "uint8; convert it"
+            f"{file} has shape {image.shape} and type {image.dtype}, expected 1 (grey) or 3 (RGB) "
+            "channels of uint8; convert it"
         )
     return np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
 
 
 def read_image(file: File) -> np.ndarray:
-    """An image as it is stored, (H, W, C).
+    """Read an image as it is stored, (H, W, C).
 
     Args:
-      file: PNG, JPEG, TIFF, GIF, NPY (H, W) or (H, W, C), and whatever else Pillow reads.
+      file: PNG, JPEG, TIFF, GIF, NPY (H, W) or (H, W, C), or any other format that Pillow reads.
 
     Returns:
       uint8, uint16 or float32; C is 1 for grey, 3 for colour; transparency is dropped.
 
     Raises:
-      FileNotFoundError: if it is not there.
-      PermissionError: if it may not be read.
-      ValueError: if it is truncated, no image, or a stack of several.
+      FileNotFoundError: if it does not exist.
+      PermissionError: if it is not readable.
+      ValueError: if it is truncated, not an image, or a stack of several.
     """
     values = _values(file)
     if values.ndim == 2:
@@ -69,7 +69,7 @@ def read_image(file: File) -> np.ndarray:
     if values.ndim != 3:
         raise ValueError(
             f"{file} has shape {values.shape}, expected (height, width) or (height, width, "
-            "channels)"
+            "channels); save it so"
         )
     if values.dtype == bool:
         values = 255 * values.astype(np.uint8)
@@ -78,10 +78,10 @@ def read_image(file: File) -> np.ndarray:
 
 
 def read_mask(file: File) -> np.ndarray:
-    """A binary mask of any encoding (0 and 255, 0 and 1, palette, noisy), uint8 (H, W) of 0 and 1.
+    """Read a binary mask in any encoding (0/255, 0/1, palette, noisy) as uint8 (H, W) of 0 and 1.
 
-    A pixel is foreground above 127; above 0 in a file that holds nothing above 1; above 32767 in a
-    file that holds something above 255. Colours count by their luminance.
+    A pixel is foreground above 127; above 0 if the file has no value above 1; above 32767 if it has
+    a value above 255. Colours are converted to luminance.
 
     Args:
       file: as for `read_image`.
@@ -90,9 +90,9 @@ def read_mask(file: File) -> np.ndarray:
       1 on the foreground.
 
     Raises:
-      FileNotFoundError: if it is not there.
-      PermissionError: if it may not be read.
-      ValueError: if it is truncated, no image, or of values that are no mask's.
+      FileNotFoundError: if it does not exist.
+      PermissionError: if it is not readable.
+      ValueError: if it is truncated, not an image, or has values that no mask has.
     """
     values = _values(file)
     grey = _luminance(values) if values.ndim == 3 and values.shape[-1] == 3 else _flat(file, values)
@@ -101,26 +101,27 @@ def read_mask(file: File) -> np.ndarray:
         if highest <= top:
             return (grey > top // 2).astype(np.uint8)
     raise ValueError(
-        f"{file} holds values up to {highest}; a mask goes up to 1, 255 or 65535, so rescale it"
+        f"{file} has values up to {highest}, expected a mask with values up to 1, 255 or 65535; "
+        "rescale it"
     )
 
 
 def read_label(file: File) -> np.ndarray:
-    """A label map, one class number a pixel, (H, W) of integers.
+    """Read a label map, one class number per pixel, (H, W) of integers.
 
-    Grey values are taken as they are; a palette image by index if its palette is coloured and by
-    grey value if it is grey.
+    Grey values are returned unchanged; of a palette image, the indices if its palette is coloured
+    and the grey values if it is grey.
 
     Args:
       file: as for `read_image`.
 
     Returns:
-      The values that are stored, which need not be 0, 1, 2, ...
+      The stored values, which need not be 0, 1, 2, ...
 
     Raises:
-      FileNotFoundError: if it is not there.
-      PermissionError: if it may not be read.
-      ValueError: if it is truncated, no image, coloured, or of values that are no whole numbers.
+      FileNotFoundError: if it does not exist.
+      PermissionError: if it is not readable.
+      ValueError: if it is truncated, not an image, coloured, or has values that are not integers.
     """
     values = _values(file, indexed=True)
     if values.ndim == 3 and values.shape[-1] == 3:
@@ -128,8 +129,8 @@ def read_label(file: File) -> np.ndarray:
         if coloured.any():
             colour = tuple(values[coloured][0].tolist())
             raise ValueError(
-                f"{file} is coloured, as {colour}; a label map holds one class number a pixel, so "
-                "save it as a grey or palette image"
+                f"{file} has colours such as {colour}, expected a label map with one class number "
+                "per pixel; save it as a grey or palette image"
             )
         values = values[..., :1]
     label = _flat(file, values)
@@ -137,15 +138,15 @@ def read_label(file: File) -> np.ndarray:
         broken = ~np.isfinite(label) | (label != np.rint(label))
         if broken.any():
             raise ValueError(
-                f"{file} holds {label[broken][0]}; a label map holds whole numbers, so round it or "
-                "save the map that it was made from"
+                f"{file} contains {label[broken][0]}, expected a label map of whole numbers; round "
+                "it, or save the original label map"
             )
         return label.astype(np.int64)
     return label.astype(np.uint8) if label.dtype == bool else label
 
 
 def _values(file: File, indexed: bool = False) -> np.ndarray:
-    """What is stored, (H, W) or (H, W, C) without transparency, of any type."""
+    """The stored values, (H, W) or (H, W, C) without transparency, of any type."""
     try:
         content = file.read()
         if file.name.lower().endswith(".npy"):
@@ -153,42 +154,42 @@ def _values(file: File, indexed: bool = False) -> np.ndarray:
         else:
             values, count = _tiff(content, indexed) or _pillow(content, indexed)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file} is missing; the data set looks half unpacked") from error
+        raise FileNotFoundError(f"{file} is missing; unpack the data set again") from error
     except PermissionError as error:
         raise PermissionError(
-            f"{file} cannot be read ({error.strerror}); give yourself the right to"
+            f"{file} cannot be read ({error.strerror}); get read permission"
         ) from error
-    except Exception as error:  # Pillow meets damage with OSError, SyntaxError and many others.
+    except Exception as error:  # Pillow raises OSError, SyntaxError and others for damaged files.
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is of no known format, or cut short" if unknown else error
+        reason = "unknown format, or truncated" if unknown else error
         raise ValueError(
             f"{file} cannot be read as an image ({reason}); unpack or download it again"
         ) from error
     if count > 1:
         raise ValueError(
-            f"{file} holds {count} images, expected one; save each as a file of its own"
+            f"{file} contains {count} images, expected one; save each to a separate file"
         )
     if not values.size:
-        raise ValueError(f"{file} has shape {values.shape}, which holds no pixel")
+        raise ValueError(f"{file} has shape {values.shape}, so it has no pixels; save it again")
     return values
 
 
 def _tiff(content: bytes, indexed: bool) -> tuple[np.ndarray, int] | None:
-    """A TIFF's first image and how many it holds; None for what is left to Pillow."""
+    """A TIFF's first image and the number of images; None if Pillow should read it."""
     if not content.startswith(TIFF):
         return None
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         pages = [
             page
             for page in tiff.pages
-            if isinstance(page, tifffile.TiffPage) and not page.is_reduced  # no thumbnail
+            if isinstance(page, tifffile.TiffPage) and not page.is_reduced  # not a thumbnail
         ]
         page = pages[0]
         if page.photometric not in (MIN_IS_BLACK, RGB):
             return None
         try:
             values = page.asarray()
-        except ValueError as error:  # It lacks the decoder, which Pillow may have.
+        except ValueError as error:  # tifffile has no decoder for it; Pillow may have one.
             try:
                 return _pillow(content, indexed)
             except UnidentifiedImageError:
@@ -201,9 +202,9 @@ def _tiff(content: bytes, indexed: bool) -> tuple[np.ndarray, int] | None:
 
 
 def _pillow(content: bytes, indexed: bool) -> tuple[np.ndarray, int]:
-    """An image and how many the file holds; of a coloured palette the indices, if asked for."""
+    """An image and the number of images in the file; if `indexed`, indices of coloured palettes."""
     with Image.open(io.BytesIO(content)) as image:
-        # The further images of an MPO are a JPEG camera's previews.
+        # The additional images in an MPO are previews that the camera adds to a JPEG.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if image.mode == "P":
             index = np.asarray(image)
@@ -219,15 +220,17 @@ def _pillow(content: bytes, indexed: bool) -> tuple[np.ndarray, int]:
 
 
 def _luminance(colours: np.ndarray) -> np.ndarray:
-    """Grey of (..., 3) colours by the weights of Rec. 601, as Pillow's, of the same type."""
+    """The luminance of (..., 3) colours by Rec. 601, as in Pillow, of the same type."""
     weighted = colours.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return np.rint(weighted).astype(colours.dtype)
 
 
 def _flat(file: File, values: np.ndarray) -> np.ndarray:
-    """Values of one channel without its axis."""
+    """The values of a single channel, (H, W)."""
     if values.ndim == 3 and values.shape[-1] == 1:
         return values[..., 0]
     if values.ndim != 2:
-        raise ValueError(f"{file} has shape {values.shape}, expected (height, width)")
+        raise ValueError(
+            f"{file} has shape {values.shape}, expected (height, width); save a single channel"
+        )
     return values

@@ -1,12 +1,12 @@
-"""The sets in tfds: `tfds.builder("drive")`, `tfds.data_source("drive")`, `tfds.load("drive")`.
+"""Registers the sets with tfds: `tfds.builder("drive")`, `tfds.data_source("drive")`.
 
-tfds finds a builder by name once its class exists, so `sets` makes one for each row of `SETS`, and
-importing `dicepp_jax.data` is all a user has to do, before or after importing tfds. Doing so on
-first use instead would need a hook into the import of tfds; the price of doing it at once is that
-`dicepp_jax.data` loads tfds.
+tfds knows a builder by name once its class has been defined, so `sets` defines one for each row of
+`SETS` when `dicepp_jax.data` is imported, before or after tfds. Registering on first use instead
+would need a hook into the import of tfds; the price of registering at once is that importing
+`dicepp_jax.data` imports tfds.
 
-What these builders store is what `data.load` stores, in the same place, so that each reads the
-copy that the other has prepared.
+These builders store the same as `data.load`, in the same place, so each reads the copy that the
+other has prepared.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ from dicepp_jax.data.preparation import locked
 from dicepp_jax.data.splits import SPLITS, random_split, subsets
 
 EVERY = {name: name for name in (ALL, *SPLITS)}
-"""What tfds's users get who ask for no split in particular."""
+"""The splits returned if none is named."""
 
 
 class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A set as users of tfds expect it.
+    """The builder of a set for users of tfds.
 
-    Stored is one split, "cases"; "train", "validation" and "test" are those that `data.load` draws
-    by default. Parts of "cases" are asked for as usual, "cases[:50%]"; the three others are whole.
+    It stores one split, "cases", which can be sliced as in "cases[:50%]". "train", "validation" and
+    "test" are the default split of `data.load`, and cannot be sliced.
     """
 
     dataset: ClassVar[DataSet]
@@ -46,13 +46,13 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
         super().__init__(file_format=file_format or FILE_FORMAT, **kwargs)
 
     def cases(self, dl_manager: tfds.download.DownloadManager) -> Sequence[Case]:
-        """The cases of the files in the manual directory; drawn sets need none."""
+        """The cases found in the manual directory, which synthetic sets do not need."""
         if not self.spec.obtain:
             return self.dataset.list_cases({})
         return self.dataset.cases_in(Path(dl_manager.manual_dir))
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """As tfds's, one process at a time."""
+        """As in tfds, but by one process at a time."""
         prepared = Path(self.data_path).exists()
         with contextlib.nullcontext() if prepared else locked(self):
             super().download_and_prepare(**kwargs)
@@ -60,7 +60,7 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
         self.info.read_from_directory(self.data_dir)
 
     def as_data_source(self, split: Any = None, **kwargs: Any) -> Any:
-        """As tfds's; needs no TensorFlow."""
+        """As in tfds; does not need TensorFlow."""
         if split is None:
             split = EVERY
         if isinstance(split, Mapping):
@@ -74,7 +74,7 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
         return subsets(super().as_data_source(ALL, **kwargs), cases, parts)[split]
 
     def as_dataset(self, split: Any = None, **kwargs: Any) -> Any:
-        """As tfds's; needs TensorFlow."""
+        """As in tfds; needs TensorFlow."""
         return super().as_dataset(EVERY if split is None else split, **kwargs)
 
     def _as_dataset(
@@ -84,7 +84,7 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
         read_config: tfds.ReadConfig | None = None,
         shuffle_files: bool = False,
     ) -> Any:
-        # tfds itself makes no tf.data.Dataset of array_record files.
+        # tfds cannot make a tf.data.Dataset from array_record files.
         import tensorflow as tf
 
         source = self.as_data_source(split, decoders=decoders)
@@ -102,11 +102,11 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
         return dataset.apply(tf.data.experimental.assert_cardinality(len(source)))
 
     def _should_cache_ds(self, *args: Any, **kwargs: Any) -> bool:
-        return False  # tfds decides by the stored splits, of which "train" is none.
+        return False  # tfds looks this up in the stored splits, and "train" is not one of them.
 
 
 def register(dataset: DataSet) -> None:
-    """Let tfds find a set by its name."""
+    """Define the builder class of a set, so that tfds finds the set by its name."""
     spec = dataset.spec
     instructions = (
         f"{spec.obtain}\n\n--config.data... are options of dicepp_jax's commands. With tfds, pass "
@@ -119,5 +119,5 @@ def register(dataset: DataSet) -> None:
         "MANUAL_DOWNLOAD_INSTRUCTIONS": instructions if spec.obtain else None,
         "__module__": __name__,
     }
-    # As of any subclass, tfds takes note of it; the module's attribute is for pickle.
+    # tfds registers every subclass by itself; the module attribute is there for pickle.
     globals()[class_name(spec)] = type(class_name(spec), (NamedBuilder,), attributes)

@@ -1,7 +1,7 @@
-"""The table of data sets, and how one is found, prepared, opened and split.
+"""The table of data sets, and how a set is found, prepared, opened and split.
 
-`SETS` is the table of sets. A new one is a `Spec` in `specs.py`, a function that lists its cases
-in a file of its own, and one row here. "folder" is a set of the user's own.
+A new set is a `Spec` in `specs.py`, a function that lists its cases in a module of its own, and one
+row of `SETS`. The name "folder" stands for your own data set.
 """
 
 import difflib
@@ -46,29 +46,29 @@ SETS: dict[str, DataSet] = {
     "phantom_3d": DataSet(specs.PHANTOM_3D, phantom_cases.kidney),
 }
 
-# From here on `tfds.builder` and `tfds.data_source` find these sets by name, too.
+# Lets `tfds.builder`, `tfds.data_source` and `tfds.load` find the sets by name, too.
 for _dataset in SETS.values():
     registered.register(_dataset)
 
 FOLDER = "folder"
-"""The name of a set of the user's own."""
+"""The name for your own data set."""
 
 
 class Source(NamedTuple):
-    """A set that has been found: what it is, and where its cases are.
+    """A set that has been found but not yet prepared.
 
     Attributes:
-      spec: its facts.
-      list_cases: lists its cases; None if its files are not at hand.
-      data_dir: where prepared sets are kept, None for tfds's default.
-      told: what was found out about a set of the user's own, line by line.
-      missing: the folder that was to hold its files and does not exist.
+      spec: describes the set.
+      list_cases: lists its cases; None if its files are not available.
+      data_dir: where prepared sets are stored, None for tfds's default.
+      notes: what was detected in your own data set, line by line.
+      missing: the folder given for its files, if it does not exist.
     """
 
     spec: Spec
     list_cases: Callable[[], Sequence[Case]] | None
     data_dir: str | None
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     missing: Path | None = None
 
 
@@ -76,9 +76,9 @@ class Loaded(NamedTuple):
     """A prepared set, opened.
 
     Attributes:
-      spec: its facts.
+      spec: describes the set.
       splits: "train", "validation" and "test".
-      facts: what is known of every stored case, in the set's order.
+      facts: what is known about every stored case, in the set's order.
       path: where it is stored.
     """
 
@@ -89,7 +89,7 @@ class Loaded(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Of the cases and their split: another for other images, labels or parts."""
+        """A digest of the cases and their split, which changes with images, labels and parts."""
         cases = sorted((case.id, case.digest, case.label_digest) for case in self.facts)
         split = [(part, subset.ids) for part, subset in self.splits.items()]
         return hashlib.blake2b(repr((cases, split)).encode(), digest_size=16).hexdigest()
@@ -103,14 +103,15 @@ def find(
     options: Options | None = None,
     download: bool = False,
 ) -> Source:
-    """Find a set; one of the user's own is looked through.
+    """Find a set; the files of your own data set are inspected.
 
     Args:
-      name: a key of `SETS`, or "folder".
-      data_dir: where prepared sets are kept, None for tfds's default, `~/tensorflow_datasets`.
-      manual_dir: the folder or zip archive that holds the set's files.
-      options: how to read a set of the user's own.
-      download: fetch what can be fetched into `manual_dir`, by default a folder in `data_dir`.
+      name: a key of `SETS`, or "folder" for your own data set.
+      data_dir: where prepared sets are stored, None for tfds's default, `~/tensorflow_datasets`.
+      manual_dir: the folder or zip archive with the set's files.
+      options: how to read your own data set.
+      download: download the files that need no registration, into `manual_dir` or, by default, a
+        folder in `data_dir`.
 
     Returns:
       A `Source`. Nothing has been prepared.
@@ -119,18 +120,18 @@ def find(
       ValueError: if the set is unknown, with the nearest name, or cannot be downloaded.
       FileNotFoundError: if its folder does not exist.
     """
-    # tfds takes a `~` for a folder of that name.
-    kept = Path(data_dir or constants.DATA_DIR).expanduser()
+    # tfds would create a folder named `~`.
+    prepared = Path(data_dir or constants.DATA_DIR).expanduser()
     root = Path(manual_dir).expanduser() if manual_dir else None
     if name == FOLDER:
         if root is None:
             raise ValueError(
-                "data.name is folder, a set of your own: give --config.data.manual_dir=FOLDER, "
-                "which holds its images and masks, or nnU-Net's dataset.json"
+                "data.name is folder, your own data set: set --config.data.manual_dir=FOLDER to "
+                "the folder with its images and masks, or with nnU-Net's dataset.json"
             )
         tree = files_lib.tree(root)
-        dataset, told = folder.describe(root, tree, options or Options(), kept / "surveys")
-        return Source(dataset.spec, lambda: dataset.list_cases(tree), str(kept), told)
+        dataset, notes = folder.describe(root, tree, options or Options(), prepared / "surveys")
+        return Source(dataset.spec, lambda: dataset.list_cases(tree), str(prepared), notes)
     if name not in SETS:
         known = (*SETS, FOLDER)
         close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
@@ -140,36 +141,36 @@ def find(
     spec = dataset.spec
     if download:
         if not spec.downloads:
-            raise ValueError(f"{spec.title} cannot be downloaded by a program. {spec.obtain}")
-        root = root or kept / "manual" / name
+            raise ValueError(f"{spec.title} cannot be downloaded automatically. {spec.obtain}")
+        root = root or prepared / "manual" / name
         fetch(spec.downloads, root)
     if not spec.obtain:
-        return Source(spec, lambda: dataset.list_cases({}), str(kept))
-    # Files may be deleted once a set is prepared.
+        return Source(spec, lambda: dataset.list_cases({}), str(prepared))
+    # The files may have been deleted after the set was prepared.
     if root is None or not root.exists():
-        return Source(spec, None, str(kept), missing=root)
+        return Source(spec, None, str(prepared), missing=root)
 
-    return Source(spec, lambda: dataset.cases_in(root), str(kept))
+    return Source(spec, lambda: dataset.cases_in(root), str(prepared))
 
 
 def open_set(source: Source, *, split: str = "random", split_file: str | None = None) -> Loaded:
-    """Prepare a set, if it has not been, and open it.
+    """Prepare a set, unless that has been done, and open it.
 
     Args:
-      source: of `find`.
-      split: "random", Table 1's counts in a fixed permutation where the makers give no split; or
-        "group", which keeps near-duplicates such as the frames of a video in one part.
-      split_file: a JSON file of lists, which decides instead.
+      source: returned by `find`.
+      split: "random", Table 1's counts in a fixed permutation unless the publisher fixes the split;
+        or "group", which keeps near-duplicates such as the frames of a video in one part.
+      split_file: a JSON file that lists the cases of each part, used instead of `split`.
 
     Returns:
       A `Loaded` set.
 
     Raises:
-      ValueError: if a case or the split is not what it should be.
+      ValueError: if a case or the split is invalid.
       FileNotFoundError: if files are missing.
     """
     listed = Path(split_file).expanduser() if split_file else None
-    # What is wrong with these is told before a set is prepared for an hour.
+    # Errors in these are reported before an hour is spent preparing the set.
     splits.check_rule(split)
     if listed:
         splits.read_lists(listed)

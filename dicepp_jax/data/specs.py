@@ -148,7 +148,7 @@ CVC_CLINICDB = Spec(
 )
 
 KITS19_EXCLUDED = (15, 23, 37, 68, 125, 133)
-"""Left out by the paper."""
+"""Excluded in the paper."""
 
 KITS19 = Spec(
     name="kits19",
@@ -194,7 +194,7 @@ KITS19_SYNTHETIC = dataclasses.replace(
     KITS19,
     name="kits19_synthetic",
     title="KiTS19 with synthetic intensities",
-    # Half the resolution of slices, so that small patches hold as much of the body.
+    # Half the in-plane resolution, so that small patches cover as much of the body.
     size=(32, 64, 64),
     spacing=(3.22, 3.24, 3.24),
     obtain=(

@@ -1,10 +1,10 @@
-"""Which cases train, validate and test.
+"""Splits: which cases are for training, validation and testing.
 
-A split is decided when a set is read, not when it is stored. Cases come in the set's official
-order, every case lands in exactly one part, and within a part the official order is kept.
-Permutations are of `numpy.random.RandomState(0)`, the legacy generator, whose stream NumPy has
-frozen for ever: a split is the same on every machine and in every year, and depends on nothing but
-the number of cases or groups and their order.
+A split is chosen when a set is read, not when it is stored. Cases come in the set's official order;
+every case belongs to exactly one part, and each part keeps the official order. Permutations are
+drawn by `numpy.random.RandomState(0)`, the legacy generator, whose stream NumPy has frozen: a split
+is the same on every machine and in every version, and depends only on the number of cases or groups
+and their order.
 """
 
 import json
@@ -23,20 +23,23 @@ SPLITS = ("train", "validation", "test")
 SHARES = {"train": 64, "validation": 16, "test": 20}
 """The shares of the paper's Table 1."""
 
-FORM = 'a split file is JSON, {"train": [...], "validation": [...], "test": [...]}, of case names'
+FORM = (
+    'a split file is JSON, {"train": [...], "validation": [...], "test": [...]}, with lists of '
+    "case names"
+)
 NUMBERED = re.compile(r"[A-Za-z]+([0-9]+)")
 LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 
 Split = dict[str, list[str]]
-"""Case ids by part, the keys `SPLITS`."""
+"""Case ids by part; the keys are `SPLITS`."""
 
 
 class Subset(Sequence[dict[str, Any]]):
-    """Some of the stored cases, by index: dicts of id, image, label and what else a set has.
+    """Some of the stored cases: dicts of id, image, label and any other arrays of the set.
 
     Args:
       source: all stored cases.
-      indices: which.
+      indices: positions of the selected ones.
       ids: their names.
     """
 
@@ -58,7 +61,7 @@ class Subset(Sequence[dict[str, Any]]):
 
 
 def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> dict[str, int]:
-    """How many cases each part gets.
+    """The number of cases in each part.
 
     The paper's counts if they add up to the total, else its shares, 64 : 16 : 20, rounded by
     largest remainder, and at least one case each.
@@ -66,7 +69,7 @@ def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> d
     Args:
       total: number of cases.
       counts: of train, validation and test in Table 1; empty if the set is not in it.
-      parts: those to share among.
+      parts: the parts to fill.
 
     Returns:
       Number of cases by part.
@@ -84,8 +87,8 @@ def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> d
     """
     if total < len(parts):
         raise ValueError(
-            f"{total} cases cannot be shared among {', '.join(parts)}: each part needs at least "
-            "one; add cases"
+            f"too few cases ({total}) for {', '.join(parts)}, which need at least one each; add "
+            "cases"
         )
     if tuple(parts) == SPLITS and sum(counts) == total:
         return dict(zip(SPLITS, counts, strict=True))
@@ -104,9 +107,10 @@ def sizes(total: int, counts: Sequence[int], parts: Sequence[str] = SPLITS) -> d
 def random_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
     """The default split.
 
-    Cases that the set's makers gave a part keep it. The others are permuted, and the first of them
-    train, the next validate, the last test; nothing is added to validation or test cases that the
-    makers chose. If every case has a part, but none is for validation, those for training share.
+    Cases keep the part that the publisher of the set assigned to them. The others are permuted; the
+    first of them are for training, the next for validation, the last for testing, but nothing is
+    added to validation or test cases that the publisher chose. If every case has a part, but none
+    is for validation, the training cases are divided.
 
     Args:
       cases: all cases, in the official order.
@@ -116,7 +120,7 @@ def random_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
       The split.
 
     Raises:
-      ValueError: if there are too few cases, or the makers' parts leave a part empty.
+      ValueError: if there are too few cases, or the published parts leave one part empty.
 
     Example:
       >>> cases = [Facts(str(n), None, None, (), None, (), "", "", ()) for n in range(6)]
@@ -140,8 +144,8 @@ def random_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
     empty = [part for part in SPLITS if not split[part]]
     if empty:
         raise ValueError(
-            f"the parts that the set comes with leave none of its {len(cases)} cases for "
-            f"{' and '.join(empty)}; make a split of your own: {FORM}"
+            f"the published split has none of the {len(cases)} cases for {' and '.join(empty)}; "
+            f"write your own split file for --config.data.split_file: {FORM}"
         )
     return split
 
@@ -149,9 +153,10 @@ def random_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
 def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
     """A split that keeps near-duplicates, such as the frames of a video, in one part.
 
-    Groups are permuted, and each in turn goes whole to the part that is furthest below its
-    `sizes`, so that no part exceeds its size by as much as the largest group. When only as many
-    groups are left as parts are empty, those get them. A case of no group is one by itself.
+    Groups are permuted, and each in turn goes as a whole to the part that is furthest below its
+    size (see `sizes`), so that no part exceeds its size by as much as the largest group. Once only
+    as many groups are left as there are empty parts, each of those gets one. A case without a group
+    forms one by itself.
 
     Args:
       cases: all cases, in the official order.
@@ -161,7 +166,7 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
       The split.
 
     Raises:
-      ValueError: if there are no groups or fewer than parts, or the makers gave cases a part.
+      ValueError: if there are no groups or fewer than parts, or the publisher fixes the parts.
 
     Example:
       >>> cases = [Facts(f"{g}{n}", None, g, (), None, (), "", "", ()) for g in "abc" for n in "12"]
@@ -173,13 +178,16 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
         key = (True, case.id) if case.group is None else (False, case.group)
         groups.setdefault(key, []).append(case.id)
     if all(case.group is None for case in cases):
-        raise ValueError("no case of this set belongs to a group; take the random split")
+        raise ValueError("no case of this set belongs to a group; use --config.data.split=random")
     if any(case.part for case in cases):
-        raise ValueError("this set comes with parts, which groups may cross; take the random split")
+        raise ValueError(
+            "the publisher of this set fixes the split, which groups may cross; use "
+            "--config.data.split=random"
+        )
     if len(groups) < len(SPLITS):
         raise ValueError(
-            f"{len(groups)} groups cannot be shared among {', '.join(SPLITS)}: each part needs at "
-            "least one; take the random split"
+            f"too few groups ({len(groups)}) for {', '.join(SPLITS)}, which need at least one "
+            "each; use --config.data.split=random"
         )
     members = list(groups.values())
     lacking = sizes(len(cases), counts)
@@ -195,7 +203,7 @@ def group_split(cases: Sequence[Facts], counts: Sequence[int]) -> Split:
 
 
 RULES = {"random": random_split, "group": group_split}
-"""How a split is drawn, by name."""
+"""Ways to draw a split, by name."""
 
 
 def subsets(
@@ -218,20 +226,20 @@ def subsets(
 
 
 def check_rule(name: str) -> None:
-    """Refuse a rule that there is not.
+    """Check that a way to draw a split exists.
 
     Raises:
-      ValueError: with those there are.
+      ValueError: if it does not, with those that do.
     """
     if name not in RULES:
-        raise ValueError(f"data.split is {name!r}; it may be {' or '.join(RULES)}")
+        raise ValueError(f"data.split is {name!r}, expected {' or '.join(RULES)}")
 
 
 def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
-    """The split of a JSON file: {"train": [...], "validation" or "val": [...], "test": [...]}.
+    """Read the split in a JSON file: {"train": [...], "validation" or "val": [...], "test": [...]}.
 
-    An entry that is a case's id is that case. Any other of letters and a number, such as img00012,
-    is the case of that number as `Spec.index` counts them, in the set as it is when complete.
+    An entry is the id of a case. Any other entry of letters and a number, such as img00012, stands
+    for the case with that number as counted by `Spec.index` in the complete set.
 
     Args:
       path: of the file.
@@ -243,8 +251,8 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it does not put every case in exactly one part, or has numbers and the set is
-        not complete; cases are named.
+      ValueError: if it does not assign every case to exactly one part, or uses numbers although
+        the set is incomplete; the message names the cases.
 
     Example:
       >>> import dataclasses, tempfile
@@ -275,40 +283,42 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
                 parts_of.setdefault(case, []).append(part)
     if numbered and len(cases) != sum(spec.counts):
         raise ValueError(
-            f"{path} numbers the {sum(spec.counts)} cases of the complete {spec.title} "
-            f"({listed(numbered)}), but here are {len(cases)}, where a number may mean another "
-            "case; complete the set, list its cases by name, or take the random split"
+            f"{path} refers to the {sum(spec.counts)} cases of the complete {spec.title} by number "
+            f"({listed(numbered)}), but only {len(cases)} are here, so a number may mean "
+            "another case; complete the set, list its cases by name, or omit the split file"
         )
     twice = [f"{case} ({', '.join(parts)})" for case, parts in parts_of.items() if len(parts) > 1]
-    wrong = {
-        f"not of the set, whose cases are named as {ids[0]} is": unknown,
+    problems = {
+        f"not in the set, whose cases have names like {ids[0]}": unknown,
         "listed more than once": twice,
         "in no part": [case for case in ids if case not in parts_of],
     }
-    if any(wrong.values()):
-        told = "; ".join(f"{what}: {listed(names)}" for what, names in wrong.items() if names)
-        raise ValueError(f"{path} must put every case of {spec.title} in exactly one part; {told}")
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
+        raise ValueError(
+            f"{path} must assign every case of {spec.title} to exactly one part; {found}"
+        )
     return _arrange(cases, {case: parts[0] for case, parts in parts_of.items()})
 
 
 def read_lists(path: Path) -> dict[str, list[str]]:
-    """The lists of a split file by part, none of them empty.
+    """Read the lists of a split file by part; none of them is empty.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is none.
+      ValueError: if it is not a valid split file.
     """
     try:
         content: Any = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no split file {path}; {FORM}") from error
+        raise FileNotFoundError(f"the split file {path} does not exist; {FORM}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); {FORM}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; {FORM}")
+        raise ValueError(f"{path} contains a {type(content).__name__}; {FORM}")
     lists = {"validation" if key == "val" else key: value for key, value in content.items()}
     if len(content) != len(SPLITS) or set(lists) != set(SPLITS):
-        raise ValueError(f"{path} has the keys {', '.join(content) or 'none'}; {FORM}")
+        raise ValueError(f"{path} has {_keys(content)}; {FORM}")
     for key, value in lists.items():
         if not isinstance(value, list):
             raise ValueError(f"{path}: {key} is a {type(value).__name__}, not a list; {FORM}")
@@ -317,13 +327,17 @@ def read_lists(path: Path) -> dict[str, list[str]]:
         odd = [json.dumps(entry) for entry in value if not isinstance(entry, str)]
         if odd:
             raise ValueError(
-                f"{path}: {key} has entries that are no strings: {listed(odd)}; {FORM}"
+                f"{path}: {key} has entries that are not strings: {listed(odd)}; {FORM}"
             )
     return lists
 
 
+def _keys(content: Mapping[str, Any]) -> str:
+    return f"the keys {', '.join(content)}" if content else "no keys"
+
+
 def _numbers(ids: Sequence[str], index: str | None) -> dict[int, str]:
-    """Cases by the number that a list of splits has for them."""
+    """Cases by the number that stands for them in a split file."""
     if index is None:
         return {}
     if index == "name":

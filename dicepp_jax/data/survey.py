@@ -1,7 +1,7 @@
-"""What the files of a user's own set are like, and the `Spec` that is proposed for them.
+"""Inspects the files of your own data set, and proposes a `Spec` for it.
 
-Files are looked at once: of images size, spacing and type, of masks whose values nobody declared
-the values too. What was seen is kept in a JSON file for as long as the files stay as they are.
+Each file is inspected once: images for size, spacing and type, and masks for their values unless
+these are declared. The results are cached in a JSON file until the files change.
 """
 
 import contextlib
@@ -20,31 +20,31 @@ import numpy as np
 
 from dicepp_jax import preprocess
 from dicepp_jax.data import formats, nifti
-from dicepp_jax.data.builder import READERS, Case, DataSet, bad_cases
+from dicepp_jax.data.builder import READERS, Case, DataSet, invalid_cases
 from dicepp_jax.data.files import File, Tree
-from dicepp_jax.data.formats import Labels, Source
+from dicepp_jax.data.formats import CaseFiles, LabelEncoding
 from dicepp_jax.progress import track
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed, span
 
 LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
-"""Pixels that the network is given at once, by the number of spatial axes: the paper's most."""
+"""The largest network input in the paper, in pixels, by the number of spatial axes."""
 
 STEP = 16
-"""The network's sizes are multiples: four poolings halve each evenly."""
+"""Network sizes are multiples of this, so that each of four poolings halves them exactly."""
 
-FORMAT = 1
-"""Of the file that the survey is kept in."""
+CACHE_FORMAT = 1
+"""Version of the file in which the results are cached."""
 
 
 class Options(NamedTuple):
-    """What a user says of a set; what is left empty is found out.
+    """What the user declares about a set; empty fields are detected.
 
     Attributes:
       images: template of the images' names, see `folder`.
       masks: template of the masks' names.
       classes: names, the background first.
-      mask_values: of the classes in the masks, in their order.
+      mask_values: values of the classes in the masks, in the same order.
       spacing: mm that volumes are resampled to, along the canonical axes.
       intensity_range: intensities are clipped to it before the z-score.
     """
@@ -57,31 +57,31 @@ class Options(NamedTuple):
     intensity_range: tuple[float, ...] = ()
 
 
-class Listing(NamedTuple):
-    """What the names of files say.
+class CaseListing(NamedTuple):
+    """What is known from the names of the files alone.
 
     Attributes:
-      sources: the cases, in their order.
-      told: how they were recognised.
-      labels: how classes are drawn; None if the masks must be looked at.
-      channels: their names; none if nobody named them.
+      cases: the files of each case, in order.
+      layout: a description of the layout.
+      encoding: how masks represent classes; None if the masks must be inspected.
+      channels: names of the channels; empty if they have none.
     """
 
-    sources: tuple[Source, ...]
-    told: str
-    labels: Labels | None = None
+    cases: tuple[CaseFiles, ...]
+    layout: str
+    encoding: LabelEncoding | None = None
     channels: tuple[str, ...] = ()
 
 
-class Found(NamedTuple):
-    """What a case's files were seen to be like.
+class CaseSummary(NamedTuple):
+    """What is known from inspecting a case's files.
 
     Attributes:
-      shape: of the image, 2 or 3 spatial axes, canonical.
-      spacing: mm between voxels, None if the files do not say.
-      channels: how many.
-      dtype: that holds all channels as they are stored.
-      values: how many voxels of the mask have each value; none if it was not looked at.
+      shape: of the image, 2 or 3 spatial axes in canonical order.
+      spacing: mm between voxels, None if unknown.
+      channels: number of channels.
+      dtype: type that can hold all channels as they are stored.
+      values: number of voxels with each value of the mask; empty if it was not inspected.
     """
 
     shape: tuple[int, ...]
@@ -91,94 +91,99 @@ class Found(NamedTuple):
     values: Mapping[int, int]
 
 
-Find = Callable[[Tree], Listing]
-"""From the files there are to the cases."""
+FindCases = Callable[[Tree], CaseListing]
+"""From the available files to the cases."""
 
 
-def survey(title: str, listing: Listing, cache: Path) -> list[Found]:
-    """Look at the files of all cases, unless they were looked at before and are as they were.
+def survey(title: str, listing: CaseListing, cache: Path) -> list[CaseSummary]:
+    """Inspect the files of all cases, unless the results are cached and the files unchanged.
 
     Args:
-      title: the set's, for the progress that is shown.
+      title: of the set, shown with the progress.
       listing: the cases.
-      cache: a JSON file where what is seen is kept.
+      cache: a JSON file for the results.
 
     Returns:
-      What was seen of each case.
+      A summary of each case.
 
     Raises:
-      ValueError: if files cannot be read, naming all of them up to a number.
+      ValueError: if files cannot be read, naming the first of them.
     """
-    digest = hashlib.blake2b(repr((FORMAT, listing.labels is None)).encode(), digest_size=16)
-    for source in listing.sources:
-        files = [(file.name, file.stamp) for file in (*source.images, *source.masks)]
-        digest.update(repr((source.id, files)).encode())
+    digest = hashlib.blake2b(
+        repr((CACHE_FORMAT, listing.encoding is None)).encode(), digest_size=16
+    )
+    for case in listing.cases:
+        files = [(file.name, file.stamp) for file in (*case.images, *case.masks)]
+        digest.update(repr((case.id, files)).encode())
     stamp = digest.hexdigest()
-    known = _recall(cache, stamp)
-    if known is None:
-        known = _look_at_all(title, listing)
-        _keep(cache, stamp, known)
-    return known
+    summaries = _read_cache(cache, stamp)
+    if summaries is None:
+        summaries = _inspect_all(title, listing)
+        _write_cache(cache, stamp, summaries)
+    return summaries
 
 
-def _recall(cache: Path, stamp: str) -> list[Found] | None:
+def _read_cache(cache: Path, stamp: str) -> list[CaseSummary] | None:
     try:
-        kept = json.loads(cache.read_text())
-    except (OSError, ValueError):  # Not there, or left by something else.
+        cached = json.loads(cache.read_text())
+    except (OSError, ValueError):  # Missing, or not such a file.
         return None
-    if not isinstance(kept, dict) or kept.get("fingerprint") != stamp:
+    if not isinstance(cached, dict) or cached.get("fingerprint") != stamp:
         return None
     return [
-        Found(
+        CaseSummary(
             tuple(shape),
             tuple(spacing) if spacing else None,
             channels,
             dtype,
             {int(value): count for value, count in values.items()},
         )
-        for shape, spacing, channels, dtype, values in kept["cases"]
+        for shape, spacing, channels, dtype, values in cached["cases"]
     ]
 
 
-def _keep(cache: Path, stamp: str, found: Sequence[Found]) -> None:
+def _write_cache(cache: Path, stamp: str, summaries: Sequence[CaseSummary]) -> None:
     new = cache.with_name(f"{cache.name}.{os.getpid()}")
-    with contextlib.suppress(PermissionError):  # Then it is looked at anew the next time.
+    with contextlib.suppress(PermissionError):  # Then the files are inspected again next time.
         cache.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({"fingerprint": stamp, "cases": found}))
+        new.write_text(json.dumps({"fingerprint": stamp, "cases": summaries}))
         new.replace(cache)
 
 
-def _look_at_all(title: str, listing: Listing) -> list[Found]:
-    look = functools.partial(_look, with_values=listing.labels is None)
-    total = len(listing.sources)
+def _inspect_all(title: str, listing: CaseListing) -> list[CaseSummary]:
+    inspect = functools.partial(_inspect, with_values=listing.encoding is None)
+    total = len(listing.cases)
     with ThreadPoolExecutor(READERS) as pool:
-        seen = list(track(pool.map(look, listing.sources), f"{title}: looking", total, "case"))
-    wrong = [one for one in seen if isinstance(one, str)]
-    if wrong:
-        raise ValueError(bad_cases(title, wrong, total))
-    return [one for one in seen if isinstance(one, Found)]
+        results = list(
+            track(pool.map(inspect, listing.cases), f"inspecting {title}", total, "case")
+        )
+    errors = [result for result in results if isinstance(result, str)]
+    if errors:
+        raise ValueError(invalid_cases(title, errors, total))
+    return [result for result in results if isinstance(result, CaseSummary)]
 
 
-def _look(source: Source, with_values: bool) -> Found | str:
+def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
+    """The summary of a case, or an error message."""
     try:
-        seen = [_look_at(file) for file in source.images]
-        masks = source.masks if with_values else ()
+        images = [_inspect_image(file) for file in case.images]
+        masks = case.masks if with_values else ()
         values = [formats.count_values(formats.read_mask(file).array) for file in masks]
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        return f"case {source.id}: {error}"
-    return seen[0]._replace(
-        channels=sum(one.channels for one in seen),
-        dtype=np.result_type(*(one.dtype for one in seen)).name,
+        return f"case {case.id}: {error}"
+    return images[0]._replace(
+        channels=sum(image.channels for image in images),
+        dtype=np.result_type(*(image.dtype for image in images)).name,
         values=values[0] if values else {},
     )
 
 
-def _look_at(file: File) -> Found:
+def _inspect_image(file: File) -> CaseSummary:
     if not formats.is_nifti(file):
         array = formats.read_image(file).array
         is_image = array.ndim == 3  # height, width, channels
-        dtype = array.dtype if is_image else _narrow(array)
-        return Found(array.shape[:-1], None, array.shape[-1], dtype.name, {})
+        dtype = array.dtype if is_image else _volume_dtype(array)
+        return CaseSummary(array.shape[:-1], None, array.shape[-1], dtype.name, {})
     grid, header = nifti.read_grid(file), nifti.read_header(file)
     stored = header.get_data_dtype()
     if stored.kind not in "iu" or header.get_slope_inter() not in ((None, None), (1, 0)):
@@ -186,12 +191,12 @@ def _look_at(file: File) -> Found:
     elif np.can_cast(stored, np.int16):
         dtype = np.dtype(np.int16)
     else:
-        dtype = _narrow(nifti.read(file).array)
-    return Found(grid.canonical_shape, grid.spacing, 1, dtype.name, {})
+        dtype = _volume_dtype(nifti.read(file).array)
+    return CaseSummary(grid.canonical_shape, grid.spacing, 1, dtype.name, {})
 
 
-def _narrow(array: np.ndarray) -> np.dtype:
-    """The type that volumes with these values are stored as."""
+def _volume_dtype(array: np.ndarray) -> np.dtype:
+    """The type in which a volume with these values is stored."""
     limits = np.iinfo(np.int16)
     fits = limits.min <= array.min() and array.max() <= limits.max
     return np.dtype(np.int16 if fits and (array == np.rint(array)).all() else np.float32)
@@ -199,48 +204,48 @@ def _narrow(array: np.ndarray) -> np.dtype:
 
 def propose(
     root: Path,
-    find: Find,
-    listing: Listing,
-    found: Sequence[Found],
-    labels: Labels,
+    find: FindCases,
+    listing: CaseListing,
+    summaries: Sequence[CaseSummary],
+    encoding: LabelEncoding,
     options: Options,
 ) -> tuple[DataSet, tuple[str, ...]]:
-    """The set that was found, with a network size that fits it.
+    """The data set that was found, with a suitable network size.
 
     Args:
-      root: where it lies.
+      root: its folder or archive.
       find: finds its cases.
-      listing: what it found.
-      found: what the cases are like.
-      labels: how classes are drawn.
-      options: what the user says.
+      listing: the cases found.
+      summaries: of the cases.
+      encoding: how masks represent classes.
+      options: what the user declares.
 
     Returns:
-      The set, and lines to tell.
+      The set, and notes on what was detected.
 
     Raises:
-      ValueError: if cases are of different kinds, or an option cannot be had.
+      ValueError: if the cases are not alike, or an option is invalid.
     """
-    ndim = _axes(listing.sources, found)
+    ndim = _spatial_axes(listing.cases, summaries)
     _check_options(options, ndim)
-    shapes = [_flat(one.shape) if ndim == 2 else one.shape for one in found]
+    shapes = [_squeezed(s.shape) if ndim == 2 else s.shape for s in summaries]
     sizes, spacing = shapes, None
     if ndim == 3:
-        spacings = [one.spacing or (1.0,) * 3 for one in found]
+        spacings = [summary.spacing or (1.0,) * 3 for summary in summaries]
         spacing = options.spacing or _median_spacing(spacings)
         sizes = [
             preprocess.resampled_shape(shape, native, spacing)
             for shape, native in zip(shapes, spacings, strict=True)
         ]
-    channels = _channels(listing, found)
-    files = len(listing.sources[0].images)
+    channels = _channels(listing, summaries)
+    files = len(listing.cases[0].images)
     low_high = options.intensity_range
     spec = Spec(
         name=_name(root),
         title=root.name,
-        classes=labels.classes,
+        classes=encoding.classes,
         channels=channels,
-        dtype=_dtype(ndim, found),
+        dtype=_dtype(ndim, summaries),
         size=propose_size(tuple(np.median(sizes, axis=0))),
         counts=(),
         homepage="",
@@ -251,17 +256,21 @@ def propose(
         per_channel=channels > 1 and not _is_colour(listing.channels, channels, files),
         patches=ndim == 3,
     )
-    lines = _told(spec, listing, found, shapes, labels)
-    return DataSet(spec, functools.partial(_cases, find, spec, labels)), tuple(lines)
+    notes = _notes(spec, listing, summaries, shapes, encoding)
+    return DataSet(spec, functools.partial(_list_cases, find, spec, encoding)), tuple(notes)
 
 
-def _cases(find: Find, spec: Spec, labels: Labels, files: Tree) -> list[Case]:
-    def case(source: Source) -> Case:
-        read = functools.partial(formats.read_case, spec, labels, source)
-        files = (*source.images, *source.masks)
-        return Case(source.id, read, files, source.part, how=labels.values)
-
-    return [case(source) for source in find(files).sources]
+def _list_cases(find: FindCases, spec: Spec, encoding: LabelEncoding, files: Tree) -> list[Case]:
+    return [
+        Case(
+            case.id,
+            functools.partial(formats.read_case, spec, encoding, case),
+            (*case.images, *case.masks),
+            case.part,
+            how=encoding.values,
+        )
+        for case in find(files).cases
+    ]
 
 
 def _name(root: Path) -> str:
@@ -270,50 +279,51 @@ def _name(root: Path) -> str:
     return "_".join(filter(None, ("folder", slug, digest)))
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The size of an image that is a volume of one slice; other sizes as they are."""
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of the image in a volume of one slice; other sizes unchanged."""
     if len(shape) == 3 and shape.count(1) == 1:
         return tuple(n for n in shape if n > 1)
     return shape
 
 
-def _axes(sources: Sequence[Source], found: Sequence[Found]) -> int:
-    """Number of spatial axes."""
-    kinds = {len(_flat(one.shape)): index for index, one in enumerate(found)}
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    if all(len(one.shape) == 3 for one in found):
+def _spatial_axes(cases: Sequence[CaseFiles], summaries: Sequence[CaseSummary]) -> int:
+    """The number of spatial axes."""
+    by_ndim = {len(_squeezed(s.shape)): index for index, s in enumerate(summaries)}
+    if len(by_ndim) == 1:
+        return next(iter(by_ndim))
+    if all(len(summary.shape) == 3 for summary in summaries):
         return 3
-    flat, deep = (sources[kinds[ndim]].images[0] for ndim in (2, 3))
+    image, volume = (cases[by_ndim[ndim]].images[0] for ndim in (2, 3))
     raise ValueError(
-        f"{flat} is an image and {deep} a volume; a set has one of them, so take the others away "
-        "or describe those that are meant by --config.folder.images"
+        f"{image} is 2-D and {volume} is 3-D, expected either images or volumes; remove one kind, "
+        "or select the other by --config.folder.images"
     )
 
 
 def _check_options(options: Options, ndim: int) -> None:
     if options.spacing and ndim == 2:
         raise ValueError(
-            f"folder.spacing is {options.spacing}, but these are images, which are resized to "
-            "data.size; leave it out"
+            f"folder.spacing is {options.spacing}, but applies only to volumes; these are 2-D "
+            "images, which are resized to data.size, so omit it"
         )
     if options.spacing and (len(options.spacing) != 3 or min(options.spacing) <= 0):
         raise ValueError(
-            f"folder.spacing is {options.spacing}; give three numbers of mm, superior to inferior, "
-            "anterior to posterior and right to left: --config.folder.spacing='(3,0.8,0.8)'"
+            f"folder.spacing is {options.spacing}, expected three numbers in mm, from superior to "
+            "inferior, anterior to posterior and right to left: "
+            "--config.folder.spacing='(3,0.8,0.8)'"
         )
     limits = options.intensity_range
     if limits and (len(limits) != 2 or not limits[0] < limits[1]):
         raise ValueError(
-            f"folder.intensity_range is {limits}; give the lowest and the highest intensity: "
+            f"folder.intensity_range is {limits}, expected the lowest and the highest intensity: "
             "--config.folder.intensity_range='(-79,304)'"
         )
 
 
 def _median_spacing(spacings: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-    """The median spacing to 2 decimals, or 2 digits if it is tiny.
+    """The median spacing, rounded to 2 decimals, or to 2 digits if it is very small.
 
-    A spacing that all have is kept, so that nothing need be interpolated.
+    A spacing that all cases share is not rounded, so that nothing has to be interpolated.
 
     Example:
       >>> _median_spacing([(3.0, 0.703125, 0.0123456), (5.0, 0.703125, 0.0123)])
@@ -323,49 +333,50 @@ def _median_spacing(spacings: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     def middle(axis: np.ndarray) -> float:
         median = float(np.median(axis))
         if np.allclose(axis, median, rtol=1e-6, atol=0):
-            return float(f"{median:.7g}")  # All that a header's float32 has.
+            return float(f"{median:.7g}")  # The precision of the header's float32.
         return round(median, max(2, 1 - math.floor(math.log10(median))))
 
     return tuple(middle(axis) for axis in np.array(spacings).T)
 
 
-def _channels(listing: Listing, found: Sequence[Found]) -> int:
+def _channels(listing: CaseListing, summaries: Sequence[CaseSummary]) -> int:
     names = listing.channels
-    cases = {one.channels: source for one, source in zip(found, listing.sources, strict=True)}
-    expected = {len(names)} if names else set(cases) if len(cases) == 1 else {1, 3}
-    for number, source in cases.items():
-        if number not in expected:
-            counts = f"{len(names)}, {listed(names)}" if names else listed(cases)
+    counts = {s.channels: case for s, case in zip(summaries, listing.cases, strict=True)}
+    expected = {len(names)} if names else set(counts) if len(counts) == 1 else {1, 3}
+    for count, case in counts.items():
+        if count not in expected:
+            others = [other for other in counts if other != count]
+            wanted = f"{len(names)}, {listed(names)}" if names else f"{listed(others)} as in others"
             raise ValueError(
-                f"{source.images[0]} has {number} channels, expected {counts}; all images of a set "
-                "need the same channels"
+                f"{case.images[0]} has {count} channel{'s' * (count != 1)}, expected {wanted}; all "
+                "images of a set must have the same channels, so convert or remove it"
             )
     return max(expected)
 
 
 def _is_colour(names: Sequence[str], channels: int, files: int) -> bool:
-    """Whether channels are red, green and blue: three of one file, or so named."""
+    """Whether the channels are red, green and blue: three in one file, or named so."""
     named = tuple(name.lower() for name in names) in (("r", "g", "b"), ("red", "green", "blue"))
     return channels == 3 and (files == 1 or named)
 
 
-def _dtype(ndim: int, found: Sequence[Found]) -> str:
-    """The smallest of the types that sets are stored as which holds all images."""
+def _dtype(ndim: int, summaries: Sequence[CaseSummary]) -> str:
+    """The smallest type for stored sets that can hold all images."""
     for dtype in ("uint8", "uint16") if ndim == 2 else ("int16",):
-        if all(np.can_cast(one.dtype, dtype) for one in found):
+        if all(np.can_cast(summary.dtype, dtype) for summary in summaries):
             return dtype
     return "float32"
 
 
 def propose_size(median: tuple[float, ...]) -> tuple[int, ...]:
-    """The network's size for images of a median size.
+    """The network size for images with the given median size.
 
     Args:
       median: in pixels, axis by axis.
 
     Returns:
-      Multiples of 16 nearest to the median, or to the largest share of it that has no more pixels
-      than the paper's largest: 512 x 512, or 80 x 160 x 160.
+      The multiples of 16 nearest to the median, or to the largest fraction of it that has no more
+      pixels than the largest input in the paper: 512 x 512, or 80 x 160 x 160.
 
     Example:
       >>> propose_size((100.0, 130.0)), propose_size((584.0, 565.0))
@@ -381,25 +392,25 @@ def propose_size(median: tuple[float, ...]) -> tuple[int, ...]:
         share *= 0.99
 
 
-def _told(
+def _notes(
     spec: Spec,
-    listing: Listing,
-    found: Sequence[Found],
+    listing: CaseListing,
+    summaries: Sequence[CaseSummary],
     shapes: Sequence[tuple[int, ...]],
-    labels: Labels,
+    encoding: LabelEncoding,
 ) -> Iterator[str]:
-    """What was found and is proposed, with the options that override it."""
-    test = sum(source.part == "test" for source in listing.sources)
-    yield f"layout: {listing.told}"
-    yield f"cases: {len(found)}" + (f", {test} of them for testing" if test else "")
-    yield f"classes: {', '.join(spec.classes)}, {labels.told}"
+    """What was detected and is proposed, with the options that override it."""
+    test = sum(case.part == "test" for case in listing.cases)
+    yield f"layout: {listing.layout}"
+    yield f"cases: {len(summaries)}" + (f", {test} of them for testing" if test else "")
+    yield f"classes: {', '.join(spec.classes)}, {encoding.origin}"
     names = f" ({', '.join(listing.channels)})" if listing.channels else ""
-    each = ", each with a z-score of its own" if spec.per_channel else ""
+    each = ", normalised separately" if spec.per_channel else ""
     yield f"channels: {spec.channels}{names}, stored as {spec.dtype}{each}"
     yield f"native sizes: {span(shapes)}"
     if spec.spacing:
-        known = [one.spacing for one in found if one.spacing]
-        native = f"{span(known)} mm" if known else "not known, taken as 1 x 1 x 1 mm"
+        known = [summary.spacing for summary in summaries if summary.spacing]
+        native = f"{span(known)} mm" if known else "unknown, assumed to be 1 x 1 x 1 mm"
         yield (
             f"spacing: {native}, resampled to {by(spec.spacing)} mm "
             f"(--config.folder.spacing={_tuple(spec.spacing)})"
@@ -410,20 +421,20 @@ def _told(
         yield f"intensities: clipped to {low:g} to {high:g} ({option})"
     elif "ct" in map(str.lower, listing.channels):
         yield (
-            "intensities: not clipped; in CT they better are, to those of the tissue, as for "
-            "kidneys (--config.folder.intensity_range='(-79,304)')"
+            "intensities: not clipped; for CT, clipping to the range of the tissue is recommended, "
+            "for kidneys --config.folder.intensity_range='(-79,304)'"
         )
-    given = f"patches of {by(spec.size)}" if spec.patches else by(spec.size)
+    proposed = f"patches of {by(spec.size)}" if spec.patches else by(spec.size)
     yield (
-        f"proposed network input: {given}, the median in multiples of {STEP}, up to the "
+        f"proposed network input: {proposed}, the median size in multiples of {STEP}, up to the "
         f"paper's largest (--config.data.size={_tuple(spec.size)})"
     )
     yield (
         "proposed split: 64, 16 and 20 % in a fixed permutation "
-        "(--config.data.split_file=FILE.json, such as a run's split.json)"
+        "(--config.data.split_file=FILE.json, for example a run's split.json)"
     )
 
 
 def _tuple(values: Sequence[float]) -> str:
-    """A tuple as it is given on the command line."""
+    """A tuple in command-line syntax."""
     return f"'({','.join(f'{value:g}' for value in values)})'"

@@ -151,7 +151,7 @@ def find_data(config: ConfigDict) -> data.Source:
         options=options,
         download=config.data.download,
     )
-    for line in source.told:
+    for line in source.notes:
         print(line)
     return source
 
