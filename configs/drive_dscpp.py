@@ -8,7 +8,7 @@ Expected:  test NLL 0.041 ± 0.003, Brier 0.024 ± 0.001, Dice 0.808 ± 0.003, J
 
 At reduced scale (--config.loss.name=dsc,dscpp --config.data.size='(128,128)'
 --config.model.filters=8) ten minutes on 2 CPU cores give NLL 0.227 with DSC and 0.083 with DSC++
-(2026-11-23; the table is in the README, the rows in results/drive_128).
+(2026-11-23; the table is in docs/results.md, the rows in results/drive_128).
 """
 
 from ml_collections import ConfigDict

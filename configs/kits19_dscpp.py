@@ -8,7 +8,7 @@ Expected:  kidney Dice 0.911 ± 0.008, Jaccard 0.841 ± 0.013; tumour Dice 0.429
            Jaccard 0.311 ± 0.036 (the paper's Table 5; not yet run here)
 
 With --config.data.name=kits19_synthetic, which needs only the masks, it trains in minutes on
-synthetic imaging; the README has the command and its results.
+synthetic imaging; the docs/results.md has the command and its results.
 
 Volumes are stored at 3.22 x 1.62 x 1.62 mm. An epoch has one random patch of each. The validation
 loss is that of one random patch of each validation volume, a different one in each epoch, and this
