@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from tensorboardX import SummaryWriter
 
@@ -31,36 +31,16 @@ def check_time(epoch: train.Epoch, epochs: int, deadline: float) -> None:
         raise OutOfTimeError(f"out of time after epoch {epoch.epoch + 1}")
 
 
-class Recorder(Protocol):
-    """Records steps and epochs."""
+class Recorder(NamedTuple):
+    """What to call after each step and each epoch.
 
-    def step(self, epoch: int, step: int, loss: float) -> None:
-        """Record the loss of a step."""
+    Attributes:
+      step: takes the number of the epoch, of the step in it, and its loss.
+      epoch: takes the epoch.
+    """
 
-    def epoch(self, epoch: train.Epoch) -> None:
-        """Record an epoch."""
-
-
-class _Silent:
-    """The recorder of processes other than the first."""
-
-    def step(self, epoch: int, step: int, loss: float) -> None: ...
-    def epoch(self, epoch: train.Epoch) -> None: ...
-
-
-class _Files:
-    """The recorder of the first process."""
-
-    def __init__(self, workdir: Path, board: SummaryWriter, progress: TrainingProgress):
-        self._workdir, self._board, self._progress = workdir, board, progress
-        self.step = progress.step
-
-    def epoch(self, epoch: train.Epoch) -> None:
-        """Record an epoch."""
-        log.append(self._workdir, epoch)
-        for tag, value in log.record(epoch).items():
-            self._board.add_scalar(tag, value, epoch.epoch)
-        self._progress.epoch(epoch)
+    step: train.OnStep
+    epoch: Callable[[train.Epoch], None]
 
 
 @contextlib.contextmanager
@@ -76,12 +56,19 @@ def recorder(
       steps: number of steps in an epoch.
       first_epoch: the first to be trained.
     """
-    if not parallel.is_first():
-        yield _Silent()
+    if not parallel.is_first():  # Only the first process writes.
+        yield Recorder(lambda epoch, step, loss: None, lambda epoch: None)
         return
     log.trim(workdir, first_epoch)
     with (
         TrainingProgress(name, epochs, steps, first_epoch) as progress,
         SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
     ):
-        yield _Files(workdir, board, progress)
+
+        def record(epoch: train.Epoch) -> None:
+            log.append(workdir, epoch)
+            for tag, value in log.record(epoch).items():
+                board.add_scalar(tag, value, epoch.epoch)
+            progress.epoch(epoch)
+
+        yield Recorder(progress.step, record)

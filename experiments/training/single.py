@@ -44,7 +44,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
     configs = of_each_loss(config)
     folders = {name: workdir / name if len(configs) > 1 else workdir for name in configs}
 
-    # The data, read once; and for each loss the network, the loss, and what else training needs.
+    # Data, opened once; network, loss, augmentation and schedule of each run, checked before that.
     with parallel.first_alone("data"):
         built = components.build_all(configs)
     first = next(iter(built.values()))
@@ -52,7 +52,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
     with _claimed(workdir, config, configs, folders, first):
         scores: dict[str, SplitScores] = {}
         for name, member in configs.items():
+            # Fit, to the end of the schedule.
             fit(member, built[name], folders[name], deadline)
+
+            # Evaluate the best epoch on the test split.
             predict = best_predictor(member, built[name], folders[name], name)
             if parallel.is_first():
                 test, figures = first.splits["test"], config.evaluation.figures
@@ -62,6 +65,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
             parallel.wait(f"{name} is scored")
         if not parallel.is_first():
             return ""
+
+        # Report: figures, comparisons, and the table that is printed.
         logs = {name: log.read(folder) for name, folder in folders.items()}
         draw(scores, logs, first.spec.classes, workdir / "figures")
         return report(scores, first.spec, workdir)
