@@ -196,7 +196,7 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
                 f"{_EXAMPLE}"
             )
     if not templates.unites(in_masks):
-        _check_further(files, in_masks, image_of.keys() & masks_of.keys())
+        _check_further(files, in_images, in_masks, image_of.keys() & masks_of.keys())
     _check_pairs("images without mask", image_of, masks_of, options.masks)
     _check_pairs("masks without image", masks_of, image_of, options.images)
     encoding = _one_per_class(masks_of, options) if "{class}" in options.masks else None
@@ -355,19 +355,24 @@ def _one_per_class(masks_of: Masks, options: Options) -> LabelEncoding:
     return _encoding(classes, (), "one mask per class")
 
 
-def _check_further(files: Tree, masks: str, paired: Container[str]) -> None:
+def _check_further(files: Tree, images: str, masks: str, paired: Container[str]) -> None:
     """Refuse to leave out files that are named like further masks of a case."""
     wide = templates.numbered(masks)
-
-    def matching(template: str) -> dict[str, str]:
-        found = templates.parse_masks(files, template, paired)
-        return {mask.file.name: mask.case for mask in found if mask.case in paired}
-
-    further = matching(wide).keys() - matching(masks).keys()
+    narrow, candidates = (templates.split(files, images, one)[1] for one in (masks, wide))
+    known = {
+        mask.file.name
+        for mask in templates.parse_masks(narrow, masks, paired)
+        if mask.case in paired
+    }
+    further = [
+        mask.file.name
+        for mask in templates.parse_masks(candidates, wide, paired)
+        if mask.case in paired and mask.file.name not in known
+    ]
     if further:
         raise ValueError(
             f"{len(further)} files are named like further masks of cases that have one: "
-            f"{listed(sorted(further, key=natural))}; unite the masks of a case by "
+            f"{listed(further)}; unite the masks of a case by "
             f"--config.folder.masks='{wide}', or move these files out of the folder"
         )
 

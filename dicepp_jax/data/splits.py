@@ -239,8 +239,9 @@ def check_rule(name: str) -> None:
 def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
     """Read the split in a JSON file: {"train": [...], "validation" or "val": [...], "test": [...]}.
 
-    An entry is the id of a case, in any spelling of its accents. Any other entry of letters and a number, such as img00012, stands
-    for the case with that number as counted by `Spec.index` in the complete set.
+    An entry is the id of a case, in any spelling of its accents. Any other entry of letters and a
+    number, such as img00012, stands for the case with that number as counted by `Spec.index` in the
+    complete set.
 
     Args:
       path: of the file.

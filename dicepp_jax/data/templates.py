@@ -112,8 +112,10 @@ def parse_masks(files: Tree, template: str, cases: Container[str]) -> Iterator[M
       template: of the masks.
       cases: the cases that have an image.
     """
-    numbers = (REQUIRED, ABSENT) if "{class}{number}" in template else (ABSENT, REQUIRED)
-    numbers = numbers if "{number}" in template else (ABSENT,)
+    numbers: tuple[str, ...] = (ABSENT,)
+    if "{number}" in template:
+        after_class = "{class}{number}" in template
+        numbers = (REQUIRED, ABSENT) if after_class else (ABSENT, REQUIRED)
     words = range(5 if "{class}" in template else 1)
     patterns = [
         compiled(template, rf"[^/_]+(?:_[^/_]+){{{more}}}", number)
