@@ -12,7 +12,8 @@ from experiments.workdirs.data_card import write_card
 def main(options: command_line.Options) -> None:
     """Prepare the data set of the flags."""
     source = components.find_data(options.config)
-    print(write_card(components.open_data(options.config, source), options.workdir))
+    loaded = components.open_data(options.config, source)
+    print(write_card(loaded, options.workdir, source.notes))
 
 
 if __name__ == "__main__":

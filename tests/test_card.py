@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 
 from dicepp_jax.data.builder import Facts
-from dicepp_jax.data.card import anomalies, card
-from dicepp_jax.data.specs import DRIVE, PHANTOM_3D
+from dicepp_jax.data.card import card, findings
+from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, KITS19, KITS19_SYNTHETIC, PHANTOM_3D
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
 
 
-def known(name, shape=(584, 565), voxels=(900, 100), digest=None, notes=(), spacing=None):
-    return Facts(name, None, None, shape, spacing, voxels, digest or name, "", notes)
+def known(
+    name,
+    shape=(584, 565),
+    voxels=(900, 100),
+    digest=None,
+    notes=(),
+    spacing=None,
+    group=None,
+    label="",
+):
+    return Facts(name, None, group, shape, spacing, voxels, digest or name, label, notes)
 
 
 def line(lines, name):
@@ -71,21 +80,74 @@ def test_terms_are_on_the_card():
         assert fact in text
 
 
-def test_notes_and_copies_are_odd_and_copies_across_the_split_are_called_so():
-    cases = [
+def test_leaks_come_first_and_kinds_are_lines_the_rare_before_the_frequent():
+    """133 cases without foreground do not hide the one image that is in two parts."""
+    empty = "the mask has no foreground"
+    cases = [known(f"n{number}", notes=(empty,)) for number in range(133)]
+    cases += [
         known("a", digest="1"),
-        known("b", digest="2", notes=("the mask has no foreground",)),
+        known("b", digest="2", notes=("its 2 mask files overlap in 7 voxels, 1.5% of it",)),
         known("c", digest="1"),
-        known("d", digest="2"),
-        known("e"),
+        known("d", digest="2", notes=("its 3 mask files overlap in 12 voxels, 20.0% of it",)),
+        known("e", digest="3", label="x"),
+        known("f", digest="3", label="y"),
+        known("g", notes=("the mask is all foreground",)),
     ]
-    split = {"train": ["a", "c", "b"], "validation": ["e"], "test": ["d"]}
-    assert anomalies(cases, split) == [
-        "case b: the mask has no foreground",
-        "the same image: a (train), c (train)",
-        "the same image in different parts of the split: b (train), d (test)",
+    train = [case.id for case in cases if case.id not in "cd"]
+    found = findings(cases, {"train": train, "validation": ["d"], "test": ["c"]})
+    assert [finding.line(2) for finding in found] == [
+        "the same image in different parts of the split (2 times): a (train), c (test); "
+        "b (train), d (validation)",
+        "the same image with different masks (1 time): e (train), f (train)",
+        "the mask is all foreground (1 case): g",
+        "2 cases: b, its 2 mask files overlap in 7 voxels, 1.5% of it; "
+        "d, its 3 mask files overlap in 12 voxels, 20.0% of it",
+        "the mask has no foreground (133 cases): n0; n1 and 131 more",
     ]
-    assert anomalies(cases[4:], {"train": ["e"]}) == []
+    assert [finding.leak for finding in found] == [True, False, False, False, False]
+    assert found[-1].where == tuple(f"n{number}" for number in range(133))
+    assert findings([known("e")], {"train": ["e"]}) == []
+
+
+def test_one_image_under_two_names_in_one_part_is_odd():
+    cases = [known(name, digest=name[0]) for name in ("a1", "a2", "b")]
+    (found,) = findings(cases, {"train": ["a1", "a2", "b"]})
+    assert found == ("the same image and mask (1 time)", ("a1 (train), a2 (train)",), False)
+
+
+def test_a_split_by_group_is_called_so_and_one_across_groups_is_a_leak():
+    counts = dict(zip(("train", "validation", "test"), (390, 99, 123), strict=True))
+    names = {part: [f"{part}{n}" for n in range(count)] for part, count in counts.items()}
+    cases = [
+        known(name, group=f"video {1 + list(names).index(part)}")
+        for part, ids in names.items()
+        for name in ids
+    ]
+    lines = card(CVC_CLINICDB, cases, names, "there")
+    assert line(lines, "cases") == (
+        "612: 390 train, 99 validation, 123 test; complete, but divided otherwise than in the "
+        "paper: 392, 98, 122"
+    )
+    assert line(lines, "split") == (
+        "by group: each of the 3 groups, video 1 to video 3, is in one part"
+    )
+    assert findings(cases, names) == []
+    swapped = {**names, "train": names["train"][1:], "test": [*names["test"], "train0"]}
+    (leak,) = findings(cases, swapped)
+    assert leak.leak and leak.line() == (
+        "1 of 3 groups of near-duplicates lie in different parts of the split, which "
+        "--config.data.split=group prevents: video 1 (test, train)"
+    )
+    assert not [text for text in card(CVC_CLINICDB, cases, swapped, "") if "by group" in text]
+
+
+@pytest.mark.parametrize("spec", [KITS19, KITS19_SYNTHETIC])
+def test_the_cases_that_the_paper_leaves_out_are_on_the_card(spec):
+    lines = card(spec, [known("case_00000", voxels=(9, 1, 1))], {"train": ["case_00000"]}, "there")
+    assert line(lines, "left out") == (
+        "case_00015, case_00023, case_00037, case_00068, case_00125, case_00133, as in the paper"
+    )
+    assert not [text for text in card(DRIVE, [known("a")], {}, "there") if "left out" in text]
 
 
 @pytest.mark.parametrize("shape, channels", [((40, 50), 3), ((300, 700), 1), ((6, 20, 30), 2)])

@@ -36,7 +36,7 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
     text = prepare(config, tmp_path / "first")
     assert text.startswith("BUS2017\n")
     assert "9: 6 train, 1 validation, 2 test; the complete set has 163: 104, 26, 33" in text
-    assert "odd: case 000001: the mask has no foreground" in text
+    assert "odd: the mask has no foreground (1 case): 000001" in text
     card = (tmp_path / "first" / "card.txt").read_text()
     assert text.startswith(card.rstrip("\n"))
     split = json.loads((tmp_path / "first" / "split.json").read_text())
@@ -52,14 +52,15 @@ def test_card_split_and_contact_sheet_of_an_incomplete_set(tmp_path):
     )
 
 
-def test_many_odd_things_are_cut_on_the_screen_and_not_in_the_file(tmp_path):
+def test_many_odd_cases_are_one_line_on_the_screen_and_named_in_the_file(tmp_path):
     written = layouts.cvc_clinicdb(tmp_path / "files", numbers=range(1, 31))
     config = config_of("cvc_clinicdb", tmp_path / "files", str(tmp_path / "prepared"))
     text = prepare(config, tmp_path / "first")
-    odd = "where the set's images are 288 x 384"
-    assert text.count(odd) == data_card.PRINTED < len(written)
-    assert "  and 10 more, in " in text
-    assert (tmp_path / "first" / "card.txt").read_text().count(odd) == len(written)
+    (odd,) = (line for line in text.splitlines() if "where the set's images are 288 x 384" in line)
+    assert odd.endswith("(30 cases): 1; 2; 3; 4; 5 and 25 more")
+    card = (tmp_path / "first" / "card.txt").read_text()
+    assert odd.replace("5 and 25 more", "; ".join(map(str, range(5, 31)))) in card
+    assert len(written) == 30 and f"  all of them: {tmp_path / 'first' / 'card.txt'}" in text
 
 
 def test_a_folder_of_one_s_own(tmp_path, capsys):

@@ -36,6 +36,9 @@ READERS = 4
 SHARD = {2: 16, 3: 1}
 """Cases per file, by the number of spatial axes: as many as may be in memory at once."""
 
+ARRAYS = ("image", "label", "region", "native_label")
+"""The fields of an `Example` that are stored."""
+
 SHOWN = 10
 """How many invalid cases an error message lists; the others are only counted."""
 
@@ -50,6 +53,7 @@ class Example(NamedTuple):
       native_label: for sets with a `Spec.spacing`, whose image and label are resampled: the
         `(*native)` classes, uint8, on the grid that predictions are scored on; else None.
       spacing: mm between the voxels of the native grid, None if unknown.
+      notes: anything unusual that was found when it was read.
     """
 
     image: np.ndarray
@@ -57,6 +61,7 @@ class Example(NamedTuple):
     region: np.ndarray | None = None
     native_label: np.ndarray | None = None
     spacing: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Case(NamedTuple):
@@ -202,7 +207,7 @@ class SegmentationBuilder(  # type: ignore[call-arg]
                 continue
             if not invalid:
                 facts.append(known)
-                stored = example._replace(spacing=None)._asdict()
+                stored = {name: getattr(example, name) for name in ARRAYS}
                 # A set without a region has no such feature; its examples have None there.
                 arrays = {k: v for k, v in stored.items() if v is not None}
                 yield case.id, {"id": case.id, **arrays}
@@ -258,7 +263,7 @@ def _examine(spec: Spec, case: Case) -> tuple[Example, Facts]:
         voxels=tuple(map(int, voxels)),
         digest=_digest(example.image),
         label_digest=_digest(native),
-        notes=tuple(_notes(spec, native.shape, voxels)),
+        notes=(*example.notes, *_notes(spec, native.shape, voxels)),
     )
 
 
@@ -286,7 +291,7 @@ def check_example(spec: Spec, example: Example) -> None:
     Raises:
       ValueError: if they do not, with what was found and what was expected.
     """
-    image, label, region, native_label, _ = example
+    image, label, region, native_label = (getattr(example, name) for name in ARRAYS)
     if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
         raise ValueError(
             f"image has shape {image.shape}, expected {spec.ndim} spatial axes and "

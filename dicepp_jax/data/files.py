@@ -4,24 +4,33 @@ A `Tree` maps names to `File`s. Names are relative to the root folder and use "/
 archive is named as if the archive were a folder, as in
 `stage1_train.zip/stage1_train/ID/images/ID.png`. If a file exists both unpacked and in an archive,
 the one in the archive is used, since the unpacked copy may be incomplete.
+
+Names are compared in one spelling, see `spelt`; `where` keeps the spelling on disk.
 """
 
 import io
 import os
 import re
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-HIDDEN = re.compile(r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
+HIDDEN = re.compile(
+    r"(^|/)(\.[^/]*|__MACOSX|@eaDir|(eh)?thumbs\.db|desktop\.ini)(/|$)", re.IGNORECASE
+)
+"""What operating systems and network drives add: thumbnails, AppleDouble files, settings."""
+
+UTF8 = 0x800
+"""The flag of a zip member whose name is declared to be UTF-8."""
 
 
 class File(NamedTuple):
     """A file that can be opened, in a folder or in an archive.
 
     Attributes:
-      name: relative to the tree's root.
+      name: relative to the tree's root, as `spelt`.
       where: its location in messages: its path, or the archive's path followed by the member's.
       stamp: changes with its content: size and modification time, or size and checksum in archives.
       archived: whether it is in an archive.
@@ -50,7 +59,21 @@ def from_path(path: Path, name: str | None = None) -> File:
     """A file in the file system."""
     state = path.stat()
     stamp = f"{state.st_size}:{state.st_mtime_ns}"
-    return File(name or path.name, str(path), stamp, False, lambda: path.open("rb"))
+    return File(spelt(name or path.name), str(path), stamp, False, lambda: path.open("rb"))
+
+
+def spelt(name: str) -> str:
+    """A name in the spelling that names are compared in.
+
+    Letters with accents are composed (Unicode's NFC), since macOS writes them decomposed; spaces
+    around a file's or folder's name, which no listing shows, are dropped.
+
+    Example:
+      >>> spelt("No\u0308el /a.png ") == "N\u00f6el/a.png"
+      True
+    """
+    parts = unicodedata.normalize("NFC", name).split("/")
+    return "/".join(part.strip() for part in parts)
 
 
 def tree(root: Path) -> Tree:
@@ -64,7 +87,7 @@ def tree(root: Path) -> Tree:
 
     Raises:
       FileNotFoundError: if there is no such folder.
-      ValueError: if an archive is damaged.
+      ValueError: if an archive is damaged, or the names of two files differ in spelling alone.
       PermissionError: if a folder is not readable.
     """
     if not root.exists():
@@ -81,7 +104,15 @@ def tree(root: Path) -> Tree:
         found = _walk(root)
     # `natural` does not distinguish 1.png and 01.png, whose order would depend on the file system.
     in_order = sorted(found, key=lambda file: (natural(file.name), file.name))
-    return {file.name: file for file in in_order}
+    files: dict[str, File] = {}
+    for file in in_order:
+        other = files.setdefault(file.name, file)
+        if other is not file and not (other.archived and other.stamp == file.stamp):
+            raise ValueError(
+                f"{other.where!r} and {file.where!r} have one name, apart from how its accents and "
+                "spaces are written; remove or rename one of them"
+            )
+    return files
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -130,12 +161,22 @@ def _unzip(name: str, where: str, source: Path | Callable[[], BinaryIO]) -> Iter
     for member in archive.infolist():
         if member.is_dir() or HIDDEN.search(member.filename):
             continue
-        inner, shown = f"{name}/{member.filename}", f"{where}/{member.filename}"
+        inner, shown = (f"{above}/{_member_name(member)}" for above in (name, where))
         if inner.lower().endswith(".zip"):
             yield from _unzip(inner, shown, _opener(archive, member))
         else:
             stamp = f"{member.file_size}:{member.CRC}"
-            yield File(inner, shown, stamp, True, _opener(archive, member))
+            yield File(spelt(inner), shown, stamp, True, _opener(archive, member))
+
+
+def _member_name(member: zipfile.ZipInfo) -> str:
+    """The name of a member, also where it is UTF-8 without being declared so, as from macOS."""
+    if member.flag_bits & UTF8:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:  # Then it is not UTF-8.
+        return member.filename
 
 
 def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
@@ -157,17 +198,32 @@ def match(files: Tree, pattern: str) -> dict[str, File]:
     Raises:
       ValueError: if two different files match the same case.
     """
-    found: dict[str, File] = {}
     compiled = re.compile(rf"(?:^|/){pattern}$", re.IGNORECASE)
-    for file in sorted(files.values(), key=lambda file: not file.archived):
-        hit = compiled.search(file.name)
-        if hit is None:
-            continue
-        first = found.setdefault(hit["case"], file)
+    hits = ((file, compiled.search(name)) for name, file in files.items())
+    found = without_copies(((hit["case"].strip(),), file) for file, hit in hits if hit)
+    return {case: found[(case,)] for case in sorted((case for (case,) in found), key=natural)}
+
+
+def without_copies(keyed: Iterable[tuple[tuple[str, ...], File]]) -> dict[tuple[str, ...], File]:
+    """One file by key, where archives may hold copies.
+
+    Args:
+      keyed: keys, which begin with the case, and files.
+
+    Returns:
+      Files by key. If one exists both unpacked and in an archive, the one in the archive; of
+      identical files in two archives, one of them.
+
+    Raises:
+      ValueError: if two different files have the same key.
+    """
+    found: dict[tuple[str, ...], File] = {}
+    for key, file in sorted(keyed, key=lambda entry: not entry[1].archived):
+        first = found.setdefault(key, file)
         copied = first.archived and (not file.archived or file.stamp == first.stamp)
         if first is not file and not copied:
             raise ValueError(
-                f"{first} and {file} both match case {hit['case']}; remove one of them, or give a "
+                f"{first} and {file} both match case {key[0]}; remove one of them, or give a "
                 "folder that contains only one"
             )
-    return {case: found[case] for case in sorted(found, key=natural)}
+    return found

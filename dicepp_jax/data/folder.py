@@ -1,10 +1,9 @@
 """Your own data set: a folder of images and masks, or nnU-Net's raw layout; no code needed.
 
 Two templates such as `images/{case}.*` and `masks/{case}_{class}.png` describe the names of images
-and masks; without them, those of `LAYOUTS` are tried. In a template `{case}` is the name of a case
-and `{class}` that of a class, if each class has a separate mask file; neither contains a "/". `*`
-matches anything and, at the end, any of `ENDINGS`. Templates are matched case-insensitively against
-the end of a file's path, so the files may be at any depth in the folder or archive.
+and masks, see `templates`; without them, those of `LAYOUTS` are tried. The files may be at any
+depth in the folder or archive. Several masks of a case, or of a class of a case, are united if the
+template of masks has a `{number}` or a `*`.
 
 Everything that can be detected is detected and reported, with the option that overrides it.
 """
@@ -12,13 +11,13 @@ Everything that can be detected is detected and reported, with the option that o
 import collections
 import functools
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dicepp_jax.data import formats, nnunet, survey
+from dicepp_jax.data import formats, leftovers, nnunet, survey, templates
 from dicepp_jax.data.builder import DataSet
-from dicepp_jax.data.files import File, Tree, match, natural
-from dicepp_jax.data.formats import ENDINGS, CaseFiles, LabelEncoding
+from dicepp_jax.data.files import File, Tree, match, natural, spelt, without_copies
+from dicepp_jax.data.formats import CaseFiles, LabelEncoding
 from dicepp_jax.data.survey import CaseListing, CaseSummary, Options
 from dicepp_jax.wording import listed
 
@@ -38,7 +37,13 @@ LAYOUTS = (
         *(("images/{case}.*", f"{folder}/{{class}}/{{case}}.*") for folder in FOLDERS),
     ),
 )
-"""Templates of images and masks to try: in each group, the first that matches the most cases."""
+"""Templates of images and masks to try: in each group, the first that matches the most cases.
+
+Masks may also be numbered, see `choose`.
+"""
+
+Masks = Mapping[str, Mapping[str, tuple[File, ...]]]
+"""The mask files of each class of each case; the class is "" if the template has no `{class}`."""
 
 MOST = 32
 """The largest number of classes that is accepted without being declared."""
@@ -78,27 +83,90 @@ def describe(
             options = options._replace(images=images, masks=masks)
         find = functools.partial(find_pairs, options=options)
     listing = find(files)
+    used = (file for case in listing.cases for file in (*case.images, *case.masks))
+    warnings = [*leftovers.describe(leftovers.unused(files, used)), *_alike(listing.cases)]
     summaries = survey.survey(root.name, listing, cache)
     encoding = listing.encoding or infer(listing.cases, summaries, options)
-    return survey.propose(root, find, listing, summaries, encoding, options)
+    dataset, notes = survey.propose(root, find, listing, summaries, encoding, options)
+    return dataset, (*warnings, *notes)
+
+
+def _alike(cases: Sequence[CaseFiles]) -> list[str]:
+    """A note on names that are one on some file systems."""
+    same = collections.defaultdict(list)
+    for case in cases:
+        same[case.id.casefold()].append(case.id)
+    alike = [" and ".join(names) for names in same.values() if len(names) > 1]
+    return [
+        f"names that differ in upper and lower case alone: {listed(alike)}; on macOS and Windows, "
+        "files written for one of them would replace those for the other"
+    ][: len(alike)]
 
 
 def choose(files: Tree) -> tuple[str, str]:
     """The templates of the known layout that matches.
 
+    If there are further masks with numbered names, such as `a_mask_1.png` beside `a_mask.png`, the
+    template of masks has a `{number}`.
+
     Raises:
-      FileNotFoundError: if none does, with a summary of the files.
+      FileNotFoundError: if none matches, with a summary of the files.
+      ValueError: if numbers in the names of masks may be those of classes or of objects.
     """
-    for group in LAYOUTS:
-        pairs = {layout: _count_pairs(files, *layout) for layout in group}
-        best = max(pairs, key=lambda layout: pairs[layout])
-        if pairs[best]:
-            return best
+    one_mask, one_per_class = LAYOUTS
+    numbered = [(images, templates.numbered(masks)) for images, masks in one_mask]
+    if best := _best(files, one_mask):
+        return _with_numbers(files, *best)
+    classes, objects = _best(files, one_per_class), _best(files, numbered)
+    # The numbers are those of objects unless there are also masks with other names.
+    if objects and len(_masks_of(files, *objects)) >= len(_masks_of(files, *(classes or objects))):
+        _check_numbers(files, *objects)
+        return objects
+    if classes:
+        return _with_numbers(files, *classes) if classes[1].endswith("{case}.*") else classes
     raise FileNotFoundError(
         f"no images with masks were recognised; {_contents(files)}. Known layouts are images/ with "
         f"{', '.join(f'{folder}/' for folder in FOLDERS)}, and CASE.png next to CASE_mask.png; "
         f"describe yours by templates, as in {_EXAMPLE}"
     )
+
+
+def _best(files: Tree, layouts: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """The layout with the most cases that have a mask, None if there is no such case."""
+    pairs = {layout: len({mask.case for mask in _masks_of(files, *layout)}) for layout in layouts}
+    best = max(pairs, key=lambda layout: pairs[layout])
+    return best if pairs[best] else None
+
+
+def _masks_of(files: Tree, images: str, masks: str) -> list[templates.Mask]:
+    """The masks whose cases have an image."""
+    image_files, mask_files = templates.split(files, images, masks)
+    cases = templates.image_cases(image_files, images)
+    found = templates.parse_masks(mask_files, masks, cases)
+    return [mask for mask in found if mask.case in cases]
+
+
+def _with_numbers(files: Tree, images: str, masks: str) -> tuple[str, str]:
+    """The templates, with a number in that of masks if it then matches further masks."""
+    wide = templates.numbered(masks)
+    more = len(_masks_of(files, images, wide)) > len(_masks_of(files, images, masks))
+    return images, wide if more else masks
+
+
+def _check_numbers(files: Tree, images: str, masks: str) -> None:
+    """Refuse the same two numbers or more in all cases, which may be those of classes."""
+    numbers = collections.defaultdict(set)
+    for mask in _masks_of(files, images, masks):
+        numbers[mask.case].add(_stem(mask.name).rsplit(mask.case.lower(), 1)[-1])
+    first, *others = numbers.values()
+    if len(first) > 1 and others and all(other == first for other in others):
+        united, classes = masks, masks.replace("{number}", "_{class}")
+        raise ValueError(
+            f"every case has the masks {listed(sorted(first))}, so the numbers may be those of "
+            "classes or of objects of one class; say which: "
+            f"--config.folder.images='{images}' --config.folder.masks='{classes}' for classes, "
+            f"or --config.folder.masks='{united}' to unite the masks of a case"
+        )
 
 
 def find_pairs(files: Tree, options: Options) -> CaseListing:
@@ -113,18 +181,22 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
 
     Raises:
       FileNotFoundError: if nothing matches, or an image has no mask or a mask no image.
-      ValueError: if a template is invalid, or two files match the same image or mask.
+      ValueError: if a template is invalid, two files match the same image or mask, or a file looks
+        like a further mask of a case.
     """
     _check_templates(options.images, options.masks)
-    images, masks = _split(files, options.images, options.masks)
-    image_of = match(images, _pattern(options.images))
-    masks_of = _masks(masks, options.masks, image_of)
+    in_images, in_masks = spelt(options.images), spelt(options.masks)
+    images, masks = templates.split(files, in_images, in_masks)
+    image_of = match(images, templates.regex(in_images))
+    masks_of = _masks(masks, in_masks, image_of)
     for template, found in ((options.images, image_of), (options.masks, masks_of)):
         if not found:
             raise FileNotFoundError(
                 f"no file matches the template {template}; {_contents(files)}. Set templates as in "
                 f"{_EXAMPLE}"
             )
+    if not templates.unites(in_masks):
+        _check_further(files, in_images, in_masks, image_of.keys() & masks_of.keys())
     _check_pairs("images without mask", image_of, masks_of, options.masks)
     _check_pairs("masks without image", masks_of, image_of, options.images)
     encoding = _one_per_class(masks_of, options) if "{class}" in options.masks else None
@@ -138,14 +210,35 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
             "occur in a case, add a mask that is 0 everywhere"
         )
     return CaseListing(
-        cases=tuple(
-            CaseFiles(case, (image,), tuple(masks_of[case][name] for name in names))
-            for case, image in image_of.items()
-        ),
+        cases=tuple(_case(case, image, masks_of[case], names) for case, image in image_of.items()),
         layout=f"images and masks by name (--config.folder.images='{options.images}' "
         f"--config.folder.masks='{options.masks}')",
         encoding=encoding,
+        notes=_several(masks_of, names, options.masks),
     )
+
+
+def _case(
+    name: str, image: File, masks: Mapping[str, tuple[File, ...]], classes: Sequence[str]
+) -> CaseFiles:
+    owned = [(file, owner) for owner, label in enumerate(classes, 1) for file in masks[label]]
+    return CaseFiles(
+        name,
+        (image,),
+        tuple(file for file, _ in owned),
+        classes=tuple(owner for _, owner in owned),
+    )
+
+
+def _several(masks_of: Masks, classes: Sequence[str], template: str) -> tuple[str, ...]:
+    """A note on cases whose masks are united."""
+    most = {case: max(len(masks[name]) for name in classes) for case, masks in masks_of.items()}
+    several = [case for case, count in most.items() if count > 1]
+    return (
+        f"several masks: {len(several)} of {len(most)} cases have up to {max(most.values())} mask "
+        f"files{' of a class' * (classes != ('',))}, which are united: {listed(several)}; the card "
+        f"tells how many voxels overlap (--config.folder.masks='{template}')",
+    )[: len(several)]
 
 
 def infer(
@@ -243,7 +336,7 @@ def _undeclared(counts: Mapping[int, int]) -> str:
     )
 
 
-def _one_per_class(masks_of: Mapping[str, Mapping[str, File]], options: Options) -> LabelEncoding:
+def _one_per_class(masks_of: Masks, options: Options) -> LabelEncoding:
     """The classes, if each has a mask file of its own."""
     found = sorted({name for masks in masks_of.values() for name in masks}, key=natural)
     found = [name for name in found if name.lower() != "background"]
@@ -252,7 +345,7 @@ def _one_per_class(masks_of: Mapping[str, Mapping[str, File]], options: Options)
             f"folder.mask_values is {listed(options.mask_values)}, but applies only to masks with "
             "several classes in one file; here each class has a separate file, so omit it"
         )
-    classes = options.classes or ("background", *found)
+    classes = tuple(map(spelt, options.classes)) or ("background", *found)
     unknown = [name for name in classes[1:] if name not in found]
     if unknown or len(set(classes)) < max(len(classes), 2) or classes[0] in found:
         raise ValueError(
@@ -262,11 +355,36 @@ def _one_per_class(masks_of: Mapping[str, Mapping[str, File]], options: Options)
     return _encoding(classes, (), "one mask per class")
 
 
+def _check_further(files: Tree, images: str, masks: str, paired: Container[str]) -> None:
+    """Refuse to leave out files that are named like further masks of a case."""
+    wide = templates.numbered(masks)
+    narrow, candidates = (templates.split(files, images, one)[1] for one in (masks, wide))
+    known = {
+        mask.file.name
+        for mask in templates.parse_masks(narrow, masks, paired)
+        if mask.case in paired
+    }
+    further = [
+        mask.file.name
+        for mask in templates.parse_masks(candidates, wide, paired)
+        if mask.case in paired and mask.file.name not in known
+    ]
+    if further:
+        raise ValueError(
+            f"{len(further)} files are named like further masks of cases that have one: "
+            f"{listed(further)}; unite the masks of a case by "
+            f"--config.folder.masks='{wide}', or move these files out of the folder"
+        )
+
+
 def _check_pairs(what: str, one: Mapping, other: Mapping, template: str) -> None:
     missing = [case for case in one if case not in other]
     if missing:
+        folded = {case.casefold(): case for case in other}
+        cases = [f"{c} and {folded[c.casefold()]}" for c in missing if c.casefold() in folded]
+        hint = f"; these differ in upper and lower case: {listed(cases)}" if cases else ""
         raise FileNotFoundError(
-            f"{what} ({len(missing)} of {len(one)}): {listed(missing)} ({template}); add the "
+            f"{what} ({len(missing)} of {len(one)}): {listed(missing)} ({template}){hint}; add the "
             f"missing files, remove their counterparts, or set other templates, as in {_EXAMPLE}"
         )
 
@@ -274,7 +392,7 @@ def _check_pairs(what: str, one: Mapping, other: Mapping, template: str) -> None
 def _check_templates(images: str, masks: str) -> None:
     for name, template, allowed in (
         ("images", images, {"{case}"}),
-        ("masks", masks, {"{case}", "{class}"}),
+        ("masks", masks, {"{case}", "{class}", "{number}"}),
     ):
         fields = set(re.findall(r"\{[^}]*\}?", template))
         if "{case}" not in fields or not fields <= allowed:
@@ -287,86 +405,24 @@ def _check_templates(images: str, masks: str) -> None:
 
 def _contents(files: Tree) -> str:
     """A summary of the files by folder and ending."""
-    counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    for name in files:
-        folder, _, base = name.rpartition("/")
-        ending = re.search(r"(\.nii)?\.\w+$", base)
-        alike = re.sub(r"\d+", "*", folder) or "."
-        counts[alike, ending[0].lower() if ending else "no ending"] += 1
-    if not counts:
-        return "there are no files"
-    return "the files are " + listed(f"{n} {e} in {folder}" for (folder, e), n in counts.items())
+    return f"the files are {listed(leftovers.kinds(files))}" if files else "there are no files"
 
 
-def _count_pairs(files: Tree, images: str, masks: str) -> int:
-    image_files, mask_files = _split(files, images, masks)
-    pattern = _compile(images)
-    cases = {hit["case"] for name in image_files if (hit := pattern.search(name))}
-    return len(cases & {case for case, _, _ in _parse_masks(mask_files, masks, cases)})
+def _masks(files: Tree, template: str, cases: Mapping[str, File]) -> Masks:
+    """The masks in natural order of their cases and names."""
+    several = templates.unites(template)
+    found = without_copies(
+        ((mask.case, mask.label, _stem(mask.name) if several else ""), mask.file)
+        for mask in templates.parse_masks(files, template, cases)
+    )
+    masks: dict[str, dict[str, tuple[File, ...]]] = {}
+    for key in sorted(found, key=lambda key: tuple(map(natural, key))):
+        case, label, _ = key
+        of_class = masks.setdefault(case, {})
+        of_class[label] = (*of_class.get(label, ()), found[key])
+    return masks
 
 
-def _split(files: Tree, images: str, masks: str) -> tuple[Tree, Tree]:
-    """The files that are images, and those that are masks.
-
-    A file that matches both templates belongs to the more specific one: `a_mask.png` to
-    `{case}_mask.*`, not to `{case}.*`, and `images/a.png` to `images/*`, not to `{class}/{case}.*`.
-    """
-    patterns = _compile(images), _compile(masks)
-    image_files, mask_files = ({n: f for n, f in files.items() if p.search(n)} for p in patterns)
-    if _specificity(images) > _specificity(masks):
-        mask_files = {name: file for name, file in mask_files.items() if name not in image_files}
-    else:
-        image_files = {name: file for name, file in image_files.items() if name not in mask_files}
-    return image_files, mask_files
-
-
-def _specificity(template: str) -> int:
-    return len(re.sub(r"\{\w+\}|\*", "", template))
-
-
-def _parse_masks(
-    files: Tree, template: str, cases: Container[str]
-) -> Iterator[tuple[str, str, File]]:
-    """Case, class and file of every mask.
-
-    In `a_left_kidney` the class may be `left_kidney`: of all ways to divide a name, the one with
-    the longest known case is used.
-    """
-    words = range(5 if "{class}" in template else 1)
-    patterns = [_compile(template, rf"[^/_]+(?:_[^/_]+){{{more}}}") for more in words]
-    for file in files.values():
-        hits = [hit for pattern in patterns if (hit := pattern.search(file.name))]
-        if hits:
-            hit = next((hit for hit in hits if hit["case"] in cases), hits[0])
-            yield hit["case"], hit.groupdict().get("class", ""), file
-
-
-def _masks(files: Tree, template: str, cases: Container[str]) -> dict[str, dict[str, File]]:
-    """Masks by case, then by class; the class is "" if a case has only one mask."""
-    by_class: dict[str, dict[str, File]] = collections.defaultdict(dict)
-    for _, name, file in _parse_masks(files, template, cases):
-        by_class[name][file.name] = file
-    masks: dict[str, dict[str, File]] = collections.defaultdict(dict)
-    for name, of_class in by_class.items():
-        for case, file in match(of_class, _pattern(template, re.escape(name))).items():
-            masks[case][name] = file
-    return {case: masks[case] for case in sorted(masks, key=natural)}
-
-
-def _compile(template: str, name: str = "[^/]+") -> re.Pattern[str]:
-    return re.compile(rf"(?:^|/){_pattern(template, name)}$", re.IGNORECASE)
-
-
-def _pattern(template: str, name: str = "[^/]+") -> str:
-    """The regular expression of a template; `name` is that of a class's name."""
-    stem, pattern = template.removesuffix(".*"), ""
-    for part in re.split(r"(\{case\}|\{class\}|\*)", stem):
-        if part in ("{case}", "{class}"):
-            group = part.strip("{}")
-            again = f"(?P<{group}>" in pattern
-            inside = "[^/]+" if group == "case" else name
-            pattern += f"(?P={group})" if again else f"(?P<{group}>{inside})"
-        else:
-            pattern += "[^/]*" if part == "*" else re.escape(part)
-    endings = "|".join(map(re.escape, ENDINGS))
-    return pattern if stem == template else rf"{pattern}\.(?:{endings})"
+def _stem(name: str) -> str:
+    """The name without its ending, so that one mask in two formats is refused."""
+    return re.sub(r"(\.nii)?\.\w+$", "", name.lower())

@@ -37,14 +37,17 @@ class CaseFiles(NamedTuple):
     Attributes:
       id: the case's name.
       images: one file with all channels, or one per channel.
-      masks: one file with all classes, or one per class other than the background.
+      masks: files with all classes, or of one class each; the background has none.
       part: as in `Case`.
+      classes: for masks of one class each, the class's index; empty if the masks are those of the
+        classes 1, 2, ...
     """
 
     id: str
     images: tuple[File, ...]
     masks: tuple[File, ...]
     part: str | None = None
+    classes: tuple[int, ...] = ()
 
 
 class LabelEncoding(NamedTuple):
@@ -52,7 +55,7 @@ class LabelEncoding(NamedTuple):
 
     Attributes:
       classes: names, the background first.
-      values: of the classes in the one mask of a case; empty if the masks are binary, one per class
+      values: of the classes in the masks of a case; empty if the masks are binary, one per class
         other than the background.
       origin: how this was determined.
     """
@@ -178,9 +181,17 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
         check_fits(first, images[0], file, pixels)
     arrays = [mask.array for mask in masks]
     if encoding.values:
-        label = _from_label_map(case, arrays, encoding)
+        layers = [
+            _from_label_map(file, mask, encoding)
+            for file, mask in zip(case.masks, arrays, strict=True)
+        ]
     else:
-        label = _from_binary_masks(case, arrays)
+        owners = case.classes or range(1, len(arrays) + 1)
+        layers = [
+            np.where(_foreground(file, mask), np.uint8(owner), np.uint8(0))
+            for file, mask, owner in zip(case.masks, arrays, owners, strict=True)
+        ]
+    label, notes = _unite(case.masks, layers)
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
     if image.shape[-1] == 1:
         image = np.repeat(image, spec.channels, axis=-1)
@@ -192,12 +203,13 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
             label=preprocess.resample_label(label, native, spec.spacing, len(encoding.classes)),
             native_label=label,
             spacing=spacing,
+            notes=notes,
         )
     if label.ndim == 3:
         axis = label.shape.index(1)
         image, label = image.squeeze(axis), label.squeeze(axis)
         spacing = spacing and spacing[:axis] + spacing[axis + 1 :]
-    return Example(_as_stored(image, spec.dtype), label, spacing=spacing)
+    return Example(_as_stored(image, spec.dtype), label, spacing=spacing, notes=notes)
 
 
 def _as_stored(image: np.ndarray, dtype: str) -> np.ndarray:
@@ -226,11 +238,8 @@ def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
         )
 
 
-def _from_label_map(
-    case: CaseFiles, masks: Sequence[np.ndarray], encoding: LabelEncoding
-) -> np.ndarray:
+def _from_label_map(file: File, mask: np.ndarray, encoding: LabelEncoding) -> np.ndarray:
     """Classes from a mask with one value per class."""
-    (file,), (mask,) = case.masks, masks
     unknown = [value for value in count_values(mask) if value not in encoding.values]
     if unknown:
         raise ValueError(unknown_values(file, unknown, encoding.classes, encoding.values))
@@ -242,20 +251,35 @@ def _from_label_map(
     return label
 
 
-def _from_binary_masks(case: CaseFiles, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Classes from one binary mask per class, each of 0 and 1 or of 0 and 255."""
-    label = np.zeros(masks[0].shape, np.uint8)
-    for index, (file, mask) in enumerate(zip(case.masks, masks, strict=True), 1):
-        foreground = _foreground(file, mask)
-        both = foreground & (label > 0)
-        if both.any():
+def _unite(
+    files: Sequence[File], layers: Sequence[np.ndarray]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The classes of all masks of a case in one label, and a note if masks overlap."""
+    label, twice = layers[0], np.zeros(layers[0].shape, bool)
+    for index, (file, layer) in enumerate(zip(files[1:], layers[1:], strict=True), 1):
+        both = (layer > 0) & (label > 0)
+        different = both & (layer != label)
+        if different.any():
+            voxel = np.unravel_index(different.argmax(), different.shape)
+            other = next(
+                f
+                for f, earlier in zip(files[:index], layers, strict=False)
+                if earlier[voxel] not in (0, layer[voxel])
+            )
             raise ValueError(
-                f"{file} and {case.masks[label[both][0] - 1]} overlap in {both.mean():.2%} of the "
-                "image, but each pixel has one class; subtract one mask from the other, or select "
+                f"{file} and {other} overlap in {different.mean():.2%} of the image with different "
+                "classes, but each pixel has one; subtract one mask from the other, or select "
                 "classes by --config.folder.classes=background,NAME,..."
             )
-        label[foreground] = index
-    return label
+        twice |= both
+        label = np.maximum(label, layer)
+    if not twice.any():
+        return label, ()
+    overlap = np.count_nonzero(twice)
+    share = overlap / np.count_nonzero(label)
+    return label, (
+        f"its {len(files)} mask files overlap in {overlap} voxels, {share:.1%} of the foreground",
+    )
 
 
 def _foreground(file: File, mask: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from dicepp_jax.data.builder import Facts
+from dicepp_jax.data.files import spelt
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import listed
 
@@ -238,8 +239,9 @@ def check_rule(name: str) -> None:
 def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
     """Read the split in a JSON file: {"train": [...], "validation" or "val": [...], "test": [...]}.
 
-    An entry is the id of a case. Any other entry of letters and a number, such as img00012, stands
-    for the case with that number as counted by `Spec.index` in the complete set.
+    An entry is the id of a case, in any spelling of its accents. Any other entry of letters and a
+    number, such as img00012, stands for the case with that number as counted by `Spec.index` in the
+    complete set.
 
     Args:
       path: of the file.
@@ -329,7 +331,7 @@ def read_lists(path: Path) -> dict[str, list[str]]:
             raise ValueError(
                 f"{path}: {key} has entries that are not strings: {listed(odd)}; {FORM}"
             )
-    return lists
+    return {part: [spelt(entry) for entry in entries] for part, entries in lists.items()}
 
 
 def _keys(content: Mapping[str, Any]) -> str:

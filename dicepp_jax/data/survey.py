@@ -4,6 +4,7 @@ Each file is inspected once: images for size, spacing and type, and masks for th
 these are declared. The results are cached in a JSON file until the files change.
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -65,12 +66,14 @@ class CaseListing(NamedTuple):
       layout: a description of the layout.
       encoding: how masks represent classes; None if the masks must be inspected.
       channels: names of the channels; empty if they have none.
+      notes: what else to tell about the names.
     """
 
     cases: tuple[CaseFiles, ...]
     layout: str
     encoding: LabelEncoding | None = None
     channels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class CaseSummary(NamedTuple):
@@ -81,7 +84,7 @@ class CaseSummary(NamedTuple):
       spacing: mm between voxels, None if unknown.
       channels: number of channels.
       dtype: type that can hold all channels as they are stored.
-      values: number of voxels with each value of the mask; empty if it was not inspected.
+      values: number of voxels with each value of the masks; empty if they were not inspected.
     """
 
     shape: tuple[int, ...]
@@ -168,13 +171,15 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     try:
         images = [_inspect_image(file) for file in case.images]
         masks = case.masks if with_values else ()
-        values = [formats.count_values(formats.read_mask(file).array) for file in masks]
+        values: collections.Counter[int] = collections.Counter()
+        for file in masks:
+            values.update(formats.count_values(formats.read_mask(file).array))
     except (ValueError, FileNotFoundError, PermissionError) as error:
         return f"case {case.id}: {error}"
     return images[0]._replace(
         channels=sum(image.channels for image in images),
         dtype=np.result_type(*(image.dtype for image in images)).name,
-        values=values[0] if values else {},
+        values=dict(values),
     )
 
 
@@ -267,7 +272,7 @@ def _list_cases(find: FindCases, spec: Spec, encoding: LabelEncoding, files: Tre
             functools.partial(formats.read_case, spec, encoding, case),
             (*case.images, *case.masks),
             case.part,
-            how=encoding.values,
+            how=(encoding.values, case.classes),
         )
         for case in find(files).cases
     ]
@@ -402,6 +407,7 @@ def _notes(
     """What was detected and is proposed, with the options that override it."""
     test = sum(case.part == "test" for case in listing.cases)
     yield f"layout: {listing.layout}"
+    yield from listing.notes
     yield f"cases: {len(summaries)}" + (f", {test} of them for testing" if test else "")
     yield f"classes: {', '.join(spec.classes)}, {encoding.origin}"
     names = f" ({', '.join(listing.channels)})" if listing.channels else ""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from dicepp_jax import data, inference, losses, parallel, schedule, train
 from dicepp_jax.augment import augment
 from dicepp_jax.data import pipeline
+from dicepp_jax.data.card import findings
 from dicepp_jax.models import MODELS
 
 VALIDATIONS = ("patch", "sliding_window")
@@ -82,7 +83,16 @@ def build(config: ConfigDict, loaded: data.Loaded | None = None) -> Components:
     if loaded is not None:
         return _build(config, loaded.spec, lambda: loaded)
     source = find_data(config)
-    return _build(config, source.spec, lambda: open_data(config, source))
+    return _build(config, source.spec, lambda: _told(open_data(config, source)))
+
+
+def _told(loaded: data.Loaded) -> data.Loaded:
+    """The data set, after a warning of what leaks from a part of its split into another."""
+    ids = {part: subset.ids for part, subset in loaded.splits.items()}
+    for finding in findings(loaded.facts, ids):
+        if finding.leak:
+            print(f"LEAK in the split of {loaded.spec.title}: {finding.line()}")
+    return loaded
 
 
 def build_all(configs: Mapping[str, ConfigDict]) -> dict[str, Components]:

@@ -1,44 +1,46 @@
 """The card of a prepared data set: its facts, its split and a contact sheet in a directory."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dicepp_jax import data
 from dicepp_jax.atomic import write_text
-from dicepp_jax.data.card import anomalies, card
+from dicepp_jax.data.card import card, findings
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots.cases import Sample, contact_sheet
 from experiments.workdirs import directory
 
 SHOWN = 24
 """Cases on the contact sheet, spread evenly over the set."""
-PRINTED = 20
-"""Number of anomalies printed; `card.txt` has all of them."""
 
 
-def write_card(loaded: data.Loaded, workdir: Path) -> str:
+def write_card(loaded: data.Loaded, workdir: Path, detected: Sequence[str] = ()) -> str:
     """Write the card of a data set.
 
     Args:
       loaded: the data set.
       workdir: the directory of `card.txt`, `split.json` and `contact_sheet.png`.
+      detected: what was found in the user's own data set, which has been printed.
 
     Returns:
-      What to print: the card, with at most `PRINTED` anomalies.
+      What to print: the card, with examples where `card.txt` names all cases.
     """
     ids = {part: list(subset.ids) for part, subset in loaded.splits.items()}
     lines = card(loaded.spec, loaded.facts, ids, str(loaded.path))
-    odd = anomalies(loaded.facts, ids)
+    odd = findings(loaded.facts, ids)
     workdir.mkdir(parents=True, exist_ok=True)
-    listed = [f"  odd: {line}" for line in odd] or ["  odd: nothing"]
-    write_text(workdir / "card.txt", "\n".join(lines + listed) + "\n")
+    nothing = [] if odd else ["  odd: nothing"]
+    in_full = [f"  odd: {finding.line(len(finding.where))}" for finding in odd] or nothing
+    found = [f"  detected: {line}" for line in detected]
+    write_text(workdir / "card.txt", "\n".join([*lines, *in_full, *found]) + "\n")
     directory.write_split(workdir, loaded)
     sheet = workdir / "contact_sheet.png"
     canvas.save(contact_sheet(_shown(loaded), loaded.spec.classes), sheet)
-    if len(listed) > PRINTED:
-        listed = [*listed[:PRINTED], f"  and {len(odd) - PRINTED} more, in {workdir / 'card.txt'}"]
-    return "\n".join([*lines, *listed, f"  contact sheet: {sheet}"])
+    short = [f"  odd: {finding.line()}" for finding in odd] or nothing
+    written = [f"  all of them: {workdir / 'card.txt'}", f"  contact sheet: {sheet}"]
+    return "\n".join([*lines, *short, *written[short == in_full :]])
 
 
 def _shown(loaded: data.Loaded) -> list[Sample]:
