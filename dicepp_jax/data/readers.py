@@ -66,17 +66,17 @@ class Stored(NamedTuple):
     """The content of a file, upright.
 
     Attributes:
-      values: `(H, W)` or `(H, W, C)` of any type, without transparency; indices if it has a palette.
-      palette: `(n, 3)` colours of the indices 0 to the largest that occurs, None without a palette.
+      values: `(H, W)` or `(H, W, C)` of any type, without transparency; or indices into a palette.
+      palette: `(n, 3)` colours of the indices 0 to the largest that occurs, or None.
       turned: the EXIF orientation that was undone, 1 for none.
-      count: how many images the file contains.
+      images: how many images the file contains.
       problem: why it cannot be read as a mask; empty if it can.
     """
 
     values: np.ndarray
     palette: np.ndarray | None = None
     turned: int = 1
-    count: int = 1
+    images: int = 1
     problem: str = ""
 
 
@@ -284,7 +284,9 @@ def code_of(value: int | str) -> int:
     if isinstance(value, int):
         return value
     if not re.fullmatch("#[0-9a-fA-F]{6}", value):
-        raise ValueError(f"{value!r} is neither a number nor a colour such as '#ff8000'; correct it")
+        raise ValueError(
+            f"{value!r} in folder.mask_values is neither a number nor a colour such as '#ff8000'"
+        )
     return int(_packed(np.frombuffer(bytes.fromhex(value[1:]), np.uint8)))
 
 
@@ -400,9 +402,9 @@ def _stored(file: File, mask: bool = False) -> Stored:
         raise ValueError(
             f"{file} cannot be read as an image ({reason}); unpack or download it again"
         ) from error
-    if stored.count > 1:
+    if stored.images > 1:
         raise ValueError(
-            f"{file} contains {stored.count} images, expected one; save each to a separate file"
+            f"{file} contains {stored.images} images, expected one; save each to a separate file"
         )
     if not stored.values.size:
         raise ValueError(
@@ -440,7 +442,7 @@ def _tiff(content: bytes) -> Stored | None:
         if page.photometric == MIN_IS_WHITE:
             values = _inverted(values, page.bitspersample)
         turned = _orientation(page.tags.valueof(ORIENTATION, 1))
-    return Stored(_upright(values, turned), turned=turned, count=len(pages))
+    return Stored(_upright(values, turned), turned=turned, images=len(pages))
 
 
 def _inverted(values: np.ndarray, bits: int) -> np.ndarray:
