@@ -25,8 +25,8 @@ def _palette(mask):
 
 
 def _noisy(mask):
-    """As after lossy compression: values below 100 for background, above 155 for foreground."""
-    noise = np.random.default_rng([2, 0]).integers(0, 100, mask.shape)
+    """As after lossy compression: most values near 0 or 255, all below 100 or above 155."""
+    noise = np.minimum(np.random.default_rng([2, 0]).geometric(0.06, mask.shape), 99)
     return Image.fromarray(np.where(mask, 255 - noise, noise).astype(np.uint8))
 
 

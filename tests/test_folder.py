@@ -561,7 +561,7 @@ REFUSED = {
     "colour-coded mask": (
         put("masks/1.png", np.resize(np.array([255, 0, 0], np.uint8), (*SIZE, 3))),
         {},
-        r"set case 1: .*masks/1\.png has colours",
+        r"masks/0\.png has the grey values 0, 1, and other masks have colours, in none of which",
     ),
     "float label map": (
         lambda root: (remove("masks/1.png")(root), put("masks/1.npy", label() * 0.5)(root)),

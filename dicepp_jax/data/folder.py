@@ -14,11 +14,11 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dicepp_jax.data import formats, leftovers, nnunet, survey, templates
+from dicepp_jax.data import labels, leftovers, nnunet, survey, templates
 from dicepp_jax.data.builder import DataSet
 from dicepp_jax.data.files import File, Tree, match, natural, spelt, without_copies
 from dicepp_jax.data.formats import CaseFiles, LabelEncoding
-from dicepp_jax.data.survey import CaseListing, CaseSummary, Options
+from dicepp_jax.data.survey import CaseListing, Options
 from dicepp_jax.wording import listed
 
 FOLDERS = ("masks", "labels", "annotations", "gt")
@@ -44,14 +44,6 @@ Masks may also be numbered, see `choose`.
 
 Masks = Mapping[str, Mapping[str, tuple[File, ...]]]
 """The mask files of each class of each case; the class is "" if the template has no `{class}`."""
-
-MOST = 32
-"""The largest number of classes that is accepted without being declared."""
-
-FEW = 8
-"""More classes than this may be numbered objects, which the notes mention."""
-
-JPEG = (".jpg", ".jpeg")
 
 _EXAMPLE = "--config.folder.images='images/{case}.*' --config.folder.masks='masks/{case}_mask.png'"
 
@@ -86,7 +78,7 @@ def describe(
     used = (file for case in listing.cases for file in (*case.images, *case.masks))
     warnings = [*leftovers.describe(leftovers.unused(files, used)), *_alike(listing.cases)]
     summaries = survey.survey(root.name, listing, cache)
-    encoding = listing.encoding or infer(listing.cases, summaries, options)
+    encoding = listing.encoding or labels.infer(listing.cases, summaries, options)
     dataset, notes = survey.propose(root, find, listing, summaries, encoding, options)
     return dataset, (*warnings, *notes)
 
@@ -241,101 +233,6 @@ def _several(masks_of: Masks, classes: Sequence[str], template: str) -> tuple[st
     )[: len(several)]
 
 
-def infer(
-    cases: Sequence[CaseFiles], summaries: Sequence[CaseSummary], options: Options
-) -> LabelEncoding:
-    """Determine what the values in masks mean.
-
-    Masks of 0 and 1 or of 0 and 255 are binary; 0, 1, ..., K are K + 1 classes. Masks with many
-    grey values concentrated near 0 and 255 are binary if they are JPEG or two classes are declared:
-    in other files such values may number objects.
-
-    Args:
-      cases: the files of each case.
-      summaries: the values in its masks.
-      options: classes and values, if they are declared.
-
-    Returns:
-      Classes and their values.
-
-    Raises:
-      ValueError: if this cannot be determined, or the declared values or classes do not match.
-    """
-    counts: collections.Counter[int] = collections.Counter()
-    for summary in summaries:
-        counts.update(summary.values)
-    present, classes, values = sorted(counts), options.classes, options.mask_values
-    if present == [0]:
-        raise ValueError(
-            "all masks are 0 everywhere, expected some foreground; check --config.folder.masks"
-        )
-    if not values and len(classes) in (0, 2):
-        jpeg = all(m.name.lower().endswith(JPEG) for case in cases for m in case.masks)
-        if (jpeg or classes) and formats.is_lossy(counts):
-            origin = f"masks with {len(present)} grey values near 0 and 255, foreground above 127"
-            return _encoding(classes or _names(2), (), origin)
-        if present == [0, 255]:
-            values = (0, 255)
-    if not values and classes:
-        values = tuple(range(len(classes)))
-    if not values:
-        if present != list(range(len(present))) or len(present) > MOST:
-            raise ValueError(_undeclared(counts))
-        values = tuple(present)
-    classes = classes or _names(len(values))
-    if len(set(values)) != len(classes):
-        raise ValueError(
-            f"folder.mask_values has {listed(values)} and folder.classes {listed(classes)}; "
-            "expected one distinct value for each class, the background's first"
-        )
-    for case, summary in zip(cases, summaries, strict=True):
-        unknown = [value for value in summary.values if value not in values]
-        if unknown:
-            raise ValueError(formats.unknown_values(case.masks[0], unknown, classes, values))
-    many = "; if these number objects, convert them to binary masks" if len(values) > FEW else ""
-    return _encoding(classes, values, f"masks with the values {listed(present)}{many}")
-
-
-def _encoding(classes: tuple[str, ...], values: tuple[int, ...], origin: str) -> LabelEncoding:
-    option = f"--config.folder.classes={','.join(classes)}"
-    if values:
-        option += f" --config.folder.mask_values='({','.join(map(str, values))})'"
-    return LabelEncoding(classes, values, f"{origin} ({option})")
-
-
-def _names(count: int) -> tuple[str, ...]:
-    if count == 2:
-        return "background", "foreground"
-    return ("background", *(f"class_{index}" for index in range(1, count)))
-
-
-def _undeclared(counts: Mapping[int, int]) -> str:
-    present = sorted(counts)
-    found = (
-        f"the masks contain the values {listed(present)}, expected 0, 1, 2, ... for at most {MOST} "
-        "classes. "
-    )
-    if formats.is_lossy(counts):
-        return (
-            f"{found}If these are binary masks after lossy compression, declare two classes by "
-            "--config.folder.classes=background,NAME; if the values number objects, convert "
-            "them to binary masks"
-        )
-    if len(present) > MOST:
-        return (
-            f"{found}So many values indicate an image or numbered objects: convert them to binary "
-            "masks, or set --config.folder.masks to other files"
-        )
-    hint = ""
-    if present[-1] == 255:
-        hint = "255 often marks pixels to ignore, which must be one of the classes here. "
-    return (
-        f"{found}{hint}Declare the value of each class, the background's first: "
-        f"--config.folder.mask_values='({','.join(map(str, present))})' "
-        "--config.folder.classes=background,NAME,..."
-    )
-
-
 def _one_per_class(masks_of: Masks, options: Options) -> LabelEncoding:
     """The classes, if each has a mask file of its own."""
     found = sorted({name for masks in masks_of.values() for name in masks}, key=natural)
@@ -352,7 +249,7 @@ def _one_per_class(masks_of: Masks, options: Options) -> LabelEncoding:
             f"folder.classes is {listed(classes)}, but there are masks for {listed(found)}; list "
             "the background first, then classes that have masks, each once"
         )
-    return _encoding(classes, (), "one mask per class")
+    return labels.encoding(classes, (), "one mask per class")
 
 
 def _check_further(files: Tree, images: str, masks: str, paired: Container[str]) -> None:

@@ -15,6 +15,7 @@ from dicepp_jax.data import nifti, readers
 from dicepp_jax.data.builder import Example
 from dicepp_jax.data.files import File
 from dicepp_jax.data.nifti import Grid
+from dicepp_jax.data.readers import LOSSY, NEAR, count_values, is_bimodal
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
 
@@ -24,11 +25,8 @@ ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii
 CHANNELS = 4
 """A NumPy array with three axes is a volume, not an image, if the last axis is longer than this."""
 
-NEAR = 64
-"""Lossy compression leaves grey values of a binary mask within this distance of 0 and 255."""
-
-LOSSY = 8
-"""More grey values than this result from lossy compression; fewer may be classes."""
+GREY, INDEX, COLOUR = "grey", "index", "colour"
+"""What the values of palette images are, in all masks of a set."""
 
 
 class CaseFiles(NamedTuple):
@@ -55,14 +53,19 @@ class LabelEncoding(NamedTuple):
 
     Attributes:
       classes: names, the background first.
-      values: of the classes in the masks of a case; empty if the masks are binary, one per class
-        other than the background.
+      values: of the classes in the masks of a case, as `readers.Codes` has them; empty if the
+        masks are binary, one per class other than the background.
       origin: how this was determined.
+      palettes: what the values of palette images are: `GREY`, `INDEX` or `COLOUR`; empty if each
+        file's own palette says whether it is grey, see `readers.read_label`.
+      meaning: the classes of the values, to be printed.
     """
 
     classes: tuple[str, ...]
     values: tuple[int, ...]
     origin: str
+    palettes: str = ""
+    meaning: str = ""
 
 
 class Pixels(NamedTuple):
@@ -72,11 +75,13 @@ class Pixels(NamedTuple):
       array: `(*spatial, channels)`, or `(*spatial)` for a mask.
       size: the spatial axes.
       grid: of a NIfTI file, else None.
+      turned: the EXIF orientation that was undone, 1 for none.
     """
 
     array: np.ndarray
     size: tuple[int, ...]
     grid: Grid | None = None
+    turned: int = 1
 
 
 def read_image(file: File) -> Pixels:
@@ -84,14 +89,44 @@ def read_image(file: File) -> Pixels:
     if is_nifti(file):
         array, grid = nifti.read(file)
         return Pixels(array[..., None], array.shape, grid)
-    array = readers.read_image(file)
+    array, turned = readers.read_upright(file)
     if array.shape[-1] > CHANNELS:
         array = array[..., None]
-    return Pixels(array, array.shape[:-1])
+    return Pixels(array, array.shape[:-1], turned=turned)
 
 
-def read_mask(file: File) -> Pixels:
-    """Read a mask in any format, as integers."""
+def read_mask(file: File, palettes: str = "") -> Pixels:
+    """Read a mask in any format, as integers.
+
+    Args:
+      file: the mask.
+      palettes: as in `LabelEncoding`.
+
+    Returns:
+      Its values, which are codes of colours (see `readers.Codes`) only if `palettes` is given.
+
+    Raises:
+      ValueError: if it cannot be read as a mask.
+    """
+    if volume := _read_volume(file):
+        return volume
+    if not palettes:
+        array = readers.read_label(file)
+        return Pixels(array, array.shape)
+    array, palette, turned = readers.read_codes(file)
+    return Pixels(_resolved(array, palette, palettes), array.shape, turned=turned)
+
+
+def inspect_mask(file: File) -> tuple[Pixels, Mapping[int, int]]:
+    """Read a mask in any format, as codes or indices, and the palette; see `readers.Codes`."""
+    if volume := _read_volume(file):
+        return volume, {}
+    array, palette, turned = readers.read_codes(file)
+    return Pixels(array, array.shape, turned=turned), palette
+
+
+def _read_volume(file: File) -> Pixels | None:
+    """A mask of three axes; None if it is 2-D."""
     if is_nifti(file):
         array, grid = nifti.read_label(file)
         return Pixels(array, array.shape, grid)
@@ -104,8 +139,18 @@ def read_mask(file: File) -> Pixels:
                     "whole numbers; save the original label map"
                 )
             return Pixels(array.astype(np.int32), array.shape)
-    array = readers.read_label(file)
-    return Pixels(array, array.shape)
+    return None
+
+
+def _resolved(array: np.ndarray, palette: Mapping[int, int], palettes: str) -> np.ndarray:
+    """The values of a mask, which has indices if there is a palette."""
+    if not palette or palettes == INDEX:
+        return array
+    if palettes == GREY:
+        grey = readers.grey_of(palette, count_values(array))
+        if grey:
+            return readers.recoded(array, grey)
+    return readers.recoded(array, palette)
 
 
 def is_nifti(file: File) -> bool:
@@ -113,24 +158,10 @@ def is_nifti(file: File) -> bool:
     return file.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def count_values(mask: np.ndarray) -> dict[int, int]:
-    """The number of voxels with each value.
-
-    Example:
-      >>> count_values(np.array([[0, 255], [0, 0]]))
-      {0: 3, 255: 1}
-    """
-    if mask.dtype == np.uint8:  # Slice by slice, since bincount takes eight bytes per voxel.
-        counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in mask], axis=0)
-        values = np.flatnonzero(counts)
-        counts = counts[values]
-    else:
-        values, counts = np.unique(mask, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
 def is_lossy(counts: Mapping[int, int]) -> bool:
     """Whether these look like the values of a binary mask after lossy compression.
+
+    The values between lie at the borders of the foreground, so they are not more than it.
 
     Example:
       >>> is_lossy({**{v: 10 for v in range(10)}, 128: 1, 250: 20, 255: 30})
@@ -138,22 +169,34 @@ def is_lossy(counts: Mapping[int, int]) -> bool:
       >>> is_lossy({0: 100, 128: 1, 255: 50})
       False
     """
-    return len(counts) > LOSSY and _is_bimodal(counts) and max(counts) > 127
+    if len(counts) <= LOSSY or not is_bimodal(counts):
+        return False
+    bright = sum(n for v, n in counts.items() if v > 255 - NEAR)
+    return sum(n for v, n in counts.items() if NEAR <= v <= 255 - NEAR) <= bright
 
 
-def _is_bimodal(counts: Mapping[int, int]) -> bool:
-    """Whether nearly all values are near 0 and 255."""
-    near = sum(n for v, n in counts.items() if v < NEAR or v > 255 - NEAR)
-    return min(counts) >= 0 and max(counts) <= 255 and near >= 0.95 * sum(counts.values())
+def are_extremes(values: Sequence[int]) -> bool:
+    """Whether all values are near 0 or 255, and some near each.
+
+    Example:
+      >>> are_extremes([3, 253]), are_extremes([0, 128, 255]), are_extremes([0, 1, 2])
+      (True, False, False)
+    """
+    dark = [value for value in values if 0 <= value < NEAR]
+    bright = [value for value in values if 255 - NEAR < value <= 255]
+    return bool(dark and bright) and len(dark) + len(bright) == len(values)
 
 
 def unknown_values(
     file: File, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
 ) -> str:
     """The error message about mask values that belong to no class."""
-    known = listed(f"{value} {name}" for value, name in zip(values, classes, strict=True))
+    known = listed(
+        f"{readers.shown(value)} {name}" for value, name in zip(values, classes, strict=True)
+    )
     return (
-        f"{file} contains {listed(unknown)}, expected {known}; correct the file, or define the "
+        f"{file} contains {listed(map(readers.shown, unknown))}, expected {known}; correct the "
+        "file, or define the "
         "value of each class, in dataset.json or by --config.folder.mask_values and "
         "--config.folder.classes"
     )
@@ -175,7 +218,7 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
         value that belongs to no class.
     """
     images = [read_image(file) for file in case.images]
-    masks = [read_mask(file) for file in case.masks]
+    masks = [read_mask(file, encoding.palettes) for file in case.masks]
     first, *others = case.images + case.masks
     for file, pixels in zip(others, (*images, *masks)[1:], strict=True):
         check_fits(first, images[0], file, pixels)
@@ -234,8 +277,22 @@ def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
     if image.size != other.size:
         raise ValueError(
             f"{first} has size {by(image.size)} and {file} has {by(other.size)}; all files of a "
-            "case must have the same size"
+            f"case must have the same size{_size_hint(first, image, file, other)}"
         )
+
+
+def _size_hint(first: File, image: Pixels, file: File, other: Pixels) -> str:
+    """What the sizes of two files suggest."""
+    if sorted(image.size) != sorted(other.size):
+        return ""
+    turned = [(f, p.turned) for f, p in ((first, image), (file, other)) if p.turned > 4]
+    if turned:
+        names = " and ".join(f"{f} by orientation {orientation}" for f, orientation in turned)
+        return (
+            f". EXIF data had {names} turned upright, but the other file seems to be drawn on the "
+            "pixels as they are stored: remove the orientation from the file, or turn the other"
+        )
+    return ". One of them seems to be transposed: exchange its axes"
 
 
 def _from_label_map(file: File, mask: np.ndarray, encoding: LabelEncoding) -> np.ndarray:
@@ -288,7 +345,7 @@ def _foreground(file: File, mask: np.ndarray) -> np.ndarray:
     if set(counts) <= {0, 1}:
         return mask == 1
     binary = set(counts) <= {0, highest} and highest > 127
-    if binary or (_is_bimodal(counts) and (highest > 127 or len(counts) > LOSSY)):
+    if binary or (is_bimodal(counts) and (highest > 127 or len(counts) > LOSSY)):
         return mask > 127
     raise ValueError(
         f"{file} contains {listed(counts)}, expected a binary mask of 0 and 1 or 0 and 255; "

@@ -1,11 +1,17 @@
 """Read image, mask and label files into arrays; every error names the file.
 
 TIFFs are read by tifffile, which supports variants that Pillow rejects or misreads, such as three
-samples declared as grey (CVC-ClinicDB) or 16 bits per colour. Pillow reads all other formats, and
-TIFFs that tifffile has no decoder for. A 16-bit colour PNG is reduced to 8 bits by Pillow.
+samples declared as grey (CVC-ClinicDB), 16 bits per colour, or 16 bits with white as 0. Pillow
+reads all other formats, and TIFFs that tifffile has no decoder for. A 16-bit colour PNG is reduced
+to 8 bits by Pillow.
+
+Images and masks are turned upright if their EXIF data (JPEG, PNG, TIFF) say so.
 """
 
 import io
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -22,8 +28,56 @@ GREY_SPREAD = 8
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF."""
 
-MIN_IS_BLACK, RGB = 1, 2
-"""Photometric interpretations of TIFFs whose values need no conversion."""
+MIN_IS_WHITE, MIN_IS_BLACK, RGB = 0, 1, 2
+"""Photometric interpretations of TIFFs that need at most an inversion."""
+
+ORIENTATION = 274
+"""The tag of the orientation, in TIFF and EXIF; 1 is upright."""
+
+NEAR = 64
+"""Lossy compression leaves grey values of a binary mask within this distance of 0 and 255."""
+
+NOISE = 0.1
+"""At most this share of the pixels of a binary mask is farther from both after compression."""
+
+LOSSY = 8
+"""More grey values than this result from lossy compression; fewer may be classes."""
+
+COLOUR = 1 << 32
+"""In codes of masks, the colour #RRGGBB is this plus 0xRRGGBB; grey values are themselves."""
+
+
+class Codes(NamedTuple):
+    """A mask, one number per pixel.
+
+    Attributes:
+      array: `(H, W)` integers: grey values, colours as in `COLOUR`, or indices into a palette.
+      palette: the colours of the indices 0 to the largest that occurs, as in `COLOUR`; empty if
+        there is no palette.
+      turned: the EXIF orientation that was undone, 1 for none.
+    """
+
+    array: np.ndarray
+    palette: Mapping[int, int]
+    turned: int
+
+
+class Stored(NamedTuple):
+    """The content of a file, upright.
+
+    Attributes:
+      values: `(H, W)` or `(H, W, C)` of any type, without transparency; or indices into a palette.
+      palette: `(n, 3)` colours of the indices 0 to the largest that occurs, or None.
+      turned: the EXIF orientation that was undone, 1 for none.
+      images: how many images the file contains.
+      problem: why it cannot be read as a mask; empty if it can.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray | None = None
+    turned: int = 1
+    images: int = 1
+    problem: str = ""
 
 
 def read_rgb(file: File) -> np.ndarray:
@@ -63,7 +117,13 @@ def read_image(file: File) -> np.ndarray:
       PermissionError: if it is not readable.
       ValueError: if it is truncated, not an image, or a stack of several.
     """
-    values = _values(file)
+    return read_upright(file)[0]
+
+
+def read_upright(file: File) -> tuple[np.ndarray, int]:
+    """As `read_image`, and the EXIF orientation that was undone, 1 for none."""
+    stored = _stored(file)
+    values = _shades(stored)
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3:
@@ -74,7 +134,7 @@ def read_image(file: File) -> np.ndarray:
     if values.dtype == bool:
         values = 255 * values.astype(np.uint8)
     native = values.dtype.newbyteorder("=")
-    return values.astype(native if native in AS_STORED else np.float32, copy=False)
+    return values.astype(native if native in AS_STORED else np.float32, copy=False), stored.turned
 
 
 def read_mask(file: File) -> np.ndarray:
@@ -92,18 +152,54 @@ def read_mask(file: File) -> np.ndarray:
     Raises:
       FileNotFoundError: if it does not exist.
       PermissionError: if it is not readable.
-      ValueError: if it is truncated, not an image, or has values that no mask has.
+      ValueError: if it is truncated, not an image, or has values that no binary mask has, as a
+        photograph does.
     """
-    values = _values(file)
-    grey = _luminance(values) if values.ndim == 3 and values.shape[-1] == 3 else _flat(file, values)
+    stored = _stored(file, mask=True)
+    values = _shades(stored)
+    if values.ndim == 3 and values.shape[-1] == 3:
+        _check_colours(file, values)
+        grey = _luminance(values)
+    else:
+        grey = _flat(file, values)
+    if grey.dtype.kind == "f":
+        _check_whole(file, grey)
     highest = grey.max()
     for top in (1, 255, 65535):
         if highest <= top:
+            _check_binary(file, grey, top)
             return (grey > top // 2).astype(np.uint8)
     raise ValueError(
         f"{file} has values up to {highest}, expected a mask with values up to 1, 255 or 65535; "
         "rescale it"
     )
+
+
+def is_bimodal(counts: Mapping[int, int]) -> bool:
+    """Whether nearly all values are near 0 and 255, as those of a binary mask.
+
+    Example:
+      >>> is_bimodal({0: 50, 9: 1, 250: 20, 255: 30}), is_bimodal({40: 5, 100: 5, 140: 5})
+      (True, False)
+    """
+    near = sum(n for v, n in counts.items() if v < NEAR or v > 255 - NEAR)
+    return min(counts) >= 0 and max(counts) <= 255 and near >= (1 - NOISE) * sum(counts.values())
+
+
+def count_values(mask: np.ndarray) -> dict[int, int]:
+    """The number of voxels with each value.
+
+    Example:
+      >>> count_values(np.array([[0, 255], [0, 0]]))
+      {0: 3, 255: 1}
+    """
+    if mask.dtype == np.uint8:  # Slice by slice, since bincount takes eight bytes per voxel.
+        counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in mask], axis=0)
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(mask, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def read_label(file: File) -> np.ndarray:
@@ -123,36 +219,177 @@ def read_label(file: File) -> np.ndarray:
       PermissionError: if it is not readable.
       ValueError: if it is truncated, not an image, coloured, or has values that are not integers.
     """
-    values = _values(file, indexed=True)
+    codes = read_codes(file)
+    if codes.palette:
+        grey = grey_of(codes.palette, np.unique(codes.array).tolist())
+        return codes.array if grey is None else recoded(codes.array, grey)
+    if codes.array.max() >= COLOUR:
+        colours = np.unique(codes.array[codes.array >= COLOUR])
+        raise ValueError(
+            f"{file} has colours such as {shown(int(colours[0]))}, {len(colours)} in all, expected "
+            "a label map with one class number per pixel; save it as a grey or palette image, or "
+            "give another file if it is not a mask but an image"
+        )
+    return codes.array
+
+
+def read_codes(file: File) -> Codes:
+    """Read a mask whose colours, if it has any, have yet to be given a meaning.
+
+    Args:
+      file: as for `read_image`.
+
+    Returns:
+      A number for each pixel, and the palette.
+
+    Raises:
+      FileNotFoundError: if it does not exist.
+      PermissionError: if it is not readable.
+      ValueError: if it is truncated, not an image, or has values that are not integers.
+    """
+    values, palette, turned, *_ = _stored(file, mask=True)
+    if palette is not None:
+        return Codes(values, dict(enumerate(_packed(palette).tolist())), turned)
     if values.ndim == 3 and values.shape[-1] == 3:
-        coloured = (values != values[..., :1]).any(-1)
-        if coloured.any():
-            colour = tuple(values[coloured][0].tolist())
-            raise ValueError(
-                f"{file} has colours such as {colour}, expected a label map with one class number "
-                "per pixel; save it as a grey or palette image"
-            )
-        values = values[..., :1]
+        values = _packed(values)
+        if values.max() >= COLOUR:
+            return Codes(values, {}, turned)
     label = _flat(file, values)
     if label.dtype.kind == "f":
-        broken = ~np.isfinite(label) | (label != np.rint(label))
-        if broken.any():
-            raise ValueError(
-                f"{file} contains {label[broken][0]}, expected a label map of whole numbers; round "
-                "it, or save the original label map"
-            )
-        return label.astype(np.int64)
-    return label.astype(np.uint8) if label.dtype == bool else label
+        _check_whole(file, label)
+        label = label.astype(np.int64)
+    return Codes(label.astype(np.uint8) if label.dtype == bool else label, {}, turned)
 
 
-def _values(file: File, indexed: bool = False) -> np.ndarray:
-    """The stored values, (H, W) or (H, W, C) without transparency, of any type."""
+def shown(code: int) -> str:
+    """A value of a mask in messages.
+
+    Example:
+      >>> shown(7), shown(COLOUR + 0xFF8000)
+      ('7', '#ff8000')
+    """
+    return f"#{code - COLOUR:06x}" if code >= COLOUR else str(code)
+
+
+def code_of(value: int | str) -> int:
+    """The inverse of `shown`; a number stands for itself, and a grey colour for its grey value.
+
+    Raises:
+      ValueError: if it is neither a number nor a colour.
+
+    Example:
+      >>> code_of(7), code_of("#070707"), shown(code_of("#FF8000"))
+      (7, 7, '#ff8000')
+    """
+    if isinstance(value, int):
+        return value
+    if not re.fullmatch("#[0-9a-fA-F]{6}", value):
+        raise ValueError(
+            f"{value!r} in folder.mask_values is neither a number nor a colour such as '#ff8000'"
+        )
+    return int(_packed(np.frombuffer(bytes.fromhex(value[1:]), np.uint8)))
+
+
+def grey_of(palette: Mapping[int, int], used: Iterable[int]) -> dict[int, int] | None:
+    """The grey value of each index of a palette.
+
+    Args:
+      palette: codes of its colours.
+      used: the indices that occur.
+
+    Returns:
+      None if the palette is coloured, or if two indices that occur have the same grey value, which
+      therefore is not what they mean.
+
+    Example:
+      >>> grey_of({0: COLOUR + 0x040204, 1: 255}, [1]), grey_of({0: 0, 1: COLOUR + 0xFF0000}, [0])
+      ({0: 3, 1: 255}, None)
+    """
+    rgb = [code - COLOUR if code >= COLOUR else code * 0x010101 for code in palette.values()]
+    colours = np.array([list(colour.to_bytes(3)) for colour in rgb], np.uint8)
+    if np.ptp(colours, axis=1).max() > GREY_SPREAD:
+        return None
+    grey = dict(zip(palette, _luminance(colours).tolist(), strict=True))
+    of_used = [grey[index] for index in used]
+    return grey if len(set(of_used)) == len(of_used) else None
+
+
+def recoded(indices: np.ndarray, codes: Mapping[int, int]) -> np.ndarray:
+    """Indices, each replaced by its code."""
+    table = np.array([codes[index] for index in range(int(indices.max()) + 1)])
+    return table.astype(np.uint8 if table.max() < 256 else np.int64)[indices]
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """The codes of (..., 3) colours; of uint8 or, if all are grey, of any type.
+
+    Noise of lossy compression in the hue of a black and white mask is removed.
+    """
+    first = colours[..., 0]
+    coloured = (colours != first[..., None]).any(-1)
+    if not coloured.any():
+        return first
+    if colours.dtype != np.uint8:
+        return np.where(coloured, COLOUR, first.astype(np.int64))
+    packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    codes = np.where(coloured, COLOUR + packed, first)
+    if np.ptp(colours, axis=-1).max() <= GREY_SPREAD and len(np.unique(codes)) > LOSSY:
+        grey = _luminance(colours)
+        if grey.max() > 255 - NEAR and is_bimodal(count_values(grey)):
+            return grey
+    return codes
+
+
+def _check_colours(file: File, values: np.ndarray) -> None:
+    """Refuse a photograph; a binary mask may have two colours, and noise in its hue."""
+    share = (np.ptp(values, axis=-1) > GREY_SPREAD).mean()
+    if share <= NOISE:
+        return
+    colours = len(np.unique(values.reshape(-1, 3), axis=0))
+    if colours > LOSSY:
+        raise ValueError(
+            f"{file} is not a mask: it has {colours} colours, and the channels of {share:.0%} of "
+            "its pixels differ; expected two values. Are images and masks swapped?"
+        )
+
+
+def _check_binary(file: File, grey: np.ndarray, top: int) -> None:
+    """Refuse a grey image, and two values of which neither is near the top."""
+    if top == 1:
+        return
+    values = np.unique(grey)
+    low, high = values[0], values[-1]
+    if len(values) > LOSSY and not is_bimodal(count_values(grey // (top // 255))):
+        raise ValueError(
+            f"{file} is not a mask: it has {len(values)} grey values from {low} to {high}, and "
+            f"many are far from 0 and {top}; expected two values. Are images and masks swapped?"
+        )
+    if len(values) == 2 and high <= top // 2:
+        raise ValueError(
+            f"{file} has the values {low} and {high}, expected 0 and 1 or 0 and {top}; convert it"
+        )
+
+
+def _check_whole(file: File, label: np.ndarray) -> None:
+    broken = ~np.isfinite(label) | (label != np.rint(label))
+    if broken.any():
+        hint = ""
+        if np.isfinite(label).all() and label.min() >= 0 and label.max() <= 1:
+            hint = "; if these are probabilities, apply a threshold"
+        raise ValueError(
+            f"{file} contains {label[broken][0]}, expected a label map of whole numbers; round it, "
+            f"or save the original label map{hint}"
+        )
+
+
+def _stored(file: File, mask: bool = False) -> Stored:
+    """The stored values; a mask with several meanings is refused."""
     try:
         content = file.read()
         if file.name.lower().endswith(".npy"):
-            values, count = np.load(io.BytesIO(content), allow_pickle=False), 1
+            stored = Stored(np.load(io.BytesIO(content), allow_pickle=False))
         else:
-            values, count = _tiff(content, indexed) or _pillow(content, indexed)
+            stored = _tiff(content) or _pillow(content)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing; unpack the data set again") from error
     except PermissionError as error:
@@ -165,17 +402,21 @@ def _values(file: File, indexed: bool = False) -> np.ndarray:
         raise ValueError(
             f"{file} cannot be read as an image ({reason}); unpack or download it again"
         ) from error
-    if count > 1:
+    if stored.images > 1:
         raise ValueError(
-            f"{file} contains {count} images, expected one; save each to a separate file"
+            f"{file} contains {stored.images} images, expected one; save each to a separate file"
         )
-    if not values.size:
-        raise ValueError(f"{file} has shape {values.shape}, so it has no pixels; save it again")
-    return values
+    if not stored.values.size:
+        raise ValueError(
+            f"{file} has shape {stored.values.shape}, so it has no pixels; save it again"
+        )
+    if mask and stored.problem:
+        raise ValueError(f"{file} {stored.problem}")
+    return stored
 
 
-def _tiff(content: bytes, indexed: bool) -> tuple[np.ndarray, int] | None:
-    """A TIFF's first image and the number of images; None if Pillow should read it."""
+def _tiff(content: bytes) -> Stored | None:
+    """A TIFF's first image; None if Pillow should read it."""
     if not content.startswith(TIFF):
         return None
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
@@ -185,38 +426,103 @@ def _tiff(content: bytes, indexed: bool) -> tuple[np.ndarray, int] | None:
             if isinstance(page, tifffile.TiffPage) and not page.is_reduced  # not a thumbnail
         ]
         page = pages[0]
-        if page.photometric not in (MIN_IS_BLACK, RGB):
+        if page.photometric not in (MIN_IS_WHITE, MIN_IS_BLACK, RGB):
             return None
         try:
             values = page.asarray()
         except ValueError as error:  # tifffile has no decoder for it; Pillow may have one.
             try:
-                return _pillow(content, indexed)
+                return _pillow(content)
             except UnidentifiedImageError:
                 raise error from None
         alpha = sum(int(sample) > 0 for sample in page.extrasamples)
         if "S" in page.axes:
             values = np.moveaxis(values, page.axes.index("S"), -1)
             values = values[..., : values.shape[-1] - alpha]
-    return values, len(pages)
+        if page.photometric == MIN_IS_WHITE:
+            values = _inverted(values, page.bitspersample)
+        turned = _orientation(page.tags.valueof(ORIENTATION, 1))
+    return Stored(_upright(values, turned), turned=turned, images=len(pages))
 
 
-def _pillow(content: bytes, indexed: bool) -> tuple[np.ndarray, int]:
-    """An image and the number of images in the file; if `indexed`, indices of coloured palettes."""
+def _inverted(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values whose 0 is white, as values whose 0 is black."""
+    if values.dtype == bool:
+        return ~values
+    if values.dtype.kind != "u":
+        raise ValueError("white is said to be 0, but the values are not unsigned integers")
+    return ((1 << bits) - 1 - values).astype(values.dtype)
+
+
+def _pillow(content: bytes) -> Stored:
     with Image.open(io.BytesIO(content)) as image:
         # The additional images in an MPO are previews that the camera adds to a JPEG.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        deep = "16" in str(image.tile)  # The format of the samples in the file.
+        turned = _exif_orientation(image)
+        image.load()
+        left = _exif_orientation(image)  # Pillow itself turns TIFFs.
+        problem, palette = _ambiguity(image, deep), None
         if image.mode == "P":
-            index = np.asarray(image)
-            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)[: int(index.max()) + 1]
-            if np.ptp(palette, axis=1).max() <= GREY_SPREAD:
-                return _luminance(palette)[index], count
-            return index if indexed else palette[index], count
-        if image.mode == "LA":
-            return np.asarray(image.convert("L")), count
-        if image.mode in ("1", "L", "I", "F", "RGB") or image.mode.startswith("I;16"):
-            return np.asarray(image), count
-        return np.asarray(image.convert("RGB")), count
+            values = np.asarray(image)
+            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+            palette = palette[: int(values.max()) + 1]
+        elif image.mode == "LA":
+            values = np.asarray(image.convert("L"))
+        elif image.mode in ("1", "L", "I", "F", "RGB") or image.mode.startswith("I;16"):
+            values = np.asarray(image)
+        else:
+            values = np.asarray(image.convert("RGB"))
+    return Stored(_upright(values, left), palette, turned, count, problem)
+
+
+def _ambiguity(image: Image.Image, deep: bool) -> str:
+    """Why an image cannot be read as a mask, though it can as a picture."""
+    *colours, last = image.split()
+    if image.mode in ("LA", "RGBA") and not _is_constant(last) and all(map(_is_constant, colours)):
+        return (
+            "has the same colour everywhere and differs in transparency, which is not read; save "
+            "the mask as a grey image"
+        )
+    if deep and image.mode in ("LA", "RGB", "RGBA"):
+        return "has 16 bits per colour, of which 8 would be lost; save the mask as a grey image"
+    return ""
+
+
+def _is_constant(band: Image.Image) -> bool:
+    low, high = band.getextrema()
+    return low == high
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        return _orientation(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # EXIF data may be damaged in any way; the pixels are readable without them.
+        return 1
+
+
+def _orientation(tag: object) -> int:
+    """A valid orientation; a tag of another value is disregarded, as by other programs."""
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+
+
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (H, W) or (H, W, C) turned or mirrored as its orientation tells."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    # The row and the column that are stored first lie at these sides of the picture.
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[::rows, ::columns]
+
+
+def _shades(stored: Stored) -> np.ndarray:
+    """The values, or those that a palette stands for; grey if it is grey."""
+    if stored.palette is None:
+        return stored.values
+    if np.ptp(stored.palette, axis=1).max() <= GREY_SPREAD:
+        return _luminance(stored.palette)[stored.values]
+    return stored.palette[stored.values]
 
 
 def _luminance(colours: np.ndarray) -> np.ndarray:

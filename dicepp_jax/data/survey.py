@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import preprocess
-from dicepp_jax.data import formats, nifti
+from dicepp_jax.data import formats, nifti, readers
 from dicepp_jax.data.builder import READERS, Case, DataSet, invalid_cases
 from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.formats import CaseFiles, LabelEncoding
@@ -34,8 +34,14 @@ LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
 STEP = 16
 """Network sizes are multiples of this, so that each of four poolings halves them exactly."""
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Version of the file in which the results are cached."""
+
+MOST = 32
+"""The largest number of classes that is accepted without being declared."""
+
+MOST_COLOURS = 256
+"""More colours than labels have classes: those of a photograph."""
 
 
 class Options(NamedTuple):
@@ -45,7 +51,7 @@ class Options(NamedTuple):
       images: template of the images' names, see `folder`.
       masks: template of the masks' names.
       classes: names, the background first.
-      mask_values: values of the classes in the masks, in the same order.
+      mask_values: values of the classes in the masks, in the same order; colours as "#rrggbb".
       spacing: mm that volumes are resampled to, along the canonical axes.
       intensity_range: intensities are clipped to it before the z-score.
     """
@@ -53,7 +59,7 @@ class Options(NamedTuple):
     images: str = ""
     masks: str = ""
     classes: tuple[str, ...] = ()
-    mask_values: tuple[int, ...] = ()
+    mask_values: tuple[int | str, ...] = ()
     spacing: tuple[float, ...] = ()
     intensity_range: tuple[float, ...] = ()
 
@@ -84,7 +90,12 @@ class CaseSummary(NamedTuple):
       spacing: mm between voxels, None if unknown.
       channels: number of channels.
       dtype: type that can hold all channels as they are stored.
-      values: number of voxels with each value of the masks; empty if they were not inspected.
+      values: number of voxels with each value of the masks, as in `readers.Codes`; empty if it was
+        not inspected, or has more than `MOST_COLOURS`.
+      palette: of the mask, as in `readers.Codes`.
+      distinct: number of different values of the mask.
+      levels: number of different values of the image, if the mask may be one; else 0.
+      turned: how many of the files that were read were turned upright.
     """
 
     shape: tuple[int, ...]
@@ -92,6 +103,10 @@ class CaseSummary(NamedTuple):
     channels: int
     dtype: str
     values: Mapping[int, int]
+    palette: Mapping[int, int]
+    distinct: int = 0
+    levels: int = 0
+    turned: int = 0
 
 
 FindCases = Callable[[Tree], CaseListing]
@@ -140,8 +155,10 @@ def _read_cache(cache: Path, stamp: str) -> list[CaseSummary] | None:
             channels,
             dtype,
             {int(value): count for value, count in values.items()},
+            {int(index): code for index, code in palette.items()},
+            *numbers,
         )
-        for shape, spacing, channels, dtype, values in cached["cases"]
+        for shape, spacing, channels, dtype, values, palette, *numbers in cached["cases"]
     ]
 
 
@@ -170,25 +187,49 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     """The summary of a case, or an error message."""
     try:
         images = [_inspect_image(file) for file in case.images]
-        masks = case.masks if with_values else ()
-        values: collections.Counter[int] = collections.Counter()
-        for file in masks:
-            values.update(formats.count_values(formats.read_mask(file).array))
+        masks = [formats.inspect_mask(file) for file in (case.masks if with_values else ())]
+        summary = images[0]._replace(
+            channels=sum(image.channels for image in images),
+            dtype=np.result_type(*(image.dtype for image in images)).name,
+            turned=sum(image.turned for image in images)
+            + sum(mask.turned > 1 for mask, _ in masks),
+        )
+        if not masks:
+            return summary
+        values, palette = _mask_values(masks)
+        if len(values) <= readers.LOSSY:
+            return summary._replace(values=values, palette=palette, distinct=len(values))
+        volume = formats.is_nifti(case.images[0])
+        levels = 0 if volume else len(np.unique(formats.read_image(case.images[0]).array))
     except (ValueError, FileNotFoundError, PermissionError) as error:
         return f"case {case.id}: {error}"
-    return images[0]._replace(
-        channels=sum(image.channels for image in images),
-        dtype=np.result_type(*(image.dtype for image in images)).name,
-        values=dict(values),
+    photo = len(values) > MOST_COLOURS and max(values) >= readers.COLOUR
+    return summary._replace(
+        values={} if photo else values, palette=palette, distinct=len(values), levels=levels
     )
+
+
+def _mask_values(
+    masks: Sequence[tuple[formats.Pixels, Mapping[int, int]]],
+) -> tuple[dict[int, int], Mapping[int, int]]:
+    """Number of voxels with each value of all masks of a case, and the palette that they share."""
+    _, palette = masks[0]
+    shared = all(other == palette for _, other in masks)
+    counts: collections.Counter[int] = collections.Counter()
+    for mask, own in masks:
+        # Indices of different palettes cannot be counted together, so colours are.
+        array = mask.array if shared or not own else readers.recoded(mask.array, own)
+        counts.update(readers.count_values(array))
+    return dict(counts), palette if shared else {}
 
 
 def _inspect_image(file: File) -> CaseSummary:
     if not formats.is_nifti(file):
-        array = formats.read_image(file).array
+        array, size, _, turned = formats.read_image(file)
         is_image = array.ndim == 3  # height, width, channels
         dtype = array.dtype if is_image else _volume_dtype(array)
-        return CaseSummary(array.shape[:-1], None, array.shape[-1], dtype.name, {})
+        turns = int(turned > 1)
+        return CaseSummary(size, None, array.shape[-1], dtype.name, {}, {}, turned=turns)
     grid, header = nifti.read_grid(file), nifti.read_header(file)
     stored = header.get_data_dtype()
     if stored.kind not in "iu" or header.get_slope_inter() not in ((None, None), (1, 0)):
@@ -197,7 +238,7 @@ def _inspect_image(file: File) -> CaseSummary:
         dtype = np.dtype(np.int16)
     else:
         dtype = _volume_dtype(nifti.read(file).array)
-    return CaseSummary(grid.canonical_shape, grid.spacing, 1, dtype.name, {})
+    return CaseSummary(grid.canonical_shape, grid.spacing, 1, dtype.name, {}, {})
 
 
 def _volume_dtype(array: np.ndarray) -> np.dtype:
@@ -272,7 +313,7 @@ def _list_cases(find: FindCases, spec: Spec, encoding: LabelEncoding, files: Tre
             functools.partial(formats.read_case, spec, encoding, case),
             (*case.images, *case.masks),
             case.part,
-            how=(encoding.values, case.classes),
+            how=(encoding.values, case.classes, encoding.palettes),
         )
         for case in find(files).cases
     ]
@@ -410,9 +451,24 @@ def _notes(
     yield from listing.notes
     yield f"cases: {len(summaries)}" + (f", {test} of them for testing" if test else "")
     yield f"classes: {', '.join(spec.classes)}, {encoding.origin}"
+    if encoding.meaning:
+        yield f"values of all masks: {encoding.meaning}"
     names = f" ({', '.join(listing.channels)})" if listing.channels else ""
     each = ", normalised separately" if spec.per_channel else ""
     yield f"channels: {spec.channels}{names}, stored as {spec.dtype}{each}"
+    grey = [c.id for c, s in zip(listing.cases, summaries, strict=True) if s.channels == 1]
+    if grey and spec.channels > 1:
+        yield (
+            f"grey images among colour images ({len(grey)}): {listed(grey)}; they get three equal "
+            "channels"
+        )
+    turned = [c.id for c, s in zip(listing.cases, summaries, strict=True) if s.turned]
+    if turned:
+        count = sum(summary.turned for summary in summaries)
+        yield (
+            f"EXIF orientation: {count} file{'s were' if count > 1 else ' was'} turned upright, of "
+            f"the cases {listed(turned)}; a mask without EXIF data must fit the upright image"
+        )
     yield f"native sizes: {span(shapes)}"
     if spec.spacing:
         known = [summary.spacing for summary in summaries if summary.spacing]

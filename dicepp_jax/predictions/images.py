@@ -47,6 +47,7 @@ class InputImage(NamedTuple):
       grid: of a NIfTI file, else None.
       header: of a NIfTI file, else None.
       axis: the axis of length 1 that was removed from a volume of one slice, else None.
+      turned: whether it was turned upright, as its EXIF data say; predictions are then upright.
     """
 
     array: np.ndarray
@@ -54,6 +55,7 @@ class InputImage(NamedTuple):
     grid: Grid | None = None
     header: Nifti1Header | None = None
     axis: int | None = None
+    turned: bool = False
 
     def as_stored(self, array: np.ndarray) -> np.ndarray:
         """An array `(*spatial)` with the removed axis restored."""
@@ -183,4 +185,6 @@ def read(case: InputCase, spec: Spec) -> InputImage:
     if len(size) == 3 and spec.ndim == 2 and 1 in size:
         axis = size.index(1)
         array, spacing = array.squeeze(axis), spacing[:axis] + spacing[axis + 1 :]
-    return InputImage(array, spacing, grid, nifti.read_header(first) if grid else None, axis)
+    header = nifti.read_header(first) if grid else None
+    turned = any(one.turned > 1 for one in pixels)
+    return InputImage(array, spacing, grid, header, axis, turned)

@@ -202,7 +202,7 @@ def _read(file: File, num_classes: int) -> Pixels:
     if num_classes == 2 and high > 127:
         if array.ndim == 2:
             return pixels._replace(array=readers.read_mask(file))
-        if set(formats.count_values(array)) <= {0, 255}:
+        if set(readers.count_values(array)) <= {0, 255}:
             return pixels._replace(array=(array > 127).astype(np.uint8))
     if low < 0 or high >= num_classes:
         raise ValueError(

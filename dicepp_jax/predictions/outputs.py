@@ -7,7 +7,8 @@
 
 Label maps hold 0, 1, ..., C-1. Probabilities are float32 or bytes; a NIfTI file of bytes has a
 slope of 1/255, so that every program shows probabilities; an image is a PNG of 8 bits (0 to 255)
-or, for float32, of 16 (0 to 65535). Predictions for NumPy volumes are NumPy files.
+or, for float32, of 16 (0 to 65535). Predictions for NumPy volumes are NumPy files. Images with an
+EXIF orientation are predicted upright, and so are their files.
 """
 
 import json
@@ -31,12 +32,16 @@ from dicepp_jax.predictions.images import InputCase, InputImage
 from dicepp_jax.progress import track
 from dicepp_jax.saved import Model, segment
 from dicepp_jax.spec import Spec
+from dicepp_jax.wording import listed
 
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
 UINT8, FLOAT32, NONE = "uint8", "float32", "none"
 STORED = (UINT8, FLOAT32, NONE)
 """Ways to store probabilities."""
+
+SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
+"""The largest slope that a NIfTI header can hold with 255 * SLOPE <= 1; the next one is above."""
 
 
 class Paths(NamedTuple):
@@ -160,7 +165,7 @@ def _write_nifti(path: Path, image: InputImage, p: np.ndarray, stored: str) -> N
     volume = nib.Nifti1Image(nifti.to_native(_levels(p, np.uint8), image.grid), image.grid.affine)
     for field in nifti.GEOMETRY:
         volume.header[field] = image.header[field]
-    volume.header.set_slope_inter(1 / 255, 0)
+    volume.header.set_slope_inter(SLOPE, 0)
     write_atomically(path, lambda temporary: nib.save(volume, temporary))
 
 
@@ -214,7 +219,7 @@ def predict_cases(
     Returns:
       Why cases failed, one line each.
     """
-    failed = []
+    failed, turned = [], []
     for case in track(cases, "predicting", len(cases), "case"):
         try:
             image = images.read(case, model.spec)
@@ -224,6 +229,14 @@ def predict_cases(
             write(to, image, probs, mask, model.classes, stored)
         except (ValueError, OSError) as error:
             failed.append(f"{case.name}: {error}")
+            continue
+        if image.turned:
+            turned.append(case.name)
+    if turned:
+        print(
+            f"{len(turned)} image{'s' * (len(turned) > 1)} with an EXIF orientation: "
+            f"{listed(turned)}; the predictions are upright, as viewers show the image"
+        )
     return failed
 
 
@@ -260,10 +273,10 @@ def read_probability(path: Path) -> ProbabilityMap:
     stored = nifti.read_header(file).get_data_dtype() if pixels.grid else array.dtype
     if array.dtype.kind == "u":
         array = array / np.float32(np.iinfo(array.dtype).max)
-    # A slope of 1/255 in float32 lets 255 be a little more than 1.
-    if not (array.min() >= 0 and array.max() <= 1 + 1e-6):
+    elif stored == np.uint8:  # 255 times a slope in float32 is not exactly 1.
+        array = np.rint(255 * array) / np.float32(255)
+    if not (array.min() >= 0 and array.max() <= 1):
         raise ValueError(
             f"{path} goes from {array.min()} to {array.max()}, expected probabilities from 0 to 1"
         )
-    array = np.minimum(array, 1, dtype=np.float32)
     return ProbabilityMap(pixels._replace(array=array), stored == np.uint8)
