@@ -85,9 +85,8 @@ def prepare(
 def _missing(spec: Spec, folder: Path, prepared: Origin | None) -> str:
     """What to say of a folder that does not exist."""
     if prepared is None:
-        return (
-            f"{spec.title} needs --config.data.manual_dir; {folder} does not exist. {spec.obtain}"
-        )
+        found = f"{folder} does not exist"
+        return f"{spec.title} needs --config.data.manual_dir; {found}. {spec.obtain}"
     return (
         f"--config.data.manual_dir={folder} does not exist; correct it, or omit it to use the copy "
         f"of {spec.title} {_told(prepared)}"
@@ -95,7 +94,8 @@ def _missing(spec: Spec, folder: Path, prepared: Origin | None) -> str:
 
 
 def _told(origin: Origin) -> str:
-    return f"prepared on {origin.date or 'an unknown date'} from {origin.folder or 'an unknown folder'}"
+    date, folder = origin.date or "an unknown date", origin.folder or "an unknown folder"
+    return f"prepared on {date} from {folder}"
 
 
 def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:
