@@ -1,5 +1,6 @@
 """Sets from files in the official layout, from drawings, from a folder, and from what is broken."""
 
+import datetime
 import json
 import re
 import shutil
@@ -127,7 +128,54 @@ def test_what_is_prepared_needs_its_files_no_more(tmp_path):
     load(tmp_path, "drive")
     shutil.rmtree(tmp_path / "files")
     assert_is_drive(data.load("drive", str(tmp_path / "prepared")).splits, written)
-    assert_is_drive(load(tmp_path, "drive").splits, written)
+
+
+def test_a_copy_used_without_a_folder_tells_where_it_came_from(tmp_path, capsys):
+    layouts.drive(tmp_path / "files")
+    origin = load(tmp_path, "drive").origin
+    assert origin.folder == str(tmp_path / "files") and len(origin.fingerprint) == 32
+    assert datetime.datetime.fromisoformat(origin.date).utcoffset() == datetime.timedelta(0)
+    capsys.readouterr()
+    assert data.load("drive", str(tmp_path / "prepared")).origin == origin
+    assert capsys.readouterr().out == (
+        f"DRIVE: data.manual_dir is not set, so the copy prepared on {origin.date} from "
+        f"{origin.folder} is used\n"
+    )
+    assert load(tmp_path, "drive").origin == origin
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_is_not_there_is_refused_though_a_copy_is_prepared(tmp_path):
+    layouts.drive(tmp_path / "files")
+    origin = load(tmp_path, "drive").origin
+    message = (
+        f"--config.data.manual_dir={tmp_path / 'fiels'} does not exist; correct it, or omit it to "
+        f"use the copy of DRIVE prepared on {origin.date} from {tmp_path / 'files'}"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        data.load("drive", str(tmp_path / "prepared"), str(tmp_path / "fiels"))
+
+
+def test_a_copy_that_does_not_say_where_it_came_from_is_of_unknown_origin(tmp_path, capsys):
+    layouts.drive(tmp_path / "files")
+    path = load(tmp_path, "drive").path / "metadata.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in known.items() if k not in ("folder", "date")}))
+    capsys.readouterr()
+    origin = data.load("drive", str(tmp_path / "prepared")).origin
+    assert origin == (None, None, known["fingerprint"])
+    told = capsys.readouterr().out
+    assert "the copy prepared on an unknown date from an unknown folder is used" in told
+
+
+def test_drawn_sets_and_folders_have_an_origin_too(tmp_path):
+    assert data.load("phantom", str(tmp_path / "prepared")).origin.folder is None
+    for number in range(3):
+        rng = np.random.default_rng([3, number])
+        image = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        layouts.write_rgb(tmp_path / "files" / f"{number}.png", image)
+        layouts.write_mask(tmp_path / "files" / f"{number}_mask.png", image[..., 0] // 128)
+    assert load(tmp_path, "folder").origin.folder == str(tmp_path / "files")
 
 
 def test_a_list_of_splits_decides(tmp_path):

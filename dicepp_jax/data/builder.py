@@ -8,6 +8,7 @@ different split needs no second copy.
 """
 
 import collections
+import datetime
 import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -135,6 +136,21 @@ class Facts(NamedTuple):
     notes: tuple[str, ...]
 
 
+class Origin(NamedTuple):
+    """Where and when a set was prepared.
+
+    Attributes:
+      folder: the folder or archive of its files; None for a drawn set, or one that was prepared
+        before this was recorded.
+      date: when, in UTC; None if it was not recorded.
+      fingerprint: of its files and the way they were read.
+    """
+
+    folder: str | None = None
+    date: str | None = None
+    fingerprint: str | None = None
+
+
 class SegmentationBuilder(  # type: ignore[call-arg]
     tfds.core.ShardBasedBuilder, skip_registration=True
 ):
@@ -145,6 +161,15 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     def cases(self, dl_manager: tfds.download.DownloadManager) -> Sequence[Case]:
         """The cases to store, in their order."""
         raise NotImplementedError
+
+    def source_folder(self, dl_manager: tfds.download.DownloadManager) -> Path | None:
+        """The folder or archive of its files, None for a drawn set."""
+        raise NotImplementedError
+
+    def origin(self) -> Origin:
+        """Where and when the stored cases were prepared."""
+        known = self.info.metadata
+        return Origin(*(known.get(name) for name in Origin._fields))
 
     def stored_facts(self) -> list[Facts]:
         """What is known about the stored cases, in their order."""
@@ -184,7 +209,13 @@ class SegmentationBuilder(  # type: ignore[call-arg]
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Any:
         cases = self.cases(dl_manager)
-        self.info.metadata.update(fingerprint=fingerprint(self.spec, cases), format=FORMAT)
+        folder = self.source_folder(dl_manager)
+        origin = Origin(
+            folder=None if folder is None else str(folder.absolute()),
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            fingerprint=fingerprint(self.spec, cases),
+        )
+        self.info.metadata.update(format=FORMAT, **origin._asdict())
         facts: list[Facts] = []
         examples = self._examples(cases, facts)
         size = SHARD[self.spec.ndim]
@@ -323,7 +354,10 @@ def check_example(spec: Spec, example: Example) -> None:
 
 
 def make_builder(
-    spec: Spec, list_cases: Callable[[], Sequence[Case]], data_dir: str | None
+    spec: Spec,
+    list_cases: Callable[[], Sequence[Case]],
+    data_dir: str | None,
+    folder: Path | None = None,
 ) -> SegmentationBuilder:
     """The tfds builder of a set.
 
@@ -331,11 +365,16 @@ def make_builder(
       spec: describes the set.
       list_cases: lists its cases; called only if they are to be prepared.
       data_dir: where tfds stores prepared sets, None for its default.
+      folder: the folder or archive of its files, None for a drawn set.
 
     Returns:
       A builder; `download_and_prepare` has not been called.
     """
-    attributes = {**class_attributes(spec), "cases": lambda self, dl_manager: list_cases()}
+    attributes = {
+        **class_attributes(spec),
+        "cases": lambda self, dl_manager: list_cases(),
+        "source_folder": lambda self, dl_manager: folder,
+    }
     builder = type(class_name(spec), (SegmentationBuilder,), attributes, skip_registration=True)
     return builder(data_dir=data_dir, file_format=FILE_FORMAT)
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dicepp_jax.data.builder import FORMAT, Case, SegmentationBuilder, fingerprint, make_builder
+from dicepp_jax.data.builder import (
+    FORMAT,
+    Case,
+    Origin,
+    SegmentationBuilder,
+    fingerprint,
+    make_builder,
+)
 from dicepp_jax.spec import Spec
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,21 +27,24 @@ def prepare(
     spec: Spec,
     list_cases: Callable[[], Sequence[Case]] | None,
     data_dir: str | None,
-    missing: Path | None = None,
+    folder: Path | None = None,
 ) -> SegmentationBuilder:
     """Prepare a set, unless that has been done and its files have not changed since.
+
+    Where no folder is given, a prepared copy is used, and one line tells where it came from.
 
     Args:
       spec: describes the set.
       list_cases: lists its cases; None if its files are not available.
       data_dir: where prepared sets are stored, None for tfds's default.
-      missing: the folder given for the files, if it does not exist.
+      folder: the folder or archive given for its files, None if none is.
 
     Returns:
       The builder of the prepared set.
 
     Raises:
-      FileNotFoundError: if the set has not been prepared and its files are not available.
+      FileNotFoundError: if the folder does not exist, or none is given and the set has not been
+        prepared.
       ValueError: if cases cannot be used, naming all of them.
       OSError: if the disk is full; an older prepared set is left untouched.
     """
@@ -42,16 +52,21 @@ def prepare(
     stamp = None if cases is None else fingerprint(spec, cases)
 
     def open_builder() -> SegmentationBuilder:
-        return make_builder(spec, lambda: cases or (), data_dir)
+        return make_builder(spec, lambda: cases or (), data_dir, folder)
 
     builder = open_builder()
-    if _is_current(builder, stamp):
+    current = _is_current(builder, stamp)
+    if cases is None and folder:
+        raise FileNotFoundError(_missing(spec, folder, builder.origin() if current else None))
+    if cases is None and current:
+        print(
+            f"{spec.title}: data.manual_dir is not set, so the copy {_told(builder.origin())} is "
+            "used"
+        )
+    if current:
         return builder
     if cases is None:
-        found = f"; {missing} does not exist" if missing else ""
-        raise FileNotFoundError(
-            f"{spec.title} needs --config.data.manual_dir{found}. {spec.obtain}"
-        )
+        raise FileNotFoundError(f"{spec.title} needs --config.data.manual_dir. {spec.obtain}")
     target = Path(builder.data_path)
     with locked(builder):
         if _is_current(builder := open_builder(), stamp):
@@ -65,6 +80,22 @@ def prepare(
                 builder.download_and_prepare()
     print(f"{spec.title}: {len(cases)} cases prepared in {target}")
     return builder
+
+
+def _missing(spec: Spec, folder: Path, prepared: Origin | None) -> str:
+    """What to say of a folder that does not exist."""
+    if prepared is None:
+        found = f"{folder} does not exist"
+        return f"{spec.title} needs --config.data.manual_dir; {found}. {spec.obtain}"
+    return (
+        f"--config.data.manual_dir={folder} does not exist; correct it, or omit it to use the copy "
+        f"of {spec.title} {_told(prepared)}"
+    )
+
+
+def _told(origin: Origin) -> str:
+    date, folder = origin.date or "an unknown date", origin.folder or "an unknown folder"
+    return f"prepared on {date} from {folder}"
 
 
 def _is_current(builder: SegmentationBuilder, stamp: str | None) -> bool:

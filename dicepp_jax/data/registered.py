@@ -51,6 +51,10 @@ class NamedBuilder(SegmentationBuilder, skip_registration=True):  # type: ignore
             return self.dataset.list_cases({})
         return self.dataset.cases_in(Path(dl_manager.manual_dir))
 
+    def source_folder(self, dl_manager: tfds.download.DownloadManager) -> Path | None:
+        """The manual directory, None for a synthetic set."""
+        return Path(dl_manager.manual_dir) if self.spec.obtain else None
+
     def download_and_prepare(self, **kwargs: Any) -> None:
         """As in tfds, but by one process at a time."""
         prepared = Path(self.data_path).exists()

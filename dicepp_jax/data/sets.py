@@ -27,7 +27,7 @@ from dicepp_jax.data import (
     splits,
 )
 from dicepp_jax.data import files as files_lib
-from dicepp_jax.data.builder import ALL, Case, DataSet, Facts
+from dicepp_jax.data.builder import ALL, Case, DataSet, Facts, Origin
 from dicepp_jax.data.download import download as fetch
 from dicepp_jax.data.folder import Options
 from dicepp_jax.data.preparation import prepare
@@ -62,14 +62,15 @@ class Source(NamedTuple):
       list_cases: lists its cases; None if its files are not available.
       data_dir: where prepared sets are stored, None for tfds's default.
       notes: what was detected in your own data set, line by line.
-      missing: the folder given for its files, if it does not exist.
+      folder: the folder or archive given for its files, None if none is; if it does not exist,
+        `list_cases` is None.
     """
 
     spec: Spec
     list_cases: Callable[[], Sequence[Case]] | None
     data_dir: str | None
     notes: tuple[str, ...] = ()
-    missing: Path | None = None
+    folder: Path | None = None
 
 
 class Loaded(NamedTuple):
@@ -80,12 +81,14 @@ class Loaded(NamedTuple):
       splits: "train", "validation" and "test".
       facts: what is known about every stored case, in the set's order.
       path: where it is stored.
+      origin: where and when it was prepared.
     """
 
     spec: Spec
     splits: Mapping[str, Subset]
     facts: list[Facts]
     path: Path
+    origin: Origin = Origin()
 
     @property
     def digest(self) -> str:
@@ -131,7 +134,7 @@ def find(
             )
         tree = files_lib.tree(root)
         dataset, notes = folder.describe(root, tree, options or Options(), prepared / "surveys")
-        return Source(dataset.spec, lambda: dataset.list_cases(tree), str(prepared), notes)
+        return Source(dataset.spec, lambda: dataset.list_cases(tree), str(prepared), notes, root)
     if name not in SETS:
         known = (*SETS, FOLDER)
         close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
@@ -148,9 +151,9 @@ def find(
         return Source(spec, lambda: dataset.list_cases({}), str(prepared))
     # The files may have been deleted after the set was prepared.
     if root is None or not root.exists():
-        return Source(spec, None, str(prepared), missing=root)
+        return Source(spec, None, str(prepared), folder=root)
 
-    return Source(spec, lambda: dataset.cases_in(root), str(prepared))
+    return Source(spec, lambda: dataset.cases_in(root), str(prepared), folder=root)
 
 
 def open_set(source: Source, *, split: str = "random", split_file: str | None = None) -> Loaded:
@@ -174,14 +177,14 @@ def open_set(source: Source, *, split: str = "random", split_file: str | None = 
     splits.check_rule(split)
     if listed:
         splits.read_lists(listed)
-    builder = prepare(source.spec, source.list_cases, source.data_dir, source.missing)
+    builder = prepare(source.spec, source.list_cases, source.data_dir, source.folder)
     known = builder.stored_facts()
     if listed:
         parts = splits.read_split(listed, known, source.spec)
     else:
         parts = splits.RULES[split](known, source.spec.counts)
     subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
-    return Loaded(source.spec, subsets, known, Path(builder.data_path))
+    return Loaded(source.spec, subsets, known, Path(builder.data_path), builder.origin())
 
 
 def load(

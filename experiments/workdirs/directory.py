@@ -1,7 +1,8 @@
 """The directory of a run: its lock, and the files that say which experiment it holds.
 
-`run.json` has the resolved config, command, versions, hardware, date and git commit; `spec.json`
-the facts of the data set; `split.json` the cases of each part.
+`run.json` has the resolved config, where the data set was prepared from, command, versions,
+hardware, date and git commit; `spec.json` the facts of the data set; `split.json` the cases of each
+part.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ REPORT = "report.txt"
 SPLIT = "split.json"
 SPEC = "spec.json"
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+CPU_INFO = Path("/proc/cpuinfo")
 # Fields that do not change what is trained, only for how long, from where and how fast; nor, apart
 # from the rounding of sums, on what: a run may resume with more devices, or fewer.
 FREE = ("resume", "devices", "train.epochs", "inference", "evaluation", "data.manual_dir",
@@ -103,7 +105,7 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
                 "--workdir, or add --config.resume=False to set that run aside and start afresh"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    about = _about()
+    about, source = _about(), loaded.origin._asdict()
     if path.exists():
         # It is not finished until there is a new report.
         (workdir / REPORT).unlink(missing_ok=True)
@@ -112,7 +114,8 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
         if not any(_same_environment(about, other) for other in (then, *later)):
             later = [*later, about]
         about = then | ({"continued": later} if later else {})
-    contents = {"config": resolved, "data": loaded.digest, **about}
+        source = there.get("source", source)
+    contents = {"config": resolved, "data": loaded.digest, "source": source, **about}
     write_text(path, json.dumps(contents, indent=2) + "\n")
     write_spec(workdir, loaded.spec)
     write_split(workdir, loaded)
@@ -138,17 +141,26 @@ def _about() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
     }
 
 
+def _cpu_model() -> str | None:
+    """The processor's name, on whose instructions the rounding of sums depends."""
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or None
+
+
 def _same_environment(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether code and machine are the same, whatever the command and the date."""
-    of_one, of_other = (
-        {name: value for name, value in about.items() if name not in ("command", "date")}
-        for about in (one, other)
-    )
-    return of_one == of_other
+    # Older versions recorded less.
+    both = one.keys() & other.keys() - {"command", "date"}
+    return all(one[name] == other[name] for name in both)
 
 
 def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import base
 from dicepp_jax import metrics, saved, train
 from dicepp_jax.checkpoint import Checkpoints
-from dicepp_jax.data import Spec
+from dicepp_jax.data import FOLDER, Spec
 from dicepp_jax.metrics import Confusion
 from dicepp_jax.predictions.decisions import THRESHOLDS
 from dicepp_jax.progress import track
@@ -137,9 +137,17 @@ def _save(workdir: Path, checkpoints: Checkpoints, epoch: int) -> None:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config of a run; fields that did not exist when it began have their defaults."""
+    """The config of a run; fields that did not exist when it began have their defaults.
+
+    The folder of its data set's files is left out if it is gone: what was prepared from it is
+    enough.
+    """
     stored = json.loads((workdir / directory.RUN).read_text())["config"]
-    return ConfigDict(_merged(json.loads(base.get_config().to_json()), stored))
+    config = ConfigDict(_merged(json.loads(base.get_config().to_json()), stored))
+    folder = config.data.manual_dir
+    if config.data.name != FOLDER and folder and not Path(folder).expanduser().exists():
+        config.data.manual_dir = ""
+    return config
 
 
 def _merged(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
