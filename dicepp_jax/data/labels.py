@@ -164,10 +164,9 @@ def _binary_origin(
     """
     kinds = {value for values in found for value in values if value}
     if 1 < len(kinds) and kinds <= set(FULL) and all(len(set(v) - {0}) <= 1 for v in found):
-        shares = [
-            f"0 and {full} in {sum(full in values for values in found)}" for full in sorted(kinds)
-        ]
-        return f"binary masks encoded in different ways, {' files, '.join(shares)} files"
+        files = {full: sum(full in values for values in found) for full in sorted(kinds)}
+        shares = ", ".join(f"0 and {full} ({count})" for full, count in files.items())
+        return f"binary masks of several encodings, {shares}, foreground above 0"
     counts: collections.Counter[int] = collections.Counter()
     for values in found:
         counts.update(values)

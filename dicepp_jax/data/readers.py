@@ -436,13 +436,15 @@ def _tiff(content: bytes) -> Stored | None:
             except UnidentifiedImageError:
                 raise error from None
         alpha = sum(int(sample) > 0 for sample in page.extrasamples)
+        problem = ""
         if "S" in page.axes:
             values = np.moveaxis(values, page.axes.index("S"), -1)
+            problem = _hidden(values) if alpha else ""
             values = values[..., : values.shape[-1] - alpha]
         if page.photometric == MIN_IS_WHITE:
             values = _inverted(values, page.bitspersample)
         turned = _orientation(page.tags.valueof(ORIENTATION, 1))
-    return Stored(_upright(values, turned), turned=turned, images=len(pages))
+    return Stored(_upright(values, turned), turned=turned, images=len(pages), problem=problem)
 
 
 def _inverted(values: np.ndarray, bits: int) -> np.ndarray:
@@ -462,7 +464,11 @@ def _pillow(content: bytes) -> Stored:
         turned = _exif_orientation(image)
         image.load()
         left = _exif_orientation(image)  # Pillow itself turns TIFFs.
-        problem, palette = _ambiguity(image, deep), None
+        problem, palette = "", None
+        if image.mode in ("LA", "RGBA"):
+            problem = _hidden(np.asarray(image))
+        if deep and image.mode in ("LA", "RGB", "RGBA"):
+            problem = "has 16 bits per colour, of which 8 are lost; save the mask as a grey image"
         if image.mode == "P":
             values = np.asarray(image)
             palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
@@ -476,22 +482,16 @@ def _pillow(content: bytes) -> Stored:
     return Stored(_upright(values, left), palette, turned, count, problem)
 
 
-def _ambiguity(image: Image.Image, deep: bool) -> str:
-    """Why an image cannot be read as a mask, though it can as a picture."""
-    *colours, last = image.split()
-    if image.mode in ("LA", "RGBA") and not _is_constant(last) and all(map(_is_constant, colours)):
+def _hidden(samples: np.ndarray) -> str:
+    """Why an image with transparency, (H, W, C), cannot be read as a mask; empty if it can."""
+    flat = samples.reshape(-1, samples.shape[-1])
+    constant = flat.min(0) == flat.max(0)
+    if constant[:-1].all() and not constant[-1]:
         return (
             "has the same colour everywhere and differs in transparency, which is not read; save "
             "the mask as a grey image"
         )
-    if deep and image.mode in ("LA", "RGB", "RGBA"):
-        return "has 16 bits per colour, of which 8 would be lost; save the mask as a grey image"
     return ""
-
-
-def _is_constant(band: Image.Image) -> bool:
-    low, high = band.getextrema()
-    return low == high
 
 
 def _exif_orientation(image: Image.Image) -> int:
