@@ -67,6 +67,13 @@ def write_deep_png(path, colours):
     path.write_bytes(content)
 
 
+def write_inverted(path):
+    """Write a TIFF of 16 bits with white as 0, compressed so that Pillow reads it."""
+    Image.fromarray(DEEP[..., 0]).save(path, compression="tiff_lzw")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(readers.MIN_IS_WHITE)
+
+
 def with_alpha(array):
     alpha = np.arange(array.shape[0] * array.shape[1]).reshape(*array.shape[:2], 1)
     return np.concatenate([array, alpha.astype(array.dtype)], -1)
@@ -176,6 +183,7 @@ def test_the_border_of_a_noisy_mask_is_above_127(tmp_path, value, foreground):
         ),
         ("inverted.tif", tiff(GREY, "miniswhite"), 255 - GREY[..., None]),
         ("deep inverted.tif", tiff(DEEP[..., 0], "miniswhite"), 65535 - DEEP[..., :1]),
+        ("packed inverted.tif", write_inverted, 65535 - DEEP[..., :1]),
         (
             "inverted bits.tif",
             tiff(GREY > 99, "miniswhite"),
@@ -407,6 +415,11 @@ REFUSED = {
         readers.read_label,
         pillow(np.stack([0 * MASK, MASK], -1)),
         "has the same colour everywhere and differs in transparency",
+    ),
+    "TIFF with colours of 16 bits": (
+        readers.read_label,
+        tiff(DEEP, "rgb"),
+        "has colours of type uint16, expected a mask with 8 bits per colour; save it as a grey or",
     ),
     "colours of 16 bits": (
         readers.read_label,

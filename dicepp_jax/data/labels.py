@@ -171,7 +171,7 @@ def _binary_origin(
     for values in found:
         counts.update(values)
     jpeg = all(m.name.lower().endswith(JPEG) for case in cases for m in case.masks)
-    if not (jpeg or declared) or not formats.is_lossy(counts):
+    if not (jpeg or declared) or not _may_be_lossy(counts):
         return ""
     for case, values in zip(cases, found, strict=True):
         if max(values) == 1:
@@ -181,6 +181,15 @@ def _binary_origin(
                 "all masks with the values 0 and 255"
             )
     return f"masks with {len(counts)} grey values near 0 and 255, foreground above 127"
+
+
+def _may_be_lossy(counts: Mapping[int, int]) -> bool:
+    """Whether these may be two values and noise of lossy compression.
+
+    A single value near 255 may be the ignore index beside a few classes.
+    """
+    bright = sum(value > WHITE - readers.NEAR for value in counts)
+    return formats.is_lossy(counts) or (bright > 1 and formats.are_extremes(list(counts)))
 
 
 def _values(
@@ -312,11 +321,11 @@ def _undeclared(
         f"the masks contain the values {listed(present)}, expected 0, 1, 2, ... for at most {MOST} "
         "classes. "
     )
-    if formats.is_lossy(counts):
+    if _may_be_lossy(counts):
         return (
             f"{text}If these are binary masks after lossy compression, declare two classes by "
             "--config.folder.classes=background,NAME; if the values number objects, convert "
-            "them to binary masks"
+            "them to binary masks; if they are classes, declare all by --config.folder.mask_values"
         )
     if len(present) > MOST:
         case, most = max(zip(cases, found, strict=True), key=lambda pair: len(pair[1]))

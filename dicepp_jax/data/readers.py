@@ -251,6 +251,11 @@ def read_codes(file: File) -> Codes:
     if palette is not None:
         return Codes(values, dict(enumerate(_packed(palette).tolist())), turned)
     if values.ndim == 3 and values.shape[-1] == 3:
+        if values.dtype != np.uint8 and (values != values[..., :1]).any():
+            raise ValueError(
+                f"{file} has colours of type {values.dtype}, expected a mask with 8 bits per "
+                "colour; save it as a grey or palette image, or give another file if it is an image"
+            )
         values = _packed(values)
         if values.max() >= COLOUR:
             return Codes(values, {}, turned)
@@ -329,8 +334,6 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     coloured = (colours != first[..., None]).any(-1)
     if not coloured.any():
         return first
-    if colours.dtype != np.uint8:
-        return np.where(coloured, COLOUR, first.astype(np.int64))
     packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     codes = np.where(coloured, COLOUR + packed, first)
     if np.ptp(colours, axis=-1).max() <= GREY_SPREAD and len(np.unique(codes)) > LOSSY:
@@ -432,9 +435,12 @@ def _tiff(content: bytes) -> Stored | None:
             values = page.asarray()
         except ValueError as error:  # tifffile has no decoder for it; Pillow may have one.
             try:
-                return _pillow(content)
+                stored = _pillow(content)
             except UnidentifiedImageError:
                 raise error from None
+            if page.photometric == MIN_IS_WHITE and page.bitspersample > 8:  # Pillow leaves it.
+                stored = stored._replace(values=_inverted(stored.values, page.bitspersample))
+            return stored
         alpha = sum(int(sample) > 0 for sample in page.extrasamples)
         problem = ""
         if "S" in page.axes:
@@ -460,7 +466,8 @@ def _pillow(content: bytes) -> Stored:
     with Image.open(io.BytesIO(content)) as image:
         # The additional images in an MPO are previews that the camera adds to a JPEG.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        deep = "16" in str(image.tile)  # The format of the samples in the file.
+        # Of the samples in the file, such as "RGB;16B".
+        deep = image.format == "PNG" and str(image.tile[0][3]).endswith("16B")
         turned = _exif_orientation(image)
         image.load()
         left = _exif_orientation(image)  # Pillow itself turns TIFFs.

@@ -80,12 +80,14 @@ class Loaded(NamedTuple):
       splits: "train", "validation" and "test".
       facts: what is known about every stored case, in the set's order.
       path: where it is stored.
+      notes: as in `Source`.
     """
 
     spec: Spec
     splits: Mapping[str, Subset]
     facts: list[Facts]
     path: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -181,7 +183,7 @@ def open_set(source: Source, *, split: str = "random", split_file: str | None = 
     else:
         parts = splits.RULES[split](known, source.spec.counts)
     subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
-    return Loaded(source.spec, subsets, known, Path(builder.data_path))
+    return Loaded(source.spec, subsets, known, Path(builder.data_path), source.notes)
 
 
 def load(

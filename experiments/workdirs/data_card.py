@@ -32,7 +32,8 @@ def write_card(loaded: data.Loaded, workdir: Path) -> str:
     odd = anomalies(loaded.facts, ids)
     workdir.mkdir(parents=True, exist_ok=True)
     listed = [f"  odd: {line}" for line in odd] or ["  odd: nothing"]
-    write_text(workdir / "card.txt", "\n".join(lines + listed) + "\n")
+    # What was detected in a user's own set has been printed before it was prepared.
+    write_text(workdir / "card.txt", "\n".join([*loaded.notes, *lines, *listed]) + "\n")
     directory.write_split(workdir, loaded)
     sheet = workdir / "contact_sheet.png"
     canvas.save(contact_sheet(_shown(loaded), loaded.spec.classes), sheet)
