@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     config.folder.images = ""  # e.g. "images/{case}.png"
     config.folder.masks = ""  # e.g. "masks/{case}_mask.*", "masks/{class}/{case}.png"
     config.folder.classes = ""  # e.g. "background,kidney,tumour"
-    config.folder.mask_values = ()  # values of the classes in the masks, e.g. (0, 128, 255)
+    config.folder.mask_values = ()  # of the classes in the masks: (0, 128, 255), (0, "#ff0000")
     config.folder.spacing = ()  # mm that volumes are resampled to, (depth, height, width)
     config.folder.intensity_range = ()  # for clipping before the z-score, e.g. (-79, 304) for CT
 

@@ -12,8 +12,7 @@ from experiments.workdirs.data_card import write_card
 def main(options: command_line.Options) -> None:
     """Prepare the data set of the flags."""
     source = components.find_data(options.config)
-    loaded = components.open_data(options.config, source)
-    print(write_card(loaded, options.workdir, source.notes))
+    print(write_card(components.open_data(options.config, source), options.workdir))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,15 @@ def run_blocks(path):
     return namespace
 
 
+def test_situations_name_tests_that_there_are():
+    (_, table) = (ROOT / "docs/data.md").read_text().split("\n## Situations\n")
+    named = set(re.findall(r"`(test_\w+)`", table.split("\n## ")[0]))
+    defined = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+    assert named and named <= defined
+
+
 def test_readme():
     found = run_blocks("README.md")
     expected = oracles.loss("dscpp", np.asarray(found["logits"]), np.asarray(found["labels"]))

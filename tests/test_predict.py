@@ -304,6 +304,51 @@ def test_an_oblique_volume_with_its_header_in_full(kits, tmp_path, capsys):
     np.testing.assert_array_equal(mask, segment(probs, 0.2, target=2))
 
 
+def test_certain_probabilities_in_bytes_are_at_most_one(tmp_path):
+    scan = layouts_3d.scan(0, shape=(3, 4, 5))
+    layouts_3d.write_nifti(tmp_path / "a.nii", scan.image, scan.spacing)
+    case = image_inputs.InputCase("a", (files.from_path(tmp_path / "a.nii"),))
+    image = image_inputs.read(case, KITS)
+    expected = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    probs = np.stack([1 - expected, expected, 0 * expected], -1)
+    to = outputs.paths(tmp_path / "out", case, KITS, outputs.UINT8)
+    outputs.write(to, image, probs, probs.argmax(-1).astype(np.uint8), KITS.classes, "uint8")
+    volume = nib.load(to.probabilities[0])
+    for dtype in (np.float32, np.float64):
+        read = volume.get_fdata(dtype=dtype, caching="unchanged")
+        assert read.dtype == dtype and read.min() == 0
+        # No slope in float32 gives 1 in float64: the one above 1/255 gives 1 + 2**-24.
+        assert 1 - 2**-23 < read.max() <= 1
+    ours = outputs.read_probability(to.probabilities[0]).pixels.array
+    np.testing.assert_array_equal(ours, np.float32(np.rint(255 * expected)) / np.float32(255))
+    assert ours.max() == 1
+    volume.header.set_slope_inter(1 / 255, 0)  # As before.
+    stored = np.asarray(volume.dataobj.get_unscaled())
+    earlier = nib.Nifti1Image(stored, volume.affine, volume.header)
+    nib.save(earlier, tmp_path / "earlier.nii")
+    assert nib.load(tmp_path / "earlier.nii").get_fdata().max() > 1
+    np.testing.assert_array_equal(
+        outputs.read_probability(tmp_path / "earlier.nii").pixels.array, ours
+    )
+
+
+def test_images_are_predicted_upright(workdir, tmp_path, capsys):
+    upright = np.random.default_rng(9).integers(0, 256, (20, 31, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # The file's first row is the right side of the picture.
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "in/a.png", exif=exif)
+    Image.fromarray(upright).save(tmp_path / "in/b.png")
+    code, printed, _ = call(capsys, *options(workdir, tmp_path / "in", tmp_path / "out"))
+    assert code == 0
+    assert "1 image with an EXIF orientation: a; the predictions are upright, as view" in printed
+    for kind in ("masks", "probabilities/vessel"):
+        a, b = (Image.open(tmp_path / "out" / kind / f"{name}.png") for name in "ab")
+        assert 274 not in a.getexif()
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        assert np.asarray(a).shape == (20, 31)
+
+
 def test_volumes_that_are_arrays(kits, tmp_path, capsys):
     volume = np.random.default_rng(6).integers(-100, 300, (6, 9, 10)).astype(np.int16)
     np.save(tmp_path / "a.npy", volume)

@@ -1,6 +1,8 @@
 """Images, masks and label maps in any encoding, and files that are refused by name."""
 
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import layouts
@@ -20,6 +22,7 @@ GREY = COLOUR[..., 0]
 DEEP = RNG.integers(0, 65536, (29, 31, 3), np.uint16)
 REAL = (GREY / 7).astype(np.float32)
 CLASSES = RNG.integers(0, 5, (29, 31), np.uint8)
+HUE = RNG.integers(-3, 4, IN_RGB.shape)
 ALL = (readers.read_rgb, readers.read_image, readers.read_mask, readers.read_label)
 
 
@@ -46,6 +49,29 @@ def palette(index, colours):
     image = Image.fromarray(index)
     image.putpalette(np.asarray(colours, np.uint8).tobytes())
     return lambda path: image.save(path)
+
+
+def write_deep_png(path, colours):
+    """Write an RGB PNG of 16 bits per colour, which Pillow cannot."""
+    height, width, _ = colours.shape
+    rows = np.pad(colours.astype(">u2").view(np.uint8).reshape(height, -1), ((0, 0), (1, 0)))
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows.tobytes()),
+        b"IEND": b"",
+    }
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks.items():
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
+def write_inverted(path):
+    """Write a TIFF of 16 bits with white as 0, compressed so that Pillow reads it."""
+    Image.fromarray(DEEP[..., 0]).save(path, compression="tiff_lzw")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(readers.MIN_IS_WHITE)
 
 
 def with_alpha(array):
@@ -90,6 +116,10 @@ def test_masks_of_any_encoding_are_read_alike(tmp_path, encoding, suffix):
         ("real.npy", numpy(MASK.astype(float))),
         ("one channel.npy", numpy(MASK[..., None])),
         ("inverted.tif", tiff(255 - 255 * MASK, "miniswhite")),
+        ("inverted bits.tif", tiff(MASK == 0, "miniswhite")),
+        ("deep inverted.tif", tiff(65535 - np.uint16(65535) * MASK, "miniswhite")),
+        ("one bit.png", pillow(MASK.astype(bool))),
+        ("noisy hue.png", pillow(np.clip(255 * IN_RGB + HUE, 0, 255).astype(np.uint8))),
         ("yellow on blue.png", palette(MASK, [[0, 0, 255], [255, 255, 0]])),
     ],
 )
@@ -152,6 +182,13 @@ def test_the_border_of_a_noisy_mask_is_above_127(tmp_path, value, foreground):
             DEEP,
         ),
         ("inverted.tif", tiff(GREY, "miniswhite"), 255 - GREY[..., None]),
+        ("deep inverted.tif", tiff(DEEP[..., 0], "miniswhite"), 65535 - DEEP[..., :1]),
+        ("packed inverted.tif", write_inverted, 65535 - DEEP[..., :1]),
+        (
+            "inverted bits.tif",
+            tiff(GREY > 99, "miniswhite"),
+            255 * np.uint8(GREY <= 99)[..., None],
+        ),
         ("real.tif", tiff(REAL), REAL[..., None]),
         ("double.tif", tiff(REAL.astype(float)), REAL[..., None]),
         ("signed.tif", tiff(GREY.astype(np.int16) - 99), GREY[..., None] - np.float32(99)),
@@ -171,6 +208,76 @@ def test_thumbnail_in_a_tiff_is_passed_over(tmp_path):
         writer.write(COLOUR, photometric="rgb", metadata=None)
         writer.write(COLOUR[::4, ::4], photometric="rgb", metadata=None, subfiletype=1)
     assert_equal(readers.read_image(from_path(tmp_path / "a.tif")), COLOUR)
+
+
+def stored_at(orientation, upright):
+    """What a camera stores that was held as an EXIF orientation says, by the tag's definition."""
+    # Sides of the picture at which the first row and the first column of the file lie.
+    row, column = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
+    stored = upright if row in ("top", "bottom") else np.moveaxis(upright, 0, 1)
+    if row in ("bottom", "right"):
+        stored = np.flip(stored, 0)
+    if column in ("bottom", "right"):
+        stored = np.flip(stored, 1)
+    return np.ascontiguousarray(stored)
+
+
+def with_orientation(orientation):
+    exif = Image.Exif()
+    exif[readers.ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "tif", "lzw.tif", "jpg"])
+def test_images_are_turned_upright(tmp_path, ending, orientation):
+    path = tmp_path / f"a.{ending}"
+    upright = COLOUR // 2 * 2 if ending != "jpg" else BLOCKS
+    stored = stored_at(orientation, upright)
+    if ending == "tif":
+        tag = (readers.ORIENTATION, "H", 1, orientation, True)
+        tiff(stored, "rgb", extratags=[tag])(path)
+    else:
+        more = {"lzw.tif": {"compression": "tiff_lzw"}, "jpg": {"quality": 100}}.get(ending, {})
+        pillow(stored, exif=with_orientation(orientation), **more)(path)
+    array, turned = readers.read_upright(from_path(path))
+    assert turned == orientation
+    np.testing.assert_array_equal(array, upright)
+
+
+BLOCKS = np.kron([[10, 60, 90], [150, 200, 250]], np.ones((8, 8)))[..., None].repeat(3, -1)
+BLOCKS = BLOCKS.astype(np.uint8)
+"""Grey that JPEG keeps."""
+
+
+@pytest.mark.parametrize("read", [readers.read_mask, readers.read_label])
+def test_masks_are_turned_upright(tmp_path, read):
+    pillow(stored_at(6, MASK), exif=with_orientation(6))(tmp_path / "a.png")
+    assert_equal(read(from_path(tmp_path / "a.png")), MASK)
+
+
+@pytest.mark.parametrize("tag", [0, 9])
+def test_an_orientation_that_is_none_is_disregarded(tmp_path, tag):
+    pillow(COLOUR, exif=with_orientation(tag))(tmp_path / "a.png")
+    assert_equal(readers.read_image(from_path(tmp_path / "a.png")), COLOUR)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    flat = np.full((16, 16, 3), [200, 120, 40], np.uint8)
+    pillow(flat, "CMYK", quality=95)(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.mode == "CMYK"
+    image = readers.read_rgb(from_path(tmp_path / "a.jpg"))
+    np.testing.assert_allclose(image, flat.astype(float), atol=4)
 
 
 def test_jpeg_keeps_the_order_of_colours(tmp_path):
@@ -272,6 +379,52 @@ REFUSED = {
         readers.read_mask,
         tiff(MASK.astype(np.int32) * 70000),
         "has values up to 70000, expected a mask with values up to 1, 255 or 65535; rescale it",
+    ),
+    "photograph for a mask": (
+        readers.read_mask,
+        pillow(COLOUR),
+        f"is not a mask: it has {len(np.unique(COLOUR.reshape(-1, 3), axis=0))} colours, and the",
+    ),
+    "grey photograph for a mask": (
+        readers.read_mask,
+        pillow(GREY),
+        f"is not a mask: it has {len(np.unique(GREY))} grey values from 0 to 255, and many are far",
+    ),
+    "deep photograph for a mask": (
+        readers.read_mask,
+        pillow(DEEP[..., 0]),
+        "and many are far from 0 and 65535; expected two values. Are images and masks swapped?",
+    ),
+    "probabilities for a mask": (
+        readers.read_mask,
+        tiff(np.where(MASK, 0.75, 0).astype(np.float32)),
+        "contains 0.75, expected a label map of whole numbers; round it, or save the original "
+        "label map; if these are probabilities, apply a threshold",
+    ),
+    "two dark values": (
+        readers.read_mask,
+        pillow(2 * MASK),
+        "has the values 0 and 2, expected 0 and 1 or 0 and 255; convert it",
+    ),
+    "mask in the transparency": (
+        readers.read_mask,
+        pillow(np.concatenate([0 * IN_RGB, 255 * MASK[..., None]], -1)),
+        "has the same colour everywhere and differs in transparency, which is not read; save the",
+    ),
+    "label in the transparency": (
+        readers.read_label,
+        pillow(np.stack([0 * MASK, MASK], -1)),
+        "has the same colour everywhere and differs in transparency",
+    ),
+    "TIFF with colours of 16 bits": (
+        readers.read_label,
+        tiff(DEEP, "rgb"),
+        "has colours of type uint16, expected a mask with 8 bits per colour; save it as a grey or",
+    ),
+    "colours of 16 bits": (
+        readers.read_label,
+        lambda path: write_deep_png(path, np.stack([CLASSES] * 3, -1)),
+        "has 16 bits per colour, of which 8 are lost; save the mask as a grey image",
     ),
     "mask of NaN": (
         readers.read_mask,

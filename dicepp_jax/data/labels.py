@@ -164,15 +164,14 @@ def _binary_origin(
     """
     kinds = {value for values in found for value in values if value}
     if 1 < len(kinds) and kinds <= set(FULL) and all(len(set(v) - {0}) <= 1 for v in found):
-        shares = [
-            f"0 and {full} in {sum(full in values for values in found)}" for full in sorted(kinds)
-        ]
-        return f"binary masks encoded in different ways, {' files, '.join(shares)} files"
+        files = {full: sum(full in values for values in found) for full in sorted(kinds)}
+        shares = ", ".join(f"0 and {full} ({count})" for full, count in files.items())
+        return f"binary masks of several encodings, {shares}, foreground above 0"
     counts: collections.Counter[int] = collections.Counter()
     for values in found:
         counts.update(values)
     jpeg = all(m.name.lower().endswith(JPEG) for case in cases for m in case.masks)
-    if not (jpeg or declared) or not formats.is_lossy(counts):
+    if not (jpeg or declared) or not _may_be_lossy(counts):
         return ""
     for case, values in zip(cases, found, strict=True):
         if max(values) == 1:
@@ -182,6 +181,15 @@ def _binary_origin(
                 "all masks with the values 0 and 255"
             )
     return f"masks with {len(counts)} grey values near 0 and 255, foreground above 127"
+
+
+def _may_be_lossy(counts: Mapping[int, int]) -> bool:
+    """Whether these may be two values and noise of lossy compression.
+
+    A single value near 255 may be the ignore index beside a few classes.
+    """
+    bright = sum(value > WHITE - readers.NEAR for value in counts)
+    return formats.is_lossy(counts) or (bright > 1 and formats.are_extremes(list(counts)))
 
 
 def _values(
@@ -313,11 +321,11 @@ def _undeclared(
         f"the masks contain the values {listed(present)}, expected 0, 1, 2, ... for at most {MOST} "
         "classes. "
     )
-    if formats.is_lossy(counts):
+    if _may_be_lossy(counts):
         return (
             f"{text}If these are binary masks after lossy compression, declare two classes by "
             "--config.folder.classes=background,NAME; if the values number objects, convert "
-            "them to binary masks"
+            "them to binary masks; if they are classes, declare all by --config.folder.mask_values"
         )
     if len(present) > MOST:
         case, most = max(zip(cases, found, strict=True), key=lambda pair: len(pair[1]))

@@ -251,6 +251,11 @@ def read_codes(file: File) -> Codes:
     if palette is not None:
         return Codes(values, dict(enumerate(_packed(palette).tolist())), turned)
     if values.ndim == 3 and values.shape[-1] == 3:
+        if values.dtype != np.uint8 and (values != values[..., :1]).any():
+            raise ValueError(
+                f"{file} has colours of type {values.dtype}, expected a mask with 8 bits per "
+                "colour; save it as a grey or palette image, or give another file if it is an image"
+            )
         values = _packed(values)
         if values.max() >= COLOUR:
             return Codes(values, {}, turned)
@@ -329,8 +334,6 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     coloured = (colours != first[..., None]).any(-1)
     if not coloured.any():
         return first
-    if colours.dtype != np.uint8:
-        return np.where(coloured, COLOUR, first.astype(np.int64))
     packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     codes = np.where(coloured, COLOUR + packed, first)
     if np.ptp(colours, axis=-1).max() <= GREY_SPREAD and len(np.unique(codes)) > LOSSY:
@@ -432,17 +435,22 @@ def _tiff(content: bytes) -> Stored | None:
             values = page.asarray()
         except ValueError as error:  # tifffile has no decoder for it; Pillow may have one.
             try:
-                return _pillow(content)
+                stored = _pillow(content)
             except UnidentifiedImageError:
                 raise error from None
+            if page.photometric == MIN_IS_WHITE and page.bitspersample > 8:  # Pillow leaves it.
+                stored = stored._replace(values=_inverted(stored.values, page.bitspersample))
+            return stored
         alpha = sum(int(sample) > 0 for sample in page.extrasamples)
+        problem = ""
         if "S" in page.axes:
             values = np.moveaxis(values, page.axes.index("S"), -1)
+            problem = _hidden(values) if alpha else ""
             values = values[..., : values.shape[-1] - alpha]
         if page.photometric == MIN_IS_WHITE:
             values = _inverted(values, page.bitspersample)
         turned = _orientation(page.tags.valueof(ORIENTATION, 1))
-    return Stored(_upright(values, turned), turned=turned, images=len(pages))
+    return Stored(_upright(values, turned), turned=turned, images=len(pages), problem=problem)
 
 
 def _inverted(values: np.ndarray, bits: int) -> np.ndarray:
@@ -458,11 +466,16 @@ def _pillow(content: bytes) -> Stored:
     with Image.open(io.BytesIO(content)) as image:
         # The additional images in an MPO are previews that the camera adds to a JPEG.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        deep = "16" in str(image.tile)  # The format of the samples in the file.
+        # Of the samples in the file, such as "RGB;16B".
+        deep = image.format == "PNG" and str(image.tile[0][3]).endswith("16B")
         turned = _exif_orientation(image)
         image.load()
         left = _exif_orientation(image)  # Pillow itself turns TIFFs.
-        problem, palette = _ambiguity(image, deep), None
+        problem, palette = "", None
+        if image.mode in ("LA", "RGBA"):
+            problem = _hidden(np.asarray(image))
+        if deep and image.mode in ("LA", "RGB", "RGBA"):
+            problem = "has 16 bits per colour, of which 8 are lost; save the mask as a grey image"
         if image.mode == "P":
             values = np.asarray(image)
             palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
@@ -476,22 +489,16 @@ def _pillow(content: bytes) -> Stored:
     return Stored(_upright(values, left), palette, turned, count, problem)
 
 
-def _ambiguity(image: Image.Image, deep: bool) -> str:
-    """Why an image cannot be read as a mask, though it can as a picture."""
-    *colours, last = image.split()
-    if image.mode in ("LA", "RGBA") and not _is_constant(last) and all(map(_is_constant, colours)):
+def _hidden(samples: np.ndarray) -> str:
+    """Why an image with transparency, (H, W, C), cannot be read as a mask; empty if it can."""
+    flat = samples.reshape(-1, samples.shape[-1])
+    constant = flat.min(0) == flat.max(0)
+    if constant[:-1].all() and not constant[-1]:
         return (
             "has the same colour everywhere and differs in transparency, which is not read; save "
             "the mask as a grey image"
         )
-    if deep and image.mode in ("LA", "RGB", "RGBA"):
-        return "has 16 bits per colour, of which 8 would be lost; save the mask as a grey image"
     return ""
-
-
-def _is_constant(band: Image.Image) -> bool:
-    low, high = band.getextrema()
-    return low == high
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -82,6 +82,7 @@ class Loaded(NamedTuple):
       facts: what is known about every stored case, in the set's order.
       path: where it is stored.
       origin: where and when it was prepared.
+      notes: as in `Source`.
     """
 
     spec: Spec
@@ -89,6 +90,7 @@ class Loaded(NamedTuple):
     facts: list[Facts]
     path: Path
     origin: Origin = Origin()
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -184,7 +186,8 @@ def open_set(source: Source, *, split: str = "random", split_file: str | None = 
     else:
         parts = splits.RULES[split](known, source.spec.counts)
     subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
-    return Loaded(source.spec, subsets, known, Path(builder.data_path), builder.origin())
+    origin = builder.origin()
+    return Loaded(source.spec, subsets, known, Path(builder.data_path), origin, source.notes)
 
 
 def load(

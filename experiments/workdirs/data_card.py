@@ -1,6 +1,5 @@
 """The card of a prepared data set: its facts, its split and a contact sheet in a directory."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ SHOWN = 24
 """Cases on the contact sheet, spread evenly over the set."""
 
 
-def write_card(loaded: data.Loaded, workdir: Path, detected: Sequence[str] = ()) -> str:
+def write_card(loaded: data.Loaded, workdir: Path) -> str:
     """Write the card of a data set.
 
     Args:
       loaded: the data set.
       workdir: the directory of `card.txt`, `split.json` and `contact_sheet.png`.
-      detected: what was found in the user's own data set, which has been printed.
 
     Returns:
       What to print: the card, with examples where `card.txt` names all cases.
@@ -33,7 +31,8 @@ def write_card(loaded: data.Loaded, workdir: Path, detected: Sequence[str] = ())
     workdir.mkdir(parents=True, exist_ok=True)
     nothing = [] if odd else ["  odd: nothing"]
     in_full = [f"  odd: {finding.line(len(finding.where))}" for finding in odd] or nothing
-    found = [f"  detected: {line}" for line in detected]
+    # Notes on a user's own data set have been printed before it was prepared.
+    found = [f"  detected: {line}" for line in loaded.notes]
     write_text(workdir / "card.txt", "\n".join([*lines, *in_full, *found]) + "\n")
     directory.write_split(workdir, loaded)
     sheet = workdir / "contact_sheet.png"
