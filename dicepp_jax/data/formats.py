@@ -14,6 +14,7 @@ from dicepp_jax import preprocess
 from dicepp_jax.data import nifti, readers
 from dicepp_jax.data.builder import Example
 from dicepp_jax.data.files import File
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.data.nifti import Grid
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
@@ -108,6 +109,11 @@ def read_mask(file: File) -> Pixels:
 def is_nifti(file: File) -> bool:
     """Whether a file is NIfTI, by its ending."""
     return file.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def remarks(file: File) -> tuple[Remark, ...]:
+    """What is unusual about the positions of a file's voxels."""
+    return nifti.read_grid(file).remarks if is_nifti(file) else ()
 
 
 def count_values(mask: np.ndarray) -> dict[int, int]:

@@ -7,6 +7,7 @@ these are declared. The results are cached in a JSON file until the files change
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -19,10 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import preprocess
-from dicepp_jax.data import formats, nifti
+from dicepp_jax.data import formats, geometry, nifti
 from dicepp_jax.data.builder import READERS, Case, DataSet, invalid_cases
 from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.formats import CaseFiles, LabelEncoding
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.progress import track
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed, span
@@ -33,7 +35,7 @@ LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
 STEP = 16
 """Network sizes are multiples of this, so that each of four poolings halves them exactly."""
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Version of the file in which the results are cached."""
 
 
@@ -82,6 +84,7 @@ class CaseSummary(NamedTuple):
       channels: number of channels.
       dtype: type that can hold all channels as they are stored.
       values: number of voxels with each value of the mask; empty if it was not inspected.
+      remarks: names of files and what is unusual about the positions of their voxels.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +92,7 @@ class CaseSummary(NamedTuple):
     channels: int
     dtype: str
     values: Mapping[int, int]
+    remarks: tuple[tuple[str, Remark], ...] = ()
 
 
 FindCases = Callable[[Tree], CaseListing]
@@ -137,8 +141,9 @@ def _read_cache(cache: Path, stamp: str) -> list[CaseSummary] | None:
             channels,
             dtype,
             {int(value): count for value, count in values.items()},
+            tuple((name, Remark(*remark)) for name, remark in remarks),
         )
-        for shape, spacing, channels, dtype, values in cached["cases"]
+        for shape, spacing, channels, dtype, values, remarks in cached["cases"]
     ]
 
 
@@ -168,13 +173,16 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     try:
         images = [_inspect_image(file) for file in case.images]
         masks = case.masks if with_values else ()
+        every = (*case.images, *case.masks)
         values = [formats.count_values(formats.read_mask(file).array) for file in masks]
+        remarks = [(file.name, remark) for file in every for remark in formats.remarks(file)]
     except (ValueError, FileNotFoundError, PermissionError) as error:
         return f"case {case.id}: {error}"
     return images[0]._replace(
         channels=sum(image.channels for image in images),
         dtype=np.result_type(*(image.dtype for image in images)).name,
         values=values[0] if values else {},
+        remarks=tuple(remarks),
     )
 
 
@@ -415,6 +423,8 @@ def _notes(
             f"spacing: {native}, resampled to {by(spec.spacing)} mm "
             f"(--config.folder.spacing={_tuple(spec.spacing)})"
         )
+    for line in geometry.summary(itertools.chain(*(summary.remarks for summary in summaries))):
+        yield f"geometry: {line}"
     if spec.intensity_range:
         low, high = spec.intensity_range
         option = f"--config.folder.intensity_range={_tuple(spec.intensity_range)}"

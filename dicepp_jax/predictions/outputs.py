@@ -153,13 +153,12 @@ def _levels(p: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
 
 
 def _write_nifti(path: Path, image: InputImage, p: np.ndarray, stored: str) -> None:
-    assert image.grid and image.header
+    assert image.grid
     if stored == FLOAT32:
         nifti.write(path, p, image.grid, image.header)
         return
-    volume = nib.Nifti1Image(nifti.to_native(_levels(p, np.uint8), image.grid), image.grid.affine)
-    for field in nifti.GEOMETRY:
-        volume.header[field] = image.header[field]
+    native = nifti.to_native(_levels(p, np.uint8), image.grid)
+    volume = nifti.as_image(native, image.grid, image.header)
     volume.header.set_slope_inter(1 / 255, 0)
     write_atomically(path, lambda temporary: nib.save(volume, temporary))
 
