@@ -53,6 +53,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=outputs.UINT8,
         help="how to store probability maps",
     )
+    parser.add_argument(
+        "--entropy", action="store_true", help="also write maps of the entropy, divided by ln C"
+    )
     return parser.parse_args(argv)
 
 
@@ -65,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.workdir.expanduser(),
             options.input,
             options.output.expanduser(),
+            outputs.Wanted(options.probabilities, options.entropy),
             threshold=options.threshold,
             recall=options.recall,
             precision=options.precision,
             target=options.target,
             calibrated=options.calibrated,
-            probabilities=options.probabilities,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

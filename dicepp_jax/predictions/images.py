@@ -59,6 +59,11 @@ class InputImage(NamedTuple):
         """An array `(*spatial)` with the removed axis restored."""
         return array if self.axis is None else np.expand_dims(array, self.axis)
 
+    def as_in_file(self, array: np.ndarray) -> np.ndarray:
+        """An array `(*spatial)` or `(*spatial, C)` along the axes of the file."""
+        stored = self.as_stored(array)
+        return nifti.to_native(stored, self.grid) if self.grid else stored
+
 
 def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
     """Find the cases that inputs name.

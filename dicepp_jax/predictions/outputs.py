@@ -2,12 +2,15 @@
 
     masks/CASE                the label map: NIfTI for NIfTI, a palette PNG for images
     probabilities/CLASS/CASE  the map of a foreground class
+    entropy/CASE              the entropy of the class probabilities, on request
     overlays/CASE.png         outlines and heat maps, to look at
+    lesions/CASE.csv          connected components; lesions.csv joins those of all cases
     prediction.json           the settings that all of them share
 
 Label maps hold 0, 1, ..., C-1. Probabilities are float32 or bytes; a NIfTI file of bytes has a
 slope of 1/255, so that every program shows probabilities; an image is a PNG of 8 bits (0 to 255)
-or, for float32, of 16 (0 to 65535). Predictions for NumPy volumes are NumPy files.
+or, for float32, of 16 (0 to 65535). Entropy is divided by its maximum, ln C, and stored alike; as
+bytes if probabilities are not stored. Predictions for NumPy volumes are NumPy files.
 """
 
 import json
@@ -19,13 +22,15 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from scipy import special
 
 from dicepp_jax.atomic import write_atomically, write_text
 from dicepp_jax.data import files, formats, nifti
 from dicepp_jax.data.formats import Pixels
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
-from dicepp_jax.predictions import images
+from dicepp_jax.predictions import images, lesions
 from dicepp_jax.predictions.decisions import Decision
 from dicepp_jax.predictions.images import InputCase, InputImage
 from dicepp_jax.progress import track
@@ -34,9 +39,22 @@ from dicepp_jax.spec import Spec
 
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
+ENTROPY, LESIONS = "entropy", "lesions"
 UINT8, FLOAT32, NONE = "uint8", "float32", "none"
 STORED = (UINT8, FLOAT32, NONE)
 """Ways to store probabilities."""
+
+
+class Wanted(NamedTuple):
+    """What is written of a case besides its mask, overlay and lesions.
+
+    Attributes:
+      probabilities: how probabilities are stored, one of `STORED`.
+      entropy: whether the entropy is stored.
+    """
+
+    probabilities: str = UINT8
+    entropy: bool = False
 
 
 class Paths(NamedTuple):
@@ -46,37 +64,43 @@ class Paths(NamedTuple):
       mask: the label map.
       probabilities: of every foreground class; empty if they are not stored.
       overlay: the image.
+      lesions: the table.
+      entropy: the map; None if it is not stored.
     """
 
     mask: Path
     probabilities: tuple[Path, ...]
     overlay: Path
+    lesions: Path
+    entropy: Path | None
 
     def newer_than(self, moment: float) -> bool:
         """Whether all exist and were written after a moment, in seconds."""
-        every = (self.mask, *self.probabilities, self.overlay)
-        return all(path.exists() and path.stat().st_mtime > moment for path in every)
+        every = (self.mask, *self.probabilities, self.overlay, self.lesions, self.entropy)
+        return all(path.exists() and path.stat().st_mtime > moment for path in every if path)
 
 
-def paths(output: Path, case: InputCase, spec: Spec, stored: str) -> Paths:
+def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
     """The paths of a case's files.
 
     Args:
       output: the folder of all predictions.
       case: the case.
       spec: of the model.
-      stored: how probabilities are stored, one of `STORED`.
+      wanted: what is written.
 
     Returns:
       The paths.
     """
     ending = ".npy" if spec.ndim == 3 else ".png"
     name = case.name + (".nii.gz" if formats.is_nifti(case.files[0]) else ending)
-    classes = spec.classes[1:] if stored != NONE else ()
+    classes = spec.classes[1:] if wanted.probabilities != NONE else ()
     return Paths(
         output / MASKS / name,
         tuple(output / PROBABILITIES / folder_of(label) / name for label in classes),
         output / OVERLAYS / f"{case.name}.png",
+        output / LESIONS / f"{case.name}.csv",
+        output / ENTROPY / name if wanted.entropy else None,
     )
 
 
@@ -92,27 +116,35 @@ def folder_of(label: str) -> str:
 
 def write(
     to: Paths,
+    case: str,
     image: InputImage,
     probs: np.ndarray,
     mask: np.ndarray,
     classes: Sequence[str],
-    stored: str,
+    wanted: Wanted,
 ) -> None:
     """Write the files of a case, each whole or not at all.
 
     Args:
       to: their paths.
+      case: its name.
       image: of the case.
       probs: `(*spatial, C)`.
       mask: `(*spatial)` classes.
       classes: their names, the background first.
-      stored: how probabilities are stored, one of `STORED`.
+      wanted: what is written.
     """
-    for path in (to.mask, *to.probabilities):
+    for path in (to.mask, *to.probabilities, *([to.entropy] if to.entropy else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
     _write_mask(to.mask, image, mask, len(classes))
     for target, path in enumerate(to.probabilities, 1):
-        _write_probability(path, image, probs[..., target], stored)
+        _write_probability(path, image, probs[..., target], wanted.probabilities)
+    if to.entropy:
+        stored = FLOAT32 if wanted.probabilities == FLOAT32 else UINT8
+        _write_probability(to.entropy, image, entropy(probs), stored)
+    native_mask, native_probs = image.as_in_file(mask), image.as_in_file(probs)
+    affine = image.grid.affine if image.grid else None
+    lesions.write(to.lesions, lesions.find(case, native_mask, native_probs, classes, affine))
     figure = case_plots.overlay(
         to.overlay.stem,
         image.array,
@@ -123,6 +155,23 @@ def write(
         from_top=image.grid is not None,
     )
     canvas.save(figure, to.overlay)
+
+
+def entropy(probs: np.ndarray) -> np.ndarray:
+    """The entropy of class probabilities, `-sum p ln p / ln C`.
+
+    Args:
+      probs: `(*spatial, C)`.
+
+    Returns:
+      `(*spatial)` float32, from 0 where one class is certain to 1 where all are equally probable.
+
+    Example:
+      >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).tolist()
+      [0.0, 1.0]
+    """
+    ratio = special.entr(probs.astype(np.float64)).sum(-1) / np.log(probs.shape[-1])
+    return np.clip(ratio, 0, 1).astype(np.float32)
 
 
 def _write_mask(path: Path, image: InputImage, mask: np.ndarray, num_classes: int) -> None:
@@ -175,11 +224,12 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
       ValueError: if the folder holds predictions made with other settings.
     """
     path = output / SETTINGS
-    earlier = json.loads(path.read_text()) if path.exists() else settings
+    # A setting that is not there is newer than the folder, whose cases will be predicted anew.
+    earlier = json.loads(path.read_text()) if path.exists() else {}
     changes = [
-        f"{name} {earlier.get(name)} there, {value} here"
+        f"{name} {earlier[name]} there, {value} here"
         for name, value in settings.items()
-        if earlier.get(name) != value
+        if earlier.get(name, value) != value
     ]
     if changes:
         raise ValueError(
@@ -190,17 +240,29 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
     write_text(path, json.dumps({**settings, **about}, indent=2) + "\n")
 
 
-def is_done(model: Model, case: InputCase, output: Path, stored: str) -> bool:
+def is_done(model: Model, case: InputCase, output: Path, wanted: Wanted) -> bool:
     """Whether all files of a case exist and are newer than the model and the image."""
     sources = [model.path, *(Path(file.where) for file in case.files)]
     # A member of an archive has no path of its own.
     newest = max(path.stat().st_mtime for path in sources if path.exists())
-    return paths(output, case, model.spec, stored).newer_than(newest)
+    return paths(output, case, model.spec, wanted).newer_than(newest)
+
+
+class Outcome(NamedTuple):
+    """What there is to say about predicted cases.
+
+    Attributes:
+      failed: why cases failed, one line each.
+      remarks: cases, and what is unusual about the positions of their voxels.
+    """
+
+    failed: list[str]
+    remarks: list[tuple[str, Remark]]
 
 
 def predict_cases(
-    model: Model, cases: Sequence[InputCase], output: Path, decision: Decision, stored: str
-) -> list[str]:
+    model: Model, cases: Sequence[InputCase], output: Path, decision: Decision, wanted: Wanted
+) -> Outcome:
     """Predict cases, with progress, and write their files.
 
     Args:
@@ -208,22 +270,24 @@ def predict_cases(
       cases: the images.
       output: the folder of all predictions.
       decision: how the class of a voxel is decided.
-      stored: how probabilities are stored, one of `STORED`.
+      wanted: what is written.
 
     Returns:
-      Why cases failed, one line each.
+      What there is to say about the cases.
     """
-    failed = []
+    failed, remarks = [], []
     for case in track(cases, "predicting", len(cases), "case"):
         try:
             image = images.read(case, model.spec)
+            remarks += [(case.name, remark) for remark in image.grid.remarks] if image.grid else []
             probs = model.predict(image.array, image.spacing)
             mask = segment(probs, decision.threshold, decision.target)
-            to = paths(output, case, model.spec, stored)
-            write(to, image, probs, mask, model.classes, stored)
+            to = paths(output, case, model.spec, wanted)
+            write(to, case.name, image, probs, mask, model.classes, wanted)
         except (ValueError, OSError) as error:
             failed.append(f"{case.name}: {error}")
-    return failed
+    lesions.join(output / LESIONS, output / f"{LESIONS}.csv")
+    return Outcome(failed, remarks)
 
 
 class ProbabilityMap(NamedTuple):
