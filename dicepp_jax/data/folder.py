@@ -70,6 +70,7 @@ def describe(
       FileNotFoundError: if an image has no mask or a mask no image, or nothing is found.
       ValueError: if the files do not form a valid set, with a remedy.
     """
+    files = formats.gather(files)
     if not (options.images or options.masks) and nnunet.is_present(files):
         find = functools.partial(nnunet.find_cases, options=options)
     else:
@@ -116,6 +117,7 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
       ValueError: if a template is invalid, or two files match the same image or mask.
     """
     _check_templates(options.images, options.masks)
+    files = formats.gather(files)
     images, masks = _split(files, options.images, options.masks)
     image_of = match(images, _pattern(options.images))
     masks_of = _masks(masks, options.masks, image_of)

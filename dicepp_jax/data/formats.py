@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import preprocess
-from dicepp_jax.data import nifti, readers
+from dicepp_jax.data import dicom, nifti, readers
 from dicepp_jax.data.builder import Example
-from dicepp_jax.data.files import File
+from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.geometry import Remark
 from dicepp_jax.data.nifti import Grid
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
 
-ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz")
+ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz", "dcm")
 """Endings of the files that can be read."""
 
 CHANNELS = 4
@@ -69,7 +69,7 @@ class Pixels(NamedTuple):
     Attributes:
       array: `(*spatial, channels)`, or `(*spatial)` for a mask.
       size: the spatial axes.
-      grid: of a NIfTI file, else None.
+      grid: of a NIfTI file or a DICOM series, else None.
     """
 
     array: np.ndarray
@@ -77,10 +77,15 @@ class Pixels(NamedTuple):
     grid: Grid | None = None
 
 
+def gather(files: Tree) -> Tree:
+    """The files with each DICOM series as one file, named after its folder, as `FOLDER.dcm`."""
+    return {file.name: file for file in dicom.gather(files.values(), ENDINGS)}
+
+
 def read_image(file: File) -> Pixels:
     """Read an image in any format; a NumPy array is a volume if its third axis is long."""
-    if is_nifti(file):
-        array, grid = nifti.read(file)
+    if is_nifti(file) or dicom.is_series(file):
+        array, grid = (nifti if is_nifti(file) else dicom).read(file)
         return Pixels(array[..., None], array.shape, grid)
     array = readers.read_image(file)
     if array.shape[-1] > CHANNELS:
@@ -90,6 +95,8 @@ def read_image(file: File) -> Pixels:
 
 def read_mask(file: File) -> Pixels:
     """Read a mask in any format, as integers."""
+    if dicom.is_series(file):
+        raise ValueError(f"{file} is DICOM, which masks cannot be; convert it to NIfTI")
     if is_nifti(file):
         array, grid = nifti.read_label(file)
         return Pixels(array, array.shape, grid)
@@ -113,6 +120,8 @@ def is_nifti(file: File) -> bool:
 
 def remarks(file: File) -> tuple[Remark, ...]:
     """What is unusual about the positions of a file's voxels."""
+    if dicom.is_series(file):
+        return dicom.arrange(file).grid.remarks
     return nifti.read_grid(file).remarks if is_nifti(file) else ()
 
 
@@ -222,8 +231,8 @@ def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
         nifti.check_same_grid(first, image.grid, file, other.grid)
     elif image.grid or other.grid:
         raise ValueError(
-            f"only one of {first} and {file} is NIfTI, so the orientation of the other is unknown; "
-            "save both as NIfTI"
+            f"only one of {first} and {file} is NIfTI or DICOM, so the orientation of the other is "
+            "unknown; save both as NIfTI"
         )
     if image.size != other.size:
         raise ValueError(

@@ -188,10 +188,9 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
 
 def _inspect_image(file: File) -> CaseSummary:
     if not formats.is_nifti(file):
-        array = formats.read_image(file).array
-        is_image = array.ndim == 3  # height, width, channels
-        dtype = array.dtype if is_image else _volume_dtype(array)
-        return CaseSummary(array.shape[:-1], None, array.shape[-1], dtype.name, {})
+        array, size, known = formats.read_image(file)
+        dtype = array.dtype if len(size) == 2 else _volume_dtype(array)
+        return CaseSummary(size, known and known.spacing, array.shape[-1], dtype.name, {})
     grid, header = nifti.read_grid(file), nifti.read_header(file)
     stored = header.get_data_dtype()
     if stored.kind not in "iu" or header.get_slope_inter() not in ((None, None), (1, 0)):

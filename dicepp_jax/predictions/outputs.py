@@ -1,9 +1,10 @@
 """The files that prediction writes for each case, on the grid of its image, and reading them.
 
-    masks/CASE                the label map: NIfTI for NIfTI, a palette PNG for images
+    masks/CASE                the label map: NIfTI for NIfTI and DICOM, a palette PNG for images
     probabilities/CLASS/CASE  the map of a foreground class
     entropy/CASE              the entropy of the class probabilities, on request
     overlays/CASE.png         outlines and heat maps, to look at
+    segmentations/CASE.dcm    the label map as DICOM SEG, for a DICOM series
     lesions/CASE.csv          connected components; lesions.csv joins those of all cases
     prediction.json           the settings that all of them share
 
@@ -25,21 +26,21 @@ from PIL import Image
 from scipy import special
 
 from dicepp_jax.atomic import write_atomically, write_text
-from dicepp_jax.data import files, formats, nifti
+from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.formats import Pixels
 from dicepp_jax.data.geometry import Remark
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
-from dicepp_jax.predictions import images, lesions
+from dicepp_jax.predictions import dicom_seg, images, lesions
 from dicepp_jax.predictions.decisions import Decision
 from dicepp_jax.predictions.images import InputCase, InputImage
 from dicepp_jax.progress import track
-from dicepp_jax.saved import Model, segment
+from dicepp_jax.saved import PARAMS, Model, segment
 from dicepp_jax.spec import Spec
 
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
-ENTROPY, LESIONS = "entropy", "lesions"
+ENTROPY, LESIONS, SEGMENTATIONS = "entropy", "lesions", "segmentations"
 UINT8, FLOAT32, NONE = "uint8", "float32", "none"
 STORED = (UINT8, FLOAT32, NONE)
 """Ways to store probabilities."""
@@ -66,6 +67,7 @@ class Paths(NamedTuple):
       overlay: the image.
       lesions: the table.
       entropy: the map; None if it is not stored.
+      segmentation: the DICOM SEG; None if the case is not DICOM.
     """
 
     mask: Path
@@ -73,11 +75,13 @@ class Paths(NamedTuple):
     overlay: Path
     lesions: Path
     entropy: Path | None
+    segmentation: Path | None
 
     def newer_than(self, moment: float) -> bool:
         """Whether all exist and were written after a moment, in seconds."""
-        every = (self.mask, *self.probabilities, self.overlay, self.lesions, self.entropy)
-        return all(path.exists() and path.stat().st_mtime > moment for path in every if path)
+        optional = filter(None, (self.entropy, self.segmentation))
+        every = (self.mask, *self.probabilities, self.overlay, self.lesions, *optional)
+        return all(path.exists() and path.stat().st_mtime > moment for path in every)
 
 
 def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
@@ -93,7 +97,9 @@ def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
       The paths.
     """
     ending = ".npy" if spec.ndim == 3 else ".png"
-    name = case.name + (".nii.gz" if formats.is_nifti(case.files[0]) else ending)
+    is_dicom = dicom.is_series(case.files[0])
+    has_grid = is_dicom or formats.is_nifti(case.files[0])
+    name = case.name + (".nii.gz" if has_grid else ending)
     classes = spec.classes[1:] if wanted.probabilities != NONE else ()
     return Paths(
         output / MASKS / name,
@@ -101,6 +107,7 @@ def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
         output / OVERLAYS / f"{case.name}.png",
         output / LESIONS / f"{case.name}.csv",
         output / ENTROPY / name if wanted.entropy else None,
+        output / SEGMENTATIONS / f"{case.name}.dcm" if is_dicom else None,
     )
 
 
@@ -116,24 +123,28 @@ def folder_of(label: str) -> str:
 
 def write(
     to: Paths,
-    case: str,
+    case: InputCase,
     image: InputImage,
     probs: np.ndarray,
     mask: np.ndarray,
-    classes: Sequence[str],
+    model: Model,
     wanted: Wanted,
 ) -> None:
     """Write the files of a case, each whole or not at all.
 
     Args:
       to: their paths.
-      case: its name.
+      case: the case.
       image: of the case.
       probs: `(*spatial, C)`.
       mask: `(*spatial)` classes.
-      classes: their names, the background first.
+      model: that predicted it.
       wanted: what is written.
+
+    Raises:
+      ValueError: if a DICOM series lacks what its segmentation must repeat from it.
     """
+    classes = model.classes
     for path in (to.mask, *to.probabilities, *([to.entropy] if to.entropy else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
     _write_mask(to.mask, image, mask, len(classes))
@@ -144,7 +155,10 @@ def write(
         _write_probability(to.entropy, image, entropy(probs), stored)
     native_mask, native_probs = image.as_in_file(mask), image.as_in_file(probs)
     affine = image.grid.affine if image.grid else None
-    lesions.write(to.lesions, lesions.find(case, native_mask, native_probs, classes, affine))
+    lesions.write(to.lesions, lesions.find(case.name, native_mask, native_probs, classes, affine))
+    if to.segmentation:
+        network = model.about["sha256"][PARAMS][:16]
+        dicom_seg.write(to.segmentation, case.files[0], native_mask, classes, network)
     figure = case_plots.overlay(
         to.overlay.stem,
         image.array,
@@ -242,7 +256,8 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
 
 def is_done(model: Model, case: InputCase, output: Path, wanted: Wanted) -> bool:
     """Whether all files of a case exist and are newer than the model and the image."""
-    sources = [model.path, *(Path(file.where) for file in case.files)]
+    parts = [part for file in case.files for part in file.parts or (file,)]
+    sources = [model.path, *(Path(part.where) for part in parts)]
     # A member of an archive has no path of its own.
     newest = max(path.stat().st_mtime for path in sources if path.exists())
     return paths(output, case, model.spec, wanted).newer_than(newest)
@@ -283,7 +298,7 @@ def predict_cases(
             probs = model.predict(image.array, image.spacing)
             mask = segment(probs, decision.threshold, decision.target)
             to = paths(output, case, model.spec, wanted)
-            write(to, case.name, image, probs, mask, model.classes, wanted)
+            write(to, case, image, probs, mask, model, wanted)
         except (ValueError, OSError) as error:
             failed.append(f"{case.name}: {error}")
     lesions.join(output / LESIONS, output / f"{LESIONS}.csv")
