@@ -1,9 +1,10 @@
 """Predict images: python -m experiments.predict --workdir=RUN --input FILES --output=DIR
 
-FILES are images, NIfTI volumes, folders, zip archives or patterns. Label maps, probability maps and
-pictures go to DIR, on the grid of each image (see dicepp_jax/predictions/outputs.py). Finished
-cases are skipped, so the same command resumes after an interruption; files that cannot be predicted
-are listed at the end, after all others, and make the exit code 1.
+FILES are images, NIfTI volumes, folders (also of DICOM slices), zip archives or patterns. Label maps,
+probability maps, pictures and a table of lesions go to DIR, on the grid of each image (see
+dicepp_jax/predictions/outputs.py). Finished cases are skipped, so the same command resumes after an
+interruption; files that cannot be predicted are listed at the end, after all others, and make the
+exit code 1.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="extend",
         required=True,
         metavar="PATH",
-        help="images, NIfTI volumes, folders, zip archives or quoted patterns",
+        help="images, NIfTI volumes, folders (also of DICOM slices), zip archives, quoted patterns",
     )
     parser.add_argument("--output", type=Path, required=True, help="the folder of predictions")
     how = parser.add_mutually_exclusive_group()

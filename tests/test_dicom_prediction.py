@@ -1,5 +1,6 @@
 """Prediction of DICOM series: NIfTI and DICOM SEG in the place of the series."""
 
+import dataclasses
 import sys
 
 import highdicom
@@ -13,6 +14,7 @@ from test_predict import KITS, call, options
 from test_saved import save_linear
 
 from dicepp_jax.data import files, formats
+from dicepp_jax.data.specs import PHANTOM
 from dicepp_jax.predictions import dicom_seg, images, lesions
 from dicepp_jax.rows import read_csv
 from dicepp_jax.saved import load_model
@@ -133,3 +135,17 @@ def test_without_the_extra_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     code, _, error = call(capsys, *options(kits, tmp_path / "in", tmp_path / "out"))
     assert code == 1 and error.count("pip install 'dicepp_jax[dicom]'") == 1
+
+
+def test_one_slice_for_a_model_of_images(tmp_path, capsys):
+    spec = dataclasses.replace(PHANTOM, channels=1)
+    save_linear(tmp_path / "run", spec, (8, 8))
+    paths = write_series(tmp_path / "slice", stored((1, 12, 10)), Modality="MR")
+    assert call(capsys, *options(tmp_path / "run", tmp_path / "slice", tmp_path / "out"))[0] == 0
+    values = pydicom.dcmread(paths[0]).pixel_array.astype(int) - 1024
+    expected = load_model(tmp_path / "run").predict(values).argmax(-1)
+    mask = nib.load(tmp_path / "out" / "masks" / "slice.nii.gz")
+    np.testing.assert_array_equal(mask.get_fdata()[..., 0].T, expected)
+    _, found = segments(tmp_path / "out" / "segmentations" / "slice.dcm", paths)
+    np.testing.assert_array_equal(found[0, ..., 0], expected)
+    assert 0 < expected.mean() < 1
