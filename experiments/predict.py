@@ -1,7 +1,7 @@
 """Predict images: python -m experiments.predict --workdir=RUN --input FILES --output=DIR
 
-FILES are images, NIfTI volumes, folders (also of DICOM slices), zip archives or patterns. Label maps,
-probability maps, pictures and a table of lesions go to DIR, on the grid of each image (see
+FILES are images, NIfTI volumes, folders (also of DICOM slices), zip archives or patterns. Label
+maps, probability maps, pictures and a table of lesions go to DIR, on the grid of each image (see
 dicepp_jax/predictions/outputs.py). Finished cases are skipped, so the same command resumes after an
 interruption; files that cannot be predicted are listed at the end, after all others, and make the
 exit code 1.

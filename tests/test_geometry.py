@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from nibabel.affines import voxel_sizes
 
-from dicepp_jax.data import files, folder, geometry, nifti
+from dicepp_jax.data import files, folder, formats, geometry, nifti
+from dicepp_jax.data.specs import KITS19
 from dicepp_jax.data.survey import Options
+from dicepp_jax.predictions import label_maps
 
 REAL = (1.5, 1.25, 10.0)
 
@@ -199,6 +201,24 @@ def test_a_mask_saved_with_the_placeholder_fits_its_image(tmp_path):
     mask = files.from_path(tmp_path / "b.nii")
     nifti.check_same_grid(image, nifti.read_grid(image), mask, nifti.read_grid(mask))
     nifti.check_same_grid(mask, nifti.read_grid(mask), image, nifti.read_grid(image))
+    encoding = formats.LabelEncoding(("background", "heart"), (0, 1), "")
+    case = formats.CaseFiles("a", (image,), (mask,))
+    assert formats.read_case(KITS19, encoding, case).spacing == (10.0, 1.25, 1.5)
+
+
+def test_distances_to_such_a_mask_are_in_mm(tmp_path):
+    """One voxel of 10 mm apart, whichever of prediction and truth has the real sizes."""
+    known, unknown = tmp_path / "known" / "a.nii", tmp_path / "unknown" / "a.nii"
+    for number, path in enumerate((known, unknown)):
+        array = np.zeros((2, 3, 4), np.uint8)
+        array[:, :, number + 1] = 1
+        sizes = {"qform": form(REAL)} if path is known else {"pixdim": (1, 1, 1)}
+        write(path, sform=form((1, 1, 1)), array=array, **sizes)
+    for one, other in ((known, unknown), (unknown, known)):
+        maps = (label_maps.find(str(path.parent)) for path in (one, other))
+        pairs, _ = label_maps.pair(*maps, ("background", "heart"))
+        rows = label_maps.score(pairs, ("background", "heart"), 1.0).rows
+        assert [row.value for row in rows if row.metric == "hausdorff95"] == [10]
 
 
 def test_such_a_mask_is_refused_if_its_axes_would_be_turned(tmp_path):

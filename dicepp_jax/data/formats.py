@@ -199,7 +199,8 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
     if image.shape[-1] == 1:
         image = np.repeat(image, spec.channels, axis=-1)
-    spacing: tuple[float, ...] | None = images[0].grid and images[0].grid.spacing
+    grids = [pixels.grid for pixels in (*images, *masks) if pixels.grid]
+    spacing: tuple[float, ...] | None = nifti.common(grids).spacing if grids else None
     if spec.spacing:
         native = spacing or (1.0,) * 3
         return Example(

@@ -11,7 +11,7 @@ is in memory, whatever the type of the file.
 import contextlib
 import gzip
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -318,6 +318,15 @@ def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
         "grid, for example with nibabel.processing.resample_from_to (order=0 for labels); if only "
         "one header is wrong, save its array again with the affine of the other file"
     )
+
+
+def common(grids: Sequence[Grid]) -> Grid:
+    """Of grids that `check_same_grid` accepts as one, the one whose spacing holds for all.
+
+    That is one from whose header a placeholder was set aside, since the others may have been saved
+    with the placeholder.
+    """
+    return next((grid for grid in grids if grid.placeholder is not None), grids[0])
 
 
 def _by_placeholder(grid: Grid) -> list[Grid]:
