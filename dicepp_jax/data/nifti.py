@@ -396,9 +396,10 @@ def _open(file: File, opened: contextlib.ExitStack) -> tuple[IO[bytes], nib.Nift
 
 
 def _header(kind: type[nib.Nifti1Header], stream: IO[bytes]) -> nib.Nifti1Header:
+    """A header that nibabel has checked, but for the sizes of voxels."""
     header = kind.from_fileobj(stream, check=False)
     sizes = np.abs(header["pixdim"][1:4])
-    # For axes that the file has, nibabel would take 1 where the size of voxels is 0.
+    # nibabel's check would make any size of 0 a size of 1; axes of one voxel may go without.
     sizes[(sizes == 0) & (header["dim"][1:4] <= 1)] = 1
     header["pixdim"][1:4] = 1
     header.check_fix()

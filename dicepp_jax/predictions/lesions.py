@@ -14,7 +14,7 @@ from dicepp_jax.data.files import natural
 from dicepp_jax.rows import read_csv, write_csv
 
 FEW = 100
-"""Of more points than this, only those of the convex hull are compared."""
+"""Of more points than this, only those at the surface are compared."""
 
 FLAT = 1e-9
 """Points that extend less than this share of their length in a direction are flat."""
@@ -100,7 +100,10 @@ def _of_class(
         inside = numbered[box] == index + 1
         corner = [side.start for side in box]
         centroid = np.argwhere(inside).mean(0) + corner
-        edge = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
+        if sizes[index] > FEW:
+            edge = np.argwhere(inside & ~ndimage.binary_erosion(inside)) + corner
+        else:
+            edge = np.argwhere(inside) + corner
         world = [np.nan] * 3 if affine is None else apply_affine(affine, centroid).tolist()
         size = 1.0 if affine is None else abs(float(np.linalg.det(affine[:3, :3])))
         yield Lesion(
@@ -130,6 +133,8 @@ def diameter(points: np.ndarray) -> float:
       >>> diameter(np.array([[0, 0], [3, 0], [3, 4]]))
       5.0
     """
+    if len(points) == 1:
+        return 0.0
     centred = points - points.mean(0)
     _, extents, axes = np.linalg.svd(centred, full_matrices=False)
     rank = int(np.sum(extents > FLAT * max(extents[0], 1)))

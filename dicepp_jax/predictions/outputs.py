@@ -256,8 +256,9 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
 
 def is_done(model: Model, case: InputCase, output: Path, wanted: Wanted) -> bool:
     """Whether all files of a case exist and are newer than the model and the image."""
-    parts = [part for file in case.files for part in file.parts or (file,)]
-    sources = [model.path, *(Path(part.where) for part in parts)]
+    # A folder of slices changes when a slice is removed.
+    read = [one for file in case.files for one in (file, *file.parts)]
+    sources = [model.path, *(Path(one.where) for one in read)]
     # A member of an archive has no path of its own.
     newest = max(path.stat().st_mtime for path in sources if path.exists())
     return paths(output, case, model.spec, wanted).newer_than(newest)
