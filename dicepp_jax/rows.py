@@ -226,23 +226,26 @@ def _comparison(names: tuple[str, str], place: Place, a: np.ndarray, b: np.ndarr
     )
 
 
-def write_csv(path: str | Path, rows: Sequence[NamedTuple]) -> None:
+def write_csv(
+    path: str | Path, rows: Sequence[NamedTuple], kind: type[NamedTuple] | None = None
+) -> None:
     """Write named tuples of one type as CSV with a header; the file is never left incomplete.
 
     Args:
       path: path of the file, which is replaced if it exists.
-      rows: at least one row.
+      rows: at least one row, unless their type is given.
+      kind: the type of the rows, whose field names make the header; None for that of the first.
 
     Raises:
-      ValueError: if there are no rows, whose field names make the header.
+      ValueError: if there are neither rows nor their type.
     """
-    if not rows:
+    if not rows and kind is None:
         raise ValueError(f"there are no rows to write to {path}; the first one gives the header")
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(_columns(type(rows[0])))
+            writer.writerow(_columns(kind or type(rows[0])))
             writer.writerows(map(_flat, rows))
 
     write_atomically(Path(path), write)

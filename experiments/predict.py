@@ -1,9 +1,10 @@
 """Predict images: python -m experiments.predict --workdir=RUN --input FILES --output=DIR
 
-FILES are images, NIfTI volumes, folders, zip archives or patterns. Label maps, probability maps and
-pictures go to DIR, on the grid of each image (see dicepp_jax/predictions/outputs.py). Finished
-cases are skipped, so the same command resumes after an interruption; files that cannot be predicted
-are listed at the end, after all others, and make the exit code 1.
+FILES are images, NIfTI volumes, folders (also of DICOM slices), zip archives or patterns. Label
+maps, probability maps, pictures and a table of lesions go to DIR, on the grid of each image (see
+dicepp_jax/predictions/outputs.py). Finished cases are skipped, so the same command resumes after an
+interruption; files that cannot be predicted are listed at the end, after all others, and make the
+exit code 1.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="extend",
         required=True,
         metavar="PATH",
-        help="images, NIfTI volumes, folders, zip archives or quoted patterns",
+        help="images, NIfTI volumes, folders (also of DICOM slices), zip archives, quoted patterns",
     )
     parser.add_argument("--output", type=Path, required=True, help="the folder of predictions")
     how = parser.add_mutually_exclusive_group()
@@ -53,6 +54,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=outputs.UINT8,
         help="how to store probability maps",
     )
+    parser.add_argument(
+        "--entropy", action="store_true", help="also write maps of the entropy, divided by ln C"
+    )
     return parser.parse_args(argv)
 
 
@@ -65,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.workdir.expanduser(),
             options.input,
             options.output.expanduser(),
+            outputs.Wanted(options.probabilities, options.entropy),
             threshold=options.threshold,
             recall=options.recall,
             precision=options.precision,
             target=options.target,
             calibrated=options.calibrated,
-            probabilities=options.probabilities,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

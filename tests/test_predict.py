@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from test_docs import run_blocks
 from test_saved import save_linear
 
@@ -24,7 +25,7 @@ from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import files, nifti
 from dicepp_jax.data.specs import KITS19, PHANTOM
 from dicepp_jax.predictions import images as image_inputs
-from dicepp_jax.predictions import outputs
+from dicepp_jax.predictions import lesions, outputs
 from dicepp_jax.predictions.decisions import THRESHOLDS
 from dicepp_jax.rows import read_csv, write_csv
 from dicepp_jax.saved import load_model, segment
@@ -135,7 +136,7 @@ def test_what_is_done_is_passed_over(workdir, images, tmp_path, capsys):
     arguments = options(workdir, images[0], out)
     assert call(capsys, *arguments)[0] == 0
     first = written(out)
-    assert len(first) == 9
+    assert len(first) == 13  # Mask, map, overlay and lesions of each case; all lesions.
     code, printed, _ = call(capsys, *arguments)
     assert code == 0 and "3 of 3 cases are already done" in printed
     assert written(out) == first
@@ -145,6 +146,7 @@ def test_what_is_done_is_passed_over(workdir, images, tmp_path, capsys):
     code, printed, _ = call(capsys, *arguments)
     assert "1 of 3 cases are already done" in printed
     changed = {name for name, moment in written(out).items() if moment != first[name]}
+    changed -= {"lesions.csv"}
     assert {re.search(r"(sub/)?case\d", name)[0] for name in changed} == {"case0", "sub/case1"}
     shutil.copytree(workdir / "model", tmp_path / "model")
     os.utime(tmp_path / "model" / "model.json", (2**32, 2**32))
@@ -347,6 +349,84 @@ def test_images_are_predicted_upright(workdir, tmp_path, capsys):
         assert 274 not in a.getexif()
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         assert np.asarray(a).shape == (20, 31)
+
+
+def test_entropy_on_request(workdir, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(capsys, *options(workdir, images[0], out, "--entropy"))[0] == 0
+    model = load_model(workdir)
+    for name, array in images[1].items():
+        p = model.predict(array).astype(np.float64)
+        expected = -(p * np.log(p)).sum(-1) / np.log(2)
+        with Image.open(out / "entropy" / f"{name}.png") as image:
+            np.testing.assert_allclose(np.asarray(image) / 255, expected, atol=0.51 / 255)
+    assert json.loads((out / "prediction.json").read_text())["entropy"] is True
+    code, _, error = call(capsys, *options(workdir, images[0], out))
+    assert code == 1 and "other settings (entropy True there, False here)" in error
+    # A map that is missing is written again, and nothing else.
+    first = written(out)
+    (out / "entropy" / "case0.png").unlink()
+    _, printed, _ = call(capsys, *options(workdir, images[0], out, "--entropy"))
+    assert "2 of 3 cases are already done" in printed and written(out).keys() == first.keys()
+
+
+def test_a_folder_of_an_older_version_is_completed(workdir, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(capsys, *options(workdir, images[0], out))[0] == 0
+    settings = json.loads((out / "prediction.json").read_text())
+    del settings["entropy"]
+    (out / "prediction.json").write_text(json.dumps(settings))
+    shutil.rmtree(out / "lesions")
+    code, printed, _ = call(capsys, *options(workdir, images[0], out))
+    assert code == 0 and "already" not in printed
+    assert len(list((out / "lesions").rglob("*.csv"))) == 3
+
+
+def test_entropy_and_lesions_of_a_volume(kits, tmp_path, capsys):
+    """By scipy and nibabel on what is written."""
+    scan = layouts_3d.scan(0, shape=(7, 9, 11))
+    layouts_3d.write_nifti(tmp_path / "in" / "a.nii.gz", scan.image, scan.spacing, "RAS")
+    more = ("--entropy", "--probabilities=float32")
+    assert call(capsys, *options(kits, tmp_path / "in", tmp_path / "out", *more))[0] == 0
+    maps = {
+        name: nib.load(tmp_path / "out" / name / "a.nii.gz")
+        for name in ("masks", "entropy", "probabilities/kidney", "probabilities/tumour")
+    }
+    kidney, tumour = (maps[f"probabilities/{name}"].get_fdata() for name in ("kidney", "tumour"))
+    probs = np.stack([1 - kidney - tumour, kidney, tumour])
+    expected = -(probs * np.log(probs)).sum(0) / np.log(3)
+    np.testing.assert_allclose(maps["entropy"].get_fdata(), expected, atol=1e-5)
+    np.testing.assert_array_equal(maps["entropy"].affine, maps["masks"].affine)
+    rows = read_csv(tmp_path / "out" / "lesions.csv", lesions.Lesion)
+    mask = maps["masks"].get_fdata()
+    for target, (name, p) in enumerate((("kidney", kidney), ("tumour", tumour)), 1):
+        labels, count = ndimage.label(mask == target, np.ones((3, 3, 3)))
+        of_class = [row for row in rows if row.label == name]
+        assert [row.number for row in of_class] == list(range(1, count + 1)) and count
+        sizes = sorted(np.bincount(labels.ravel())[1:], reverse=True)
+        assert [row.voxels for row in of_class] == sizes
+        volumes = np.array(sizes) * np.prod(maps["masks"].header.get_zooms())
+        np.testing.assert_allclose([row.volume for row in of_class], volumes, rtol=1e-5)
+        means = ndimage.mean(p, labels, range(1, count + 1))
+        np.testing.assert_allclose(
+            sorted(row.probability for row in of_class), sorted(means), rtol=1e-5
+        )
+        centres = np.array(ndimage.center_of_mass(labels > 0, labels, range(1, count + 1)))
+        world = nib.affines.apply_affine(maps["masks"].affine, centres)
+        found = [(row.right, row.anterior, row.superior) for row in of_class]
+        np.testing.assert_allclose(sorted(found), sorted(map(tuple, world)), rtol=1e-6)
+
+
+def test_geometry_that_is_unusual_is_told_once(kits, tmp_path, capsys):
+    for name in "ab":
+        path = tmp_path / "in" / f"{name}.nii"
+        layouts_3d.write_nifti(path, layouts_3d.scan(0, shape=(7, 9, 11)).image, (3.0, 1.0, 1.0))
+        image = nib.load(path)
+        image.header.set_xyzt_units("micron")
+        nib.save(nib.Nifti1Image(image.get_fdata(), 1e3 * image.affine, image.header), path)
+    code, printed, _ = call(capsys, *options(kits, tmp_path / "in", tmp_path / "out"))
+    assert code == 0 and printed.count("geometry: ") == 1
+    assert "geometry: lengths are in microns and are converted to mm (2 files, such as a" in printed
 
 
 def test_volumes_that_are_arrays(kits, tmp_path, capsys):

@@ -30,7 +30,7 @@ ALL = "cases"
 
 FILE_FORMAT = "array_record"
 
-FORMAT = 2
+FORMAT = 3
 """Version of the metadata stored with the cases; sets stored with another are prepared again."""
 
 READERS = 4

@@ -35,6 +35,7 @@ class File(NamedTuple):
       stamp: changes with its content: size and modification time, or size and checksum in archives.
       archived: whether it is in an archive.
       open: opens it for reading.
+      parts: the slices of a DICOM series, which counts as one file.
     """
 
     name: str
@@ -42,6 +43,7 @@ class File(NamedTuple):
     stamp: str
     archived: bool
     open: Callable[[], BinaryIO]
+    parts: tuple["File", ...] = ()
 
     def __str__(self) -> str:
         return self.where

@@ -14,7 +14,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dicepp_jax.data import labels, leftovers, nnunet, survey, templates
+from dicepp_jax.data import formats, labels, leftovers, nnunet, survey, templates
 from dicepp_jax.data.builder import DataSet
 from dicepp_jax.data.files import File, Tree, match, natural, spelt, without_copies
 from dicepp_jax.data.formats import CaseFiles, LabelEncoding
@@ -67,6 +67,7 @@ def describe(
       FileNotFoundError: if an image has no mask or a mask no image, or nothing is found.
       ValueError: if the files do not form a valid set, with a remedy.
     """
+    files = formats.gather(files)
     if not (options.images or options.masks) and nnunet.is_present(files):
         find = functools.partial(nnunet.find_cases, options=options)
     else:
@@ -177,6 +178,7 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
         like a further mask of a case.
     """
     _check_templates(options.images, options.masks)
+    files = formats.gather(files)
     in_images, in_masks = spelt(options.images), spelt(options.masks)
     images, masks = templates.split(files, in_images, in_masks)
     image_of = match(images, templates.regex(in_images))

@@ -11,15 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import preprocess
-from dicepp_jax.data import nifti, readers
+from dicepp_jax.data import dicom, nifti, readers
 from dicepp_jax.data.builder import Example
-from dicepp_jax.data.files import File
+from dicepp_jax.data.files import File, Tree
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.data.nifti import Grid
 from dicepp_jax.data.readers import LOSSY, NEAR, count_values, is_bimodal
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed
 
-ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz")
+ENDINGS = ("png", "jpg", "jpeg", "tif", "tiff", "gif", "bmp", "npy", "nii", "nii.gz", "dcm")
 """Endings of the files that can be read."""
 
 CHANNELS = 4
@@ -74,7 +75,7 @@ class Pixels(NamedTuple):
     Attributes:
       array: `(*spatial, channels)`, or `(*spatial)` for a mask.
       size: the spatial axes.
-      grid: of a NIfTI file, else None.
+      grid: of a NIfTI file or a DICOM series, else None.
       turned: the EXIF orientation that was undone, 1 for none.
     """
 
@@ -84,10 +85,15 @@ class Pixels(NamedTuple):
     turned: int = 1
 
 
+def gather(files: Tree) -> Tree:
+    """The files with each DICOM series as one file, named after its folder, as `FOLDER.dcm`."""
+    return {file.name: file for file in dicom.gather(files.values(), ENDINGS)}
+
+
 def read_image(file: File) -> Pixels:
     """Read an image in any format; a NumPy array is a volume if its third axis is long."""
-    if is_nifti(file):
-        array, grid = nifti.read(file)
+    if is_nifti(file) or dicom.is_series(file):
+        array, grid = (nifti if is_nifti(file) else dicom).read(file)
         return Pixels(array[..., None], array.shape, grid)
     array, turned = readers.read_upright(file)
     if array.shape[-1] > CHANNELS:
@@ -127,6 +133,8 @@ def inspect_mask(file: File) -> tuple[Pixels, Mapping[int, int]]:
 
 def _read_volume(file: File) -> Pixels | None:
     """A mask of three axes; None if it is 2-D."""
+    if dicom.is_series(file):
+        raise ValueError(f"{file} is DICOM, which masks cannot be; convert it to NIfTI")
     if is_nifti(file):
         array, grid = nifti.read_label(file)
         return Pixels(array, array.shape, grid)
@@ -156,6 +164,13 @@ def _resolved(array: np.ndarray, palette: Mapping[int, int], palettes: str) -> n
 def is_nifti(file: File) -> bool:
     """Whether a file is NIfTI, by its ending."""
     return file.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def remarks(file: File) -> tuple[Remark, ...]:
+    """What is unusual about the positions of a file's voxels."""
+    if dicom.is_series(file):
+        return dicom.arrange(file).grid.remarks
+    return nifti.read_grid(file).remarks if is_nifti(file) else ()
 
 
 def is_lossy(counts: Mapping[int, int]) -> bool:
@@ -238,7 +253,8 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
     if image.shape[-1] == 1:
         image = np.repeat(image, spec.channels, axis=-1)
-    spacing: tuple[float, ...] | None = images[0].grid and images[0].grid.spacing
+    grids = [pixels.grid for pixels in (*images, *masks) if pixels.grid]
+    spacing: tuple[float, ...] | None = nifti.common(grids).spacing if grids else None
     if spec.spacing:
         native = spacing or (1.0,) * 3
         return Example(
@@ -271,8 +287,8 @@ def check_fits(first: File, image: Pixels, file: File, other: Pixels) -> None:
         nifti.check_same_grid(first, image.grid, file, other.grid)
     elif image.grid or other.grid:
         raise ValueError(
-            f"only one of {first} and {file} is NIfTI, so the orientation of the other is unknown; "
-            "save both as NIfTI"
+            f"only one of {first} and {file} is NIfTI or DICOM, so the orientation of the other is "
+            "unknown; save both as NIfTI"
         )
     if image.size != other.size:
         raise ValueError(

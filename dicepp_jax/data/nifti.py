@@ -11,7 +11,7 @@ is in memory, whatever the type of the file.
 import contextlib
 import gzip
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -23,12 +23,15 @@ from nibabel.orientations import (
     aff2axcodes,
     apply_orientation,
     axcodes2ornt,
+    inv_ornt_aff,
     io_orientation,
     ornt_transform,
 )
 
 from dicepp_jax.atomic import write_atomically
+from dicepp_jax.data import geometry
 from dicepp_jax.data.files import File
+from dicepp_jax.data.geometry import Placement, Remark
 
 CANONICAL = axcodes2ornt("IPL")
 
@@ -57,10 +60,14 @@ class Grid(NamedTuple):
     Attributes:
       shape: voxels along the axes of the file.
       affine: `(4, 4)` float64, from indices along those axes to mm right, anterior and superior.
+      placeholder: an affine in the header that was set aside as a placeholder, else None.
+      remarks: what is unusual about the header.
     """
 
     shape: Shape
     affine: np.ndarray
+    placeholder: np.ndarray | None = None
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -74,6 +81,13 @@ class Grid(NamedTuple):
         """Voxels along the canonical axes."""
         first, second, third = (self.shape[axis] for axis in self._axes)
         return first, second, third
+
+    @property
+    def canonical(self) -> "Grid":
+        """The same positions with the axes in canonical order."""
+        turned = ornt_transform(io_orientation(self.affine), CANONICAL)
+        affine = self.affine @ inv_ornt_aff(turned, self.shape)
+        return Grid(self.canonical_shape, affine)
 
     @property
     def _axes(self) -> np.ndarray:
@@ -243,16 +257,37 @@ def write(
         )
     else:
         native = native.astype(np.uint8)
-    image = nib.Nifti1Image(native, grid.affine)
+    image = as_image(native, grid, header)
+    write_atomically(path, lambda temporary: nib.save(image, temporary))
+
+
+def as_image(
+    native: np.ndarray, grid: Grid, header: nib.Nifti1Header | None = None
+) -> nib.Nifti1Image:
+    """An array on the grid of a file, to be saved.
+
+    Args:
+      native: `(X, Y, Z)` along the axes of the file.
+      grid: of the file.
+      header: of the file, whose units, qform and sform are kept as they are, so that every program
+        places both alike; None for mm and an sform.
+
+    Returns:
+      The image.
+    """
+    # nibabel writes an affine of its own unless it equals the one that it finds in the header.
+    image = nib.Nifti1Image(native, grid.affine if header is None else header.get_best_affine())
     image.header.set_xyzt_units("mm")
     if header is not None:
         for field in GEOMETRY:
             image.header[field] = header[field]
-    write_atomically(path, lambda temporary: nib.save(image, temporary))
+    return image
 
 
 def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
-    """Check that the voxels of two files have the same positions.
+    """Check that the voxels of two files have the same positions, in whatever order of axes.
+
+    A label map that was saved with the placeholder affine of its image is on the image's grid.
 
     Args:
       a: a file, such as an image.
@@ -263,11 +298,16 @@ def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
     Raises:
       ValueError: if the shapes differ, or corners are more than `TOLERANCE` voxels apart.
     """
-    if grid_a.shape == grid_b.shape:
-        apart = max(_apart(grid_a, grid_b), _apart(grid_b, grid_a))
-        if apart <= TOLERANCE:
+    if grid_a.canonical_shape == grid_b.canonical_shape:
+        pairs = [
+            (grid_a, grid_b),
+            *((known, grid_b) for known in _by_placeholder(grid_a)),
+            *((grid_a, known) for known in _by_placeholder(grid_b)),
+        ]
+        apart = [_apart(*pair) for pair in pairs]
+        if min(apart) <= TOLERANCE:
             return
-        found = [f"corners are {apart:.3g} voxels apart"]
+        found = [f"corners are {apart[0]:.3g} voxels apart"]
     else:
         found = [f"shape {grid_a.shape} against {grid_b.shape}"]
     for name, of in (("orientation", _orientation), ("spacing", _spacing), ("origin", _origin)):
@@ -280,11 +320,30 @@ def check_same_grid(a: File, grid_a: Grid, b: File, grid_b: Grid) -> None:
     )
 
 
+def common(grids: Sequence[Grid]) -> Grid:
+    """Of grids that `check_same_grid` accepts as one, the one whose spacing holds for all.
+
+    That is one from whose header a placeholder was set aside, since the others may have been saved
+    with the placeholder.
+    """
+    return next((grid for grid in grids if grid.placeholder is not None), grids[0])
+
+
+def _by_placeholder(grid: Grid) -> list[Grid]:
+    """The grid by the placeholder in its header, if that leads to the same canonical order."""
+    if grid.placeholder is None:
+        return []
+    one, other = (io_orientation(affine) for affine in (grid.affine, grid.placeholder))
+    return [Grid(grid.shape, grid.placeholder)] if (one == other).all() else []
+
+
 def _apart(one: Grid, other: Grid) -> float:
-    """The largest distance between corresponding corners, in voxels of the other grid."""
+    """The largest distance between corresponding corners, in voxels of either grid."""
+    one, other = one.canonical, other.canonical
     corners = np.array(list(itertools.product(*((-0.5, size - 0.5) for size in one.shape))))
-    moved = apply_affine(np.linalg.inv(other.affine) @ one.affine, corners)
-    return float(np.abs(moved - corners).max())
+    there = np.linalg.inv(other.affine) @ one.affine
+    moved = [apply_affine(affine, corners) for affine in (there, np.linalg.inv(there))]
+    return float(np.abs(np.subtract(moved, corners[None])).max())
 
 
 def _orientation(grid: Grid) -> str:
@@ -330,10 +389,22 @@ def _open(file: File, opened: contextlib.ExitStack) -> tuple[IO[bytes], nib.Nift
         start = stream.read(348)
         stream.seek(0)
         if start[344:347] == b"n+1":
-            return stream, nib.Nifti1Header.from_fileobj(stream)
+            return stream, _header(nib.Nifti1Header, stream)
         if start[4:7] == b"n+2":
-            return stream, nib.Nifti2Header.from_fileobj(stream)
+            return stream, _header(nib.Nifti2Header, stream)
         raise ValueError("it does not start like a .nii file")
+
+
+def _header(kind: type[nib.Nifti1Header], stream: IO[bytes]) -> nib.Nifti1Header:
+    """A header that nibabel has checked, but for the sizes of voxels."""
+    header = kind.from_fileobj(stream, check=False)
+    sizes = np.abs(header["pixdim"][1:4])
+    # nibabel's check would make any size of 0 a size of 1; axes of one voxel may go without.
+    sizes[(sizes == 0) & (header["dim"][1:4] <= 1)] = 1
+    header["pixdim"][1:4] = 1
+    header.check_fix()
+    header["pixdim"][1:4] = sizes
+    return header
 
 
 def _grid(file: File, header: nib.Nifti1Header) -> Grid:
@@ -349,20 +420,22 @@ def _grid(file: File, header: nib.Nifti1Header) -> Grid:
     if 0 in shape:
         raise ValueError(f"{file} has shape {shape}, so it has no voxels; download it again")
     first, second, third = (*shape, 1, 1)[:3]
-    return Grid((first, second, third), _affine(file, header))
+    placed = _place(file, header)
+    return Grid((first, second, third), placed.affine, placed.placeholder, placed.remarks)
 
 
-def _affine(file: File, header: nib.Nifti1Header) -> np.ndarray:
+def _place(file: File, header: nib.Nifti1Header) -> Placement:
     remedy = (
         "save it again with a correct affine, nibabel.Nifti1Image(array, affine), whose columns "
         "are the mm from voxel to voxel along each axis; or convert the original images again"
     )
     try:
-        affine = header.get_best_affine()
+        placed = geometry.place(header)
     except ValueError as error:
         raise ValueError(
             f"{file} has a qform that is not a rotation ({error}); {remedy}"
         ) from error
+    affine = placed.affine
     finite = np.isfinite(affine).all()
     # The determinant of unit vectors along the axes is 0 if two of them are parallel.
     steps = affine[:3, :3]
@@ -371,7 +444,7 @@ def _affine(file: File, header: nib.Nifti1Header) -> np.ndarray:
             f"{file} has an affine that is {'singular' if finite else 'not finite'}, "
             f"{affine.tolist()}; {remedy}"
         )
-    return affine
+    return placed
 
 
 def _image_type(proxy: ArrayProxy) -> np.dtype:

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -20,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import preprocess
-from dicepp_jax.data import formats, nifti, readers
+from dicepp_jax.data import formats, geometry, nifti, readers
 from dicepp_jax.data.builder import READERS, Case, DataSet, invalid_cases
 from dicepp_jax.data.files import File, Tree
 from dicepp_jax.data.formats import CaseFiles, LabelEncoding
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.progress import track
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import by, listed, span
@@ -96,6 +98,7 @@ class CaseSummary(NamedTuple):
       distinct: number of different values of the mask.
       levels: number of different values of the image, if the mask may be one; else 0.
       turned: how many of the files that were read were turned upright.
+      remarks: names of files and what is unusual about the positions of their voxels.
     """
 
     shape: tuple[int, ...]
@@ -107,6 +110,7 @@ class CaseSummary(NamedTuple):
     distinct: int = 0
     levels: int = 0
     turned: int = 0
+    remarks: tuple[tuple[str, Remark], ...] = ()
 
 
 FindCases = Callable[[Tree], CaseListing]
@@ -157,8 +161,9 @@ def _read_cache(cache: Path, stamp: str) -> list[CaseSummary] | None:
             {int(value): count for value, count in values.items()},
             {int(index): code for index, code in palette.items()},
             *numbers,
+            tuple((name, Remark(*remark)) for name, remark in remarks),
         )
-        for shape, spacing, channels, dtype, values, palette, *numbers in cached["cases"]
+        for shape, spacing, channels, dtype, values, palette, *numbers, remarks in cached["cases"]
     ]
 
 
@@ -188,11 +193,14 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     try:
         images = [_inspect_image(file) for file in case.images]
         masks = [formats.inspect_mask(file) for file in (case.masks if with_values else ())]
+        every = (*case.images, *case.masks)
+        remarks = [(file.name, remark) for file in every for remark in formats.remarks(file)]
         summary = images[0]._replace(
             channels=sum(image.channels for image in images),
             dtype=np.result_type(*(image.dtype for image in images)).name,
             turned=sum(image.turned for image in images)
             + sum(mask.turned > 1 for mask, _ in masks),
+            remarks=tuple(remarks),
         )
         if not masks:
             return summary
@@ -225,11 +233,11 @@ def _mask_values(
 
 def _inspect_image(file: File) -> CaseSummary:
     if not formats.is_nifti(file):
-        array, size, _, turned = formats.read_image(file)
-        is_image = array.ndim == 3  # height, width, channels
-        dtype = array.dtype if is_image else _volume_dtype(array)
+        array, size, known, turned = formats.read_image(file)
+        dtype = array.dtype if len(size) == 2 else _volume_dtype(array)
+        spacing = known and known.spacing
         turns = int(turned > 1)
-        return CaseSummary(size, None, array.shape[-1], dtype.name, {}, {}, turned=turns)
+        return CaseSummary(size, spacing, array.shape[-1], dtype.name, {}, {}, turned=turns)
     grid, header = nifti.read_grid(file), nifti.read_header(file)
     stored = header.get_data_dtype()
     if stored.kind not in "iu" or header.get_slope_inter() not in ((None, None), (1, 0)):
@@ -477,6 +485,8 @@ def _notes(
             f"spacing: {native}, resampled to {by(spec.spacing)} mm "
             f"(--config.folder.spacing={_tuple(spec.spacing)})"
         )
+    for line in geometry.summary(itertools.chain(*(summary.remarks for summary in summaries))):
+        yield f"geometry: {line}"
     if spec.intensity_range:
         low, high = spec.intensity_range
         option = f"--config.folder.intensity_range={_tuple(spec.intensity_range)}"

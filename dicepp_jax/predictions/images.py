@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from nibabel import Nifti1Header
 
-from dicepp_jax.data import files, formats, nifti
+from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import ENDINGS
 from dicepp_jax.data.nifti import Grid
+from dicepp_jax.predictions import dicom_seg
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import listed
 
@@ -29,7 +30,7 @@ class InputCase(NamedTuple):
     Attributes:
       name: its path without the ending, relative to the given folder or the fixed part of the
         given pattern; relative to the common folder of all inputs if two names would collide.
-      files: one, or one per channel.
+      files: one, or one per channel; a DICOM series counts as one.
       missing: names of channel files that do not exist.
     """
 
@@ -44,7 +45,7 @@ class InputImage(NamedTuple):
     Attributes:
       array: `(*spatial, channels)`, with as many spatial axes as the model takes.
       spacing: mm between voxels, 1 where the file does not say.
-      grid: of a NIfTI file, else None.
+      grid: of a NIfTI file or a DICOM series, else None.
       header: of a NIfTI file, else None.
       axis: the axis of length 1 that was removed from a volume of one slice, else None.
       turned: whether it was turned upright, as its EXIF data say; predictions are then upright.
@@ -61,12 +62,18 @@ class InputImage(NamedTuple):
         """An array `(*spatial)` with the removed axis restored."""
         return array if self.axis is None else np.expand_dims(array, self.axis)
 
+    def as_in_file(self, array: np.ndarray) -> np.ndarray:
+        """An array `(*spatial)` or `(*spatial, C)` along the axes of the file."""
+        stored = self.as_stored(array)
+        return nifti.to_native(stored, self.grid) if self.grid else stored
+
 
 def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
     """Find the cases that inputs name.
 
     Args:
-      inputs: files, folders, zip archives, and patterns with `*`, `?` and `**`.
+      inputs: files, folders, zip archives, and patterns with `*`, `?` and `**`; all DICOM files in
+        a folder are one case.
       spec: of the model, which says how many channels a case has.
       output: the folder of predictions, whose files are not inputs.
 
@@ -75,13 +82,23 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
 
     Raises:
       FileNotFoundError: if an input does not exist.
-      ValueError: if there is nothing to predict, or two cases have the same name.
+      ValueError: if there is nothing to predict, two cases have the same name, or there is DICOM
+        and highdicom is not installed.
     """
     given = [_paths(text) for text in inputs]
-    found: dict[str, tuple[Path, File]] = {}
+    roots: dict[str, Path] = {}
+    named: dict[str, File] = {}
     for root, paths in given:
         for file in itertools.chain.from_iterable(map(_files, paths)):
-            found.setdefault(file.where, (root, file))
+            roots.setdefault(file.where, root)
+            named.setdefault(file.where, file)
+    found: dict[str, tuple[Path, File]] = {}
+    for file in dicom.gather(named.values(), ENDINGS):
+        root = roots[file.where if file.where in roots else file.parts[0].where]
+        # A folder that is itself a series is called by its name.
+        found[file.where] = (root.parent if Path(file.where) == root else root, file)
+    if any(file.parts for _, file in found.values()):
+        dicom_seg.check_installed()  # Told once, and not for each case.
     inside = output.resolve()
     outside = {w: f for w, f in found.items() if not Path(w).resolve().is_relative_to(inside)}
     if found and not outside:
@@ -97,15 +114,15 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
     if len(set(names)) < len(names):  # As of two folders with files of one name.
         common = Path(os.path.commonpath([root.absolute() for root, _ in given]))
         names = [_name(where, common) for where in outside]
-    named: dict[str, File] = {}
+    by_name: dict[str, File] = {}
     for name, (_, file) in zip(names, outside.values(), strict=True):
-        first = named.setdefault(name, file)
+        first = by_name.setdefault(name, file)
         if first is not file:
             raise ValueError(
                 f"{first} and {file} would both be predicted as {name}; give only one of them, or "
                 "predict them into different folders (--output)"
             )
-    return sorted(_cases(named, spec), key=lambda case: files.natural(case.name))
+    return sorted(_cases(by_name, spec), key=lambda case: files.natural(case.name))
 
 
 def _name(where: str, root: Path) -> str:
@@ -133,7 +150,8 @@ def _is_holder(path: Path) -> bool:
 
 def _files(path: Path) -> list[File]:
     if _is_holder(path):
-        return [file for file in files.tree(path).values() if ENDING.search(file.name)]
+        every = dicom.gather(files.tree(path).values(), ENDINGS)
+        return [file for file in every if ENDING.search(file.name)]
     return [files.from_path(path)]
 
 
@@ -181,10 +199,10 @@ def read(case: InputCase, spec: Spec) -> InputImage:
     size, grid = pixels[0].size, pixels[0].grid
     array = np.concatenate([one.array for one in pixels], axis=-1)
     spacing = grid.spacing if grid else (1.0,) * len(size)
+    header = nifti.read_header(first) if formats.is_nifti(first) else None
     axis = None
     if len(size) == 3 and spec.ndim == 2 and 1 in size:
         axis = size.index(1)
         array, spacing = array.squeeze(axis), spacing[:axis] + spacing[axis + 1 :]
-    header = nifti.read_header(first) if grid else None
     turned = any(one.turned > 1 for one in pixels)
     return InputImage(array, spacing, grid, header, axis, turned)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import metrics, scoring
-from dicepp_jax.data import files, formats, readers
+from dicepp_jax.data import files, formats, nifti, readers
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import Pixels
 from dicepp_jax.metrics import surface
@@ -229,13 +229,14 @@ def _distances(
     case: str, mask: Pixels, truth: Pixels, classes: tuple[str, ...], tolerance: float
 ) -> list[Row]:
     """The rows of the foreground's surfaces."""
-    assert truth.grid
+    assert mask.grid and truth.grid
+    spacing = nifti.common([truth.grid, mask.grid]).spacing
     # Surfaces are those of the foreground classes.
     p, y = (np.where(x.array == 0, -1, x.array.astype(np.int16))[None] for x in (mask, truth))
     values = {
-        "hausdorff95": surface.hausdorff95(p, y, len(classes), truth.grid.spacing),
+        "hausdorff95": surface.hausdorff95(p, y, len(classes), spacing),
         f"surface_dice_{tolerance:g}mm": surface.surface_dice(
-            p, y, len(classes), truth.grid.spacing, tolerance
+            p, y, len(classes), spacing, tolerance
         ),
     }
     return [

@@ -1,13 +1,17 @@
 """The files that prediction writes for each case, on the grid of its image, and reading them.
 
-    masks/CASE                the label map: NIfTI for NIfTI, a palette PNG for images
+    masks/CASE                the label map: NIfTI for NIfTI and DICOM, a palette PNG for images
     probabilities/CLASS/CASE  the map of a foreground class
+    entropy/CASE              the entropy of the class probabilities, on request
     overlays/CASE.png         outlines and heat maps, to look at
+    segmentations/CASE.dcm    the label map as DICOM SEG, for a DICOM series
+    lesions/CASE.csv          connected components; lesions.csv joins those of all cases
     prediction.json           the settings that all of them share
 
 Label maps hold 0, 1, ..., C-1. Probabilities are float32 or bytes; a NIfTI file of bytes has a
 slope of 1/255, so that every program shows probabilities; an image is a PNG of 8 bits (0 to 255)
-or, for float32, of 16 (0 to 65535). Predictions for NumPy volumes are NumPy files. Images with an
+or, for float32, of 16 (0 to 65535). Entropy is divided by its maximum, ln C, and stored alike; as
+bytes if probabilities are not stored. Predictions for NumPy volumes are NumPy files. Images with an
 EXIF orientation are predicted upright, and so are their files.
 """
 
@@ -20,28 +24,43 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from PIL import Image
+from scipy import special
 
 from dicepp_jax.atomic import write_atomically, write_text
-from dicepp_jax.data import files, formats, nifti
+from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.formats import Pixels
+from dicepp_jax.data.geometry import Remark
 from dicepp_jax.plots import canvas
 from dicepp_jax.plots import cases as case_plots
-from dicepp_jax.predictions import images
+from dicepp_jax.predictions import dicom_seg, images, lesions
 from dicepp_jax.predictions.decisions import Decision
 from dicepp_jax.predictions.images import InputCase, InputImage
 from dicepp_jax.progress import track
-from dicepp_jax.saved import Model, segment
+from dicepp_jax.saved import PARAMS, Model, segment
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import listed
 
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
+ENTROPY, LESIONS, SEGMENTATIONS = "entropy", "lesions", "segmentations"
 UINT8, FLOAT32, NONE = "uint8", "float32", "none"
 STORED = (UINT8, FLOAT32, NONE)
 """Ways to store probabilities."""
 
 SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 """The largest slope that a NIfTI header can hold with 255 * SLOPE <= 1; the next one is above."""
+
+
+class Wanted(NamedTuple):
+    """What is written of a case besides its mask, overlay and lesions.
+
+    Attributes:
+      probabilities: how probabilities are stored, one of `STORED`.
+      entropy: whether the entropy is stored.
+    """
+
+    probabilities: str = UINT8
+    entropy: bool = False
 
 
 class Paths(NamedTuple):
@@ -51,37 +70,49 @@ class Paths(NamedTuple):
       mask: the label map.
       probabilities: of every foreground class; empty if they are not stored.
       overlay: the image.
+      lesions: the table.
+      entropy: the map; None if it is not stored.
+      segmentation: the DICOM SEG; None if the case is not DICOM.
     """
 
     mask: Path
     probabilities: tuple[Path, ...]
     overlay: Path
+    lesions: Path
+    entropy: Path | None
+    segmentation: Path | None
 
     def newer_than(self, moment: float) -> bool:
         """Whether all exist and were written after a moment, in seconds."""
-        every = (self.mask, *self.probabilities, self.overlay)
+        optional = filter(None, (self.entropy, self.segmentation))
+        every = (self.mask, *self.probabilities, self.overlay, self.lesions, *optional)
         return all(path.exists() and path.stat().st_mtime > moment for path in every)
 
 
-def paths(output: Path, case: InputCase, spec: Spec, stored: str) -> Paths:
+def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
     """The paths of a case's files.
 
     Args:
       output: the folder of all predictions.
       case: the case.
       spec: of the model.
-      stored: how probabilities are stored, one of `STORED`.
+      wanted: what is written.
 
     Returns:
       The paths.
     """
     ending = ".npy" if spec.ndim == 3 else ".png"
-    name = case.name + (".nii.gz" if formats.is_nifti(case.files[0]) else ending)
-    classes = spec.classes[1:] if stored != NONE else ()
+    is_dicom = dicom.is_series(case.files[0])
+    has_grid = is_dicom or formats.is_nifti(case.files[0])
+    name = case.name + (".nii.gz" if has_grid else ending)
+    classes = spec.classes[1:] if wanted.probabilities != NONE else ()
     return Paths(
         output / MASKS / name,
         tuple(output / PROBABILITIES / folder_of(label) / name for label in classes),
         output / OVERLAYS / f"{case.name}.png",
+        output / LESIONS / f"{case.name}.csv",
+        output / ENTROPY / name if wanted.entropy else None,
+        output / SEGMENTATIONS / f"{case.name}.dcm" if is_dicom else None,
     )
 
 
@@ -97,27 +128,42 @@ def folder_of(label: str) -> str:
 
 def write(
     to: Paths,
+    case: InputCase,
     image: InputImage,
     probs: np.ndarray,
     mask: np.ndarray,
-    classes: Sequence[str],
-    stored: str,
+    model: Model,
+    wanted: Wanted,
 ) -> None:
     """Write the files of a case, each whole or not at all.
 
     Args:
       to: their paths.
+      case: the case.
       image: of the case.
       probs: `(*spatial, C)`.
       mask: `(*spatial)` classes.
-      classes: their names, the background first.
-      stored: how probabilities are stored, one of `STORED`.
+      model: that predicted it.
+      wanted: what is written.
+
+    Raises:
+      ValueError: if a DICOM series lacks what its segmentation must repeat from it.
     """
-    for path in (to.mask, *to.probabilities):
+    classes = model.classes
+    for path in (to.mask, *to.probabilities, *([to.entropy] if to.entropy else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
     _write_mask(to.mask, image, mask, len(classes))
     for target, path in enumerate(to.probabilities, 1):
-        _write_probability(path, image, probs[..., target], stored)
+        _write_probability(path, image, probs[..., target], wanted.probabilities)
+    if to.entropy:
+        stored = FLOAT32 if wanted.probabilities == FLOAT32 else UINT8
+        _write_probability(to.entropy, image, entropy(probs), stored)
+    native_mask, native_probs = image.as_in_file(mask), image.as_in_file(probs)
+    affine = image.grid.affine if image.grid else None
+    lesions.write(to.lesions, lesions.find(case.name, native_mask, native_probs, classes, affine))
+    if to.segmentation:
+        network = model.about["sha256"][PARAMS][:16]
+        dicom_seg.write(to.segmentation, case.files[0], native_mask, classes, network)
     figure = case_plots.overlay(
         to.overlay.stem,
         image.array,
@@ -128,6 +174,23 @@ def write(
         from_top=image.grid is not None,
     )
     canvas.save(figure, to.overlay)
+
+
+def entropy(probs: np.ndarray) -> np.ndarray:
+    """The entropy of class probabilities, `-sum p ln p / ln C`.
+
+    Args:
+      probs: `(*spatial, C)`.
+
+    Returns:
+      `(*spatial)` float32, from 0 where one class is certain to 1 where all are equally probable.
+
+    Example:
+      >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).tolist()
+      [0.0, 1.0]
+    """
+    ratio = special.entr(probs.astype(np.float64)).sum(-1) / np.log(probs.shape[-1])
+    return np.clip(ratio, 0, 1).astype(np.float32)
 
 
 def _write_mask(path: Path, image: InputImage, mask: np.ndarray, num_classes: int) -> None:
@@ -158,13 +221,12 @@ def _levels(p: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
 
 
 def _write_nifti(path: Path, image: InputImage, p: np.ndarray, stored: str) -> None:
-    assert image.grid and image.header
+    assert image.grid
     if stored == FLOAT32:
         nifti.write(path, p, image.grid, image.header)
         return
-    volume = nib.Nifti1Image(nifti.to_native(_levels(p, np.uint8), image.grid), image.grid.affine)
-    for field in nifti.GEOMETRY:
-        volume.header[field] = image.header[field]
+    native = nifti.to_native(_levels(p, np.uint8), image.grid)
+    volume = nifti.as_image(native, image.grid, image.header)
     volume.header.set_slope_inter(SLOPE, 0)
     write_atomically(path, lambda temporary: nib.save(volume, temporary))
 
@@ -181,11 +243,12 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
       ValueError: if the folder holds predictions made with other settings.
     """
     path = output / SETTINGS
-    earlier = json.loads(path.read_text()) if path.exists() else settings
+    # A setting that is not there is newer than the folder, whose cases will be predicted anew.
+    earlier = json.loads(path.read_text()) if path.exists() else {}
     changes = [
-        f"{name} {earlier.get(name)} there, {value} here"
+        f"{name} {earlier[name]} there, {value} here"
         for name, value in settings.items()
-        if earlier.get(name) != value
+        if earlier.get(name, value) != value
     ]
     if changes:
         raise ValueError(
@@ -196,17 +259,31 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
     write_text(path, json.dumps({**settings, **about}, indent=2) + "\n")
 
 
-def is_done(model: Model, case: InputCase, output: Path, stored: str) -> bool:
+def is_done(model: Model, case: InputCase, output: Path, wanted: Wanted) -> bool:
     """Whether all files of a case exist and are newer than the model and the image."""
-    sources = [model.path, *(Path(file.where) for file in case.files)]
+    # A folder of slices changes when a slice is removed.
+    read = [one for file in case.files for one in (file, *file.parts)]
+    sources = [model.path, *(Path(one.where) for one in read)]
     # A member of an archive has no path of its own.
     newest = max(path.stat().st_mtime for path in sources if path.exists())
-    return paths(output, case, model.spec, stored).newer_than(newest)
+    return paths(output, case, model.spec, wanted).newer_than(newest)
+
+
+class Outcome(NamedTuple):
+    """What there is to say about predicted cases.
+
+    Attributes:
+      failed: why cases failed, one line each.
+      remarks: cases, and what is unusual about the positions of their voxels.
+    """
+
+    failed: list[str]
+    remarks: list[tuple[str, Remark]]
 
 
 def predict_cases(
-    model: Model, cases: Sequence[InputCase], output: Path, decision: Decision, stored: str
-) -> list[str]:
+    model: Model, cases: Sequence[InputCase], output: Path, decision: Decision, wanted: Wanted
+) -> Outcome:
     """Predict cases, with progress, and write their files.
 
     Args:
@@ -214,19 +291,20 @@ def predict_cases(
       cases: the images.
       output: the folder of all predictions.
       decision: how the class of a voxel is decided.
-      stored: how probabilities are stored, one of `STORED`.
+      wanted: what is written.
 
     Returns:
-      Why cases failed, one line each.
+      What there is to say about the cases.
     """
-    failed, turned = [], []
+    failed, remarks, turned = [], [], []
     for case in track(cases, "predicting", len(cases), "case"):
         try:
             image = images.read(case, model.spec)
+            remarks += [(case.name, remark) for remark in image.grid.remarks] if image.grid else []
             probs = model.predict(image.array, image.spacing)
             mask = segment(probs, decision.threshold, decision.target)
-            to = paths(output, case, model.spec, stored)
-            write(to, image, probs, mask, model.classes, stored)
+            to = paths(output, case, model.spec, wanted)
+            write(to, case, image, probs, mask, model, wanted)
         except (ValueError, OSError) as error:
             failed.append(f"{case.name}: {error}")
             continue
@@ -237,7 +315,8 @@ def predict_cases(
             f"{len(turned)} image{'s' * (len(turned) > 1)} with an EXIF orientation: "
             f"{listed(turned)}; the predictions are upright, as viewers show the image"
         )
-    return failed
+    lesions.join(output / LESIONS, output / f"{LESIONS}.csv")
+    return Outcome(failed, remarks)
 
 
 class ProbabilityMap(NamedTuple):

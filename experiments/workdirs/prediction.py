@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from dicepp_jax.data import geometry
 from dicepp_jax.predictions import images, outputs
 from dicepp_jax.predictions.decisions import decide
 from dicepp_jax.saved import PARAMS
@@ -14,13 +15,13 @@ def predict(
     workdir: Path,
     inputs: Sequence[str],
     output: Path,
+    wanted: outputs.Wanted,
     *,
     threshold: float | None = None,
     recall: float | None = None,
     precision: float | None = None,
     target: str | None = None,
     calibrated: bool = False,
-    probabilities: str = outputs.UINT8,
 ) -> list[str]:
     """Predict images and write the files of each case; finished cases are skipped.
 
@@ -28,12 +29,12 @@ def predict(
       workdir: of the run, or of a saved model.
       inputs: files, folders, zip archives and patterns.
       output: the folder of all predictions.
+      wanted: what to write besides masks.
       threshold: foreground where p >= it; at most one of this and the next two is given.
       recall: the wanted recall on validation.
       precision: the wanted precision on validation.
       target: the class of the threshold, if there are several.
       calibrated: whether to use the temperature that was fitted for the run.
-      probabilities: how to store probability maps, one of `outputs.STORED`.
 
     Returns:
       Why cases failed, one line each.
@@ -66,7 +67,7 @@ def predict(
         "classes": list(model.classes),
         "threshold": decision.threshold,
         "target": None if decision.threshold is None else model.classes[decision.target],
-        "probabilities": probabilities,
+        **wanted._asdict(),
         "network": about["sha256"][PARAMS][:16],
         "temperature": about.get("temperature"),
     }
@@ -79,9 +80,11 @@ def predict(
         "epochs": epochs,
     }
     outputs.write_settings(output, settings, record)
-    left = [case for case in cases if not outputs.is_done(model, case, output, probabilities)]
+    left = [case for case in cases if not outputs.is_done(model, case, output, wanted)]
     if len(left) < len(cases):
         print(f"{len(cases) - len(left)} of {len(cases)} cases are already done")
-    failed = outputs.predict_cases(model, left, output, decision, probabilities)
+    failed, remarks = outputs.predict_cases(model, left, output, decision, wanted)
+    for line in geometry.summary(remarks):
+        print(f"geometry: {line}")
     print(f"{len(cases) - len(failed)} of {len(cases)} cases are in {output}")
     return failed
