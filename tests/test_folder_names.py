@@ -136,6 +136,14 @@ def test_label_maps_are_united_where_they_agree(tmp_path):
         cases["a"].read()
 
 
+def test_a_value_of_no_class_names_all_masks_of_the_case(tmp_path):
+    pictures(tmp_path / "set", "a.png")
+    save(tmp_path / "set/a_mask.png", TOP)
+    save(tmp_path / "set/a_mask_1.png", TOP // 255 * 7)
+    with pytest.raises(ValueError, match=r"a_mask\.png or .*a_mask_1\.png contains 7, expected 0 "):
+        describe(tmp_path / "set", mask_values=(0, 255))
+
+
 def test_overlaps_reach_the_prepared_set(tmp_path):
     layouts.ultrasound(tmp_path / "set")
     spec, _, cases = describe(tmp_path / "set")
@@ -167,7 +175,7 @@ def test_further_masks_are_not_left_out_by_a_template(tmp_path):
     layouts.ultrasound(tmp_path / "set")
     options = {"images": "{case}).png", "masks": "{case})_mask.png"}
     message = (
-        "6 files are named like further masks of cases that have one: benign/benign (2)_mask_1.png"
+        "files named like further masks of cases that have one (6): benign/benign (2)_mask_1.png"
     )
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         describe(tmp_path / "set", **options)
@@ -191,12 +199,13 @@ def test_every_unused_image_file_is_told(tmp_path):
     assert list(cases) == ["0", "1", "2"]
     first, second, *others = told.splitlines()
     assert first.startswith(
-        "NOT USED: 2 files that are named like masks but belong to no case: "
-        "masks/2_corrected.webp, masks/old/0_mask.png (1 .webp in masks, 1 .png in masks/old); set"
+        "NOT USED: files that are named like masks but belong to no case (2): "
+        "masks/2_corrected.webp, masks/old/0_mask.png, that is 1 .webp in masks, 1 .png in "
+        "masks/old; set"
     )
     assert second.startswith(
-        "NOT USED: 5 image files or archives that belong to no case: more.tar.gz, "
-        "previews/0.JPG, previews/1.JPG, previews/2.JPG, scan.dcm ("
+        "NOT USED: image files or archives that belong to no case (5): more.tar.gz, "
+        "previews/0.JPG, previews/1.JPG, previews/2.JPG, scan.dcm, that is "
     )
     assert "NOT USED" not in "".join(others)
 
@@ -226,7 +235,7 @@ def test_unused_files_of_nnunet_are_told(tmp_path):
     )
     _, told, cases = describe(tmp_path / "set")
     assert list(cases) == ["a"]
-    assert "NOT USED: 1 image files or archives that belong to no case: imagesTs/b_0000.png" in told
+    assert "NOT USED: image files or archives that belong to no case (1): imagesTs/b_0000" in told
 
 
 # Spellings

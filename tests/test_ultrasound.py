@@ -53,7 +53,7 @@ def test_it_is_inspected_trained_and_scored(ultrasound):
     }
     (workdir / "split.json").write_text(json.dumps(split))
     lines = told.splitlines()
-    assert lines[0].startswith("NOT USED: 1 image files or archives that belong to no case: over")
+    assert lines[0].startswith("NOT USED: image files or archives that belong to no case (1): over")
     assert "odd: the mask has no foreground (5 cases): normal (1); normal (2); normal (3);" in told
     assert "odd: 6 cases: benign (2), its 2 mask files overlap in " in told
     card = (workdir / "prepare" / "card.txt").read_text()

@@ -292,7 +292,8 @@ def infer(
     for case, summary in zip(cases, summaries, strict=True):
         unknown = [value for value in summary.values if value not in values]
         if unknown:
-            raise ValueError(formats.unknown_values(case.masks[0], unknown, classes, values))
+            where = " or ".join(map(str, case.masks))
+            raise ValueError(formats.unknown_values(where, unknown, classes, values))
     many = "; if these number objects, convert them to binary masks" if len(values) > FEW else ""
     return _encoding(classes, values, f"masks with the values {listed(present)}{many}")
 
@@ -372,7 +373,7 @@ def _check_further(files: Tree, images: str, masks: str, paired: Container[str])
     ]
     if further:
         raise ValueError(
-            f"{len(further)} files are named like further masks of cases that have one: "
+            f"files named like further masks of cases that have one ({len(further)}): "
             f"{listed(further)}; unite the masks of a case by "
             f"--config.folder.masks='{wide}', or move these files out of the folder"
         )

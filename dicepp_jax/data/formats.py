@@ -148,7 +148,7 @@ def _is_bimodal(counts: Mapping[int, int]) -> bool:
 
 
 def unknown_values(
-    file: File, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
+    file: File | str, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
 ) -> str:
     """The error message about mask values that belong to no class."""
     known = listed(f"{value} {name}" for value, name in zip(values, classes, strict=True))
