@@ -246,3 +246,30 @@ def _blob(number, size, grey=False):
     disc = np.hypot(row - centre[0], column - centre[1]) < 0.3 * min(size)
     image = rng.integers(0, 256, (*size, 1 if grey else 3), np.uint8)
     return Written(image.repeat(3, -1) if grey else image, disc.astype(np.uint8))
+
+
+def ultrasound(folder, *, flat=False, each=3):
+    """Write images beside their masks, with brackets and spaces in names and one mask a lesion.
+
+    Args:
+      folder: where `benign/`, `malignant/` and `normal/` go.
+      flat: whether all files are in `folder` itself.
+      each: number of images of each kind; the nth has n lesions, which overlap, and the normal
+        ones have one mask without foreground.
+
+    Returns:
+      `Written` by the case's name, such as "benign (1)", whose label is the union of its masks.
+    """
+    written = {}
+    for offset, kind in enumerate(("benign", "malignant", "normal")):
+        for number in range(1, each + 1):
+            case = _blob(100 * offset + number, (24, 30))
+            masks = [case.label * (kind != "normal")]
+            while kind != "normal" and len(masks) < number:
+                masks.append(np.roll(masks[-1], 5, axis=1))
+            name, place = f"{kind} ({number})", folder if flat else folder / kind
+            write_rgb(place / f"{name}.png", case.image)
+            for index, mask in enumerate(masks):
+                write_mask(place / f"{name}_mask{f'_{index}' if index else ''}.png", mask)
+            written[name] = Written(case.image, np.bitwise_or.reduce(masks))
+    return written

@@ -123,6 +123,20 @@ def test_volumes_with_probabilities(tmp_path, capsys):
     assert "background" not in printed
 
 
+def test_names_are_one_in_any_spelling_of_their_accents(tmp_path, capsys):
+    """Predicted on macOS, which decomposes accents, and annotated elsewhere."""
+    predicted(tmp_path, (0,))
+    for path in list(tmp_path.rglob("case0.nii.gz")):
+        spelling = "\u00e9" if path.parent.name == "truth" else "e\u0301"
+        path.rename(path.with_name(f"{spelling}.nii.gz"))
+    for truth in (tmp_path / "truth", tmp_path / "truth/{case}.nii.gz"):
+        output = f"--output={tmp_path / 'scores'}"
+        code, _, error = call(capsys, *flags(tmp_path / "out", truth, output))
+        assert (code, error) == (0, "")
+        rows = read_csv(tmp_path / "scores" / "cases.csv", Row)
+        assert {row.case for row in rows} == {"\u00e9"} and "nll" in {row.metric for row in rows}
+
+
 def test_probabilities_of_bytes_are_too_coarse_for_nll(tmp_path, capsys):
     probs = predicted(tmp_path, (0,), np.uint8)
     more = f"--output={tmp_path / 'scores'}"
@@ -227,7 +241,7 @@ def test_a_case_that_cannot_be_scored_is_told(tmp_path, capsys, spoil, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--truth=NO"], "there is no NO; give the folder that holds the set's files"),
+        (["--truth=NO"], "NO does not exist; give the folder that contains the set's files"),
         (["--truth=empty"], "there is no label map in empty"),
         (["--truth=other"], "no prediction and truth have the same name: case0; x. Give a pattern"),
         (

@@ -53,13 +53,45 @@ def test_a_folder_is_gone_through_in_natural_order(tmp_path):
 
 
 def test_hidden_files_are_passed_over(tmp_path):
-    hidden = ("__MACOSX/a.png", "x/._a.png", ".git/a.png", "x/.DS_Store", "Thumbs.db")
+    hidden = ("__MACOSX/a.png", "x/._a.png", ".git/a.png", "x/.DS_Store", "Thumbs.db", "THUMBS.DB")
+    hidden += ("x/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "x/ehthumbs.db", "x/Desktop.ini")
     write(tmp_path / "folder", "x/a.png", "desktop.ini", *hidden)
     (tmp_path / "folder/dangling.png").symlink_to(tmp_path / "nowhere")
     pack(tmp_path / "folder/x.zip", "b.png", *hidden)
     pack(tmp_path / "folder/._x.zip", "c.png")
     assert list(tree(tmp_path / "folder")) == ["x.zip/b.png", "x/a.png"]
     assert list(tree(tmp_path / "folder/x.zip")) == ["x.zip/b.png"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_names_are_spelt_in_one_way_and_files_are_where_they_were(tmp_path, archived):
+    decomposed = "E\u0301tude /No\u0308el .png"
+    write(tmp_path, "x/" + decomposed)
+    if archived:
+        pack(tmp_path / "x.zip", decomposed)
+        (tmp_path / "x" / decomposed).unlink()
+    root = tmp_path / ("x.zip" if archived else "x")
+    [(name, file)] = tree(root).items()
+    assert name == file.name == ("x.zip/" if archived else "") + "\u00c9tude/N\u00f6el .png"
+    assert file.where == f"{root}/{decomposed}" and file.read().decode().endswith(decomposed)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_two_spellings_of_one_name_are_refused(tmp_path, archived):
+    names = "\u00e9.png", "e\u0301.png"
+    write(tmp_path, *(f"x/{name}" for name in names))
+    if archived:
+        pack(tmp_path / "x.zip", *names)
+    with pytest.raises(ValueError, match=r"have one name, apart from how its accents and spaces"):
+        tree(tmp_path / ("x.zip" if archived else "x"))
+
+
+def test_names_in_an_archive_that_are_not_utf8_are_kept(tmp_path):
+    """As from a program of DOS, whose letters are those of code page 437."""
+    pack(tmp_path / "a.zip", "xx.png")
+    content = (tmp_path / "a.zip").read_bytes().replace(b"xx.png", b"\x82x.png")
+    (tmp_path / "a.zip").write_bytes(content)
+    assert list(tree(tmp_path)) == ["a.zip/\u00e9x.png"]
 
 
 def test_a_folder_may_lie_below_a_hidden_one_and_behind_a_link(tmp_path):

@@ -233,6 +233,13 @@ def test_the_key_of_validation_and_a_byte_order_mark(tmp_path):
     assert read_split(path, facts("abc"), spec_of(())) == expected
 
 
+def test_accents_are_compared_in_one_spelling(tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"train": ["e\u0301"], "val": ["\u00fc "], "test": ["a"]}))
+    expected = {"train": ["\u00e9"], "validation": ["\u00fc"], "test": ["a"]}
+    assert read_split(path, facts(["a", "\u00e9", "\u00fc"]), spec_of(())) == expected
+
+
 def test_positions_in_drive(tmp_path):
     names = [f"{n}_training" for n in range(21, 41)] + [f"{n:02d}_test" for n in range(1, 21)]
     numbers = [f"img{n:05d}" for n in range(40)]

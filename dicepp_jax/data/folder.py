@@ -231,7 +231,8 @@ def _several(masks_of: Masks, classes: Sequence[str], template: str) -> tuple[st
     return (
         f"several masks: {len(several)} of {len(most)} cases have up to {max(most.values())} mask "
         f"files{' of a class' * (classes != ('',))}, which are united: {listed(several)}; the card "
-        f"tells how many voxels overlap (--config.folder.masks='{template}')",
+        f"tells how many voxels overlap (--config.folder.masks='{template}'; if they are outlines "
+        "of one object by several readers, set a template that matches one of them)",
     )[: len(several)]
 
 
@@ -270,7 +271,7 @@ def _check_further(files: Tree, images: str, masks: str, paired: Container[str])
     ]
     if further:
         raise ValueError(
-            f"{len(further)} files are named like further masks of cases that have one: "
+            f"files named like further masks of cases that have one ({len(further)}): "
             f"{listed(further)}; unite the masks of a case by "
             f"--config.folder.masks='{wide}', or move these files out of the folder"
         )

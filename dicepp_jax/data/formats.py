@@ -203,7 +203,7 @@ def are_extremes(values: Sequence[int]) -> bool:
 
 
 def unknown_values(
-    file: File, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
+    file: File | str, unknown: Sequence[int], classes: Sequence[str], values: Sequence[int]
 ) -> str:
     """The error message about mask values that belong to no class."""
     known = listed(

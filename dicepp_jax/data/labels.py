@@ -76,7 +76,8 @@ def infer(
     for case, values_of in zip(cases, found, strict=True):
         unknown = [value for value in values_of if value not in values]
         if unknown:
-            raise ValueError(formats.unknown_values(case.masks[0], unknown, classes, values))
+            where = " or ".join(map(str, case.masks))
+            raise ValueError(formats.unknown_values(where, unknown, classes, values))
     many = "; if these number objects, convert them to binary masks" if len(values) > FEW else ""
     kinds = listed(map(readers.shown, present))
     origin = f"masks with the {'colours' if _has_colours(present) else 'values'} {kinds}{many}"

@@ -48,7 +48,8 @@ def describe(files: Sequence[File]) -> list[str]:
     masks = [file for file in files if MASK.search(file.name)]
     others = [file for file in files if not MASK.search(file.name)]
     return [
-        f"NOT USED: {len(some)} {what}: {listed(file.name for file in some)} ({_kinds(some)}); "
+        f"NOT USED: {what} ({len(some)}): {listed(file.name for file in some)}, that is "
+        f"{listed(kinds(file.name for file in some))}; "
         "set --config.folder.images and --config.folder.masks so that they belong to cases, or "
         "move them out of the folder"
         for what, some in (
@@ -57,11 +58,6 @@ def describe(files: Sequence[File]) -> list[str]:
         )
         if some
     ]
-
-
-def _kinds(files: Sequence[File]) -> str:
-    """How many there are of each ending in each folder."""
-    return listed(kinds(file.name for file in files))
 
 
 def kinds(names: Iterable[str]) -> list[str]:

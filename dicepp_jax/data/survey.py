@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,19 +152,30 @@ def _read_cache(cache: Path, stamp: str) -> list[CaseSummary] | None:
         return None
     if not isinstance(cached, dict) or cached.get("fingerprint") != stamp:
         return None
-    return [
-        CaseSummary(
-            tuple(shape),
-            tuple(spacing) if spacing else None,
-            channels,
-            dtype,
-            {int(value): count for value, count in values.items()},
-            {int(index): code for index, code in palette.items()},
-            *numbers,
-            tuple((name, Remark(*remark)) for name, remark in remarks),
-        )
-        for shape, spacing, channels, dtype, values, palette, *numbers, remarks in cached["cases"]
-    ]
+    return [_from_json(*fields) for fields in cached["cases"]]
+
+
+def _from_json(
+    shape: list[int],
+    spacing: list[float] | None,
+    channels: int,
+    dtype: str,
+    values: dict[str, int],
+    palette: dict[str, int],
+    *numbers: Any,
+) -> CaseSummary:
+    """A summary from its fields as JSON has them."""
+    *counts, remarks = numbers
+    return CaseSummary(
+        tuple(shape),
+        tuple(spacing) if spacing else None,
+        channels,
+        dtype,
+        {int(value): count for value, count in values.items()},
+        {int(index): code for index, code in palette.items()},
+        *counts,
+        tuple((name, Remark(*remark)) for name, remark in remarks),
+    )
 
 
 def _write_cache(cache: Path, stamp: str, summaries: Sequence[CaseSummary]) -> None:

@@ -127,7 +127,17 @@ def parse_masks(files: Tree, template: str, cases: Container[str]) -> Iterator[M
         if hits:
             hit = next((hit for hit in hits if hit["case"].strip() in cases), hits[0])
             groups = hit.groupdict()
-            yield Mask(groups["case"].strip(), groups.get("class", ""), groups["name"], file)
+            case = groups["case"].strip()
+            if "{case}*" in template:
+                case = _known_beginning(case, cases)
+            yield Mask(case, groups.get("class", ""), groups["name"], file)
+
+
+def _known_beginning(name: str, cases: Container[str]) -> str:
+    """The longest known case that a name begins with, up to the end of a word; else the name."""
+    ends = [len(name), *(hit.start() for hit in reversed([*re.finditer(r"[\W_]", name)]))]
+    known = (name[:end].strip() for end in ends if name[:end].strip() in cases)
+    return next(known, name)
 
 
 def unites(template: str) -> bool:

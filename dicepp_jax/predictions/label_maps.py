@@ -5,6 +5,7 @@ probability maps.
 """
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def find(place: str) -> LabelMaps:
 def _split(pattern: Path) -> tuple[Path, str]:
     """The folder that a pattern begins with, and the rest as a regular expression."""
     first = next(n for n, part in enumerate(pattern.parts) if "{case}" in part or "*" in part)
-    name = re.escape("/".join(pattern.parts[first:])).replace(r"\*", "[^/]*")
+    name = re.escape(files.spelt("/".join(pattern.parts[first:]))).replace(r"\*", "[^/]*")
     case = re.escape("{case}")
     name = name.replace(case, "(?P<case>[^/]+)", 1).replace(case, "(?P=case)")
     return Path(*pattern.parts[:first]), name
@@ -141,7 +142,8 @@ def pair(
     pairs = []
     for case, file in found.items():
         if case in true:
-            maps = tuple(folder / outputs.folder_of(label) / file.name for label in classes[1:])
+            name = os.path.relpath(file.where, predictions.root)  # as it is spelt on disk
+            maps = tuple(folder / outputs.folder_of(label) / name for label in classes[1:])
             beside = predictions.root.name == outputs.MASKS and any(map(Path.exists, maps))
             pairs.append(Pair(case, file, true[case], maps if beside else ()))
     return pairs, alone
