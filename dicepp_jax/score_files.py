@@ -116,6 +116,24 @@ def score_split(
     return scores
 
 
+def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
+    """The scores of different cases as those of one split.
+
+    Args:
+      parts: their scores.
+      figures: number of cases that figures will show.
+
+    Returns:
+      The scores of all of them.
+    """
+    return SplitScores(
+        [row for part in parts for row in part.rows],
+        jax.tree.map(lambda *x: np.sum(x, axis=0), *(part.reliability for part in parts)),
+        {case: counts for part in parts for case, counts in part.thresholds.items()},
+        [views for part in parts for views in part.shown][:figures],
+    )
+
+
 def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
     """Write scores below a directory, all of them or none."""
     # When a run is scored again, its old files stay until all the new ones exist.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dicepp_jax import inference, parallel, schedule, train
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
-from dicepp_jax.data import Spec, pipeline
+from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.plots import canvas, curves
 from dicepp_jax.plots import cases as case_plots
@@ -55,16 +55,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
             fit(member, built[name], folders[name], deadline)
             predict = best_predictor(member, built[name], folders[name], name)
             if parallel.is_first():
-                test, figures = first.splits["test"], config.evaluation.figures
+                cases, figures = first.splits[first.scored_part], config.evaluation.figures
                 scores[name] = score_split(
-                    predict, test, first.spec, folders[name], figures=figures
+                    predict, cases, first.spec, folders[name], figures=figures
                 )
             parallel.wait(f"{name} is scored")
         if not parallel.is_first():
             return ""
         logs = {name: log.read(folder) for name, folder in folders.items()}
         draw(scores, logs, first.spec.classes, workdir / "figures")
-        return report(scores, first.spec, workdir)
+        return report(scores, first, workdir)
 
 
 def of_each_loss(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -224,25 +224,25 @@ def comparisons(scores: Mapping[str, SplitScores], background: str) -> list[Comp
     ]
 
 
-def report(scores: Mapping[str, SplitScores], spec: Spec, workdir: Path) -> str:
+def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) -> str:
     """Write the report: every metric, with tests when there are two methods.
 
     Args:
       scores: of the test split, by method.
-      spec: of the data set.
+      built: components of one of the methods.
       workdir: the directory of `report.txt`, and of `comparison.csv` if there are several methods.
 
     Returns:
       Its text.
     """
-    background = spec.classes[0]
+    background = built.spec.classes[0]
     compared: Sequence[Comparison] = comparisons(scores, background)
     if compared:
         write_csv(workdir / "comparison.csv", compared)
     summaries = {name: summarise(s.rows) for name, s in scores.items()}
     cases = len({row.case for s in scores.values() for row in s.rows})
     text = (
-        f"Test split of {spec.title}, {cases} cases, mean ± bootstrap standard error\n"
+        f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
     )
     write_text(workdir / directory.REPORT, text + "\n")
