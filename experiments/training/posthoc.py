@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from dicepp_jax import inference, score_files
 from dicepp_jax.losses import from_probabilities
 from dicepp_jax.progress import track
-from dicepp_jax.rows import Row, read_csv, summarise
+from dicepp_jax.rows import summarise
 from dicepp_jax.scaling import fit_temperature
 from dicepp_jax.score_files import score_split
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.text_table import normal_table, summary_table
 from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
@@ -54,9 +54,9 @@ def scale_temperature(
         predict = inference.tempered(predict, temperature)
         scored = _score(predict, config, built, folder)
         derived.write(folder, derived.TEMPERATURE, [workdir], temperature)
-    before = read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
+    before = score_files.read(workdir, built.spec.classes)
     names = config.loss.name, f"{config.loss.name}, T = {temperature:.2f}"
-    return _report(dict(zip(names, (before, scored.rows), strict=True)), built)
+    return _report(dict(zip(names, (before, scored), strict=True)), built)
 
 
 def fit(predict: inference.Predict, cases: Sequence, num_classes: int) -> float:
@@ -128,6 +128,8 @@ def combine(
     opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
     names = _names(workdirs, opened)
     config, built = opened[0]
+    classes = built.spec.classes
+    single = [score_files.read(workdir, classes) for workdir in workdirs]
     with directory.lock(output):
         if built.scored_part == "test":
             predicts = [
@@ -139,16 +141,10 @@ def combine(
         else:
             _check_folds(workdirs, opened)
             together, kind = "all folds", derived.FOLDS
-            classes = built.spec.classes
-            parts = [score_files.read(workdir, classes) for workdir in workdirs]
-            scored = score_files.merge(parts, config.evaluation.figures)
+            scored = score_files.merge(single, config.evaluation.figures)
             score_files.write(output, scored, classes)
         derived.write(output, kind, workdirs)
-    rows = {
-        name: read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
-        for name, workdir in zip(names, workdirs, strict=True)
-    }
-    return _report({**rows, together: scored.rows}, built)
+    return _report({**dict(zip(names, single, strict=True)), together: scored}, built)
 
 
 def _names(workdirs: Sequence[Path], opened: Sequence[tuple[ConfigDict, Components]]) -> list[str]:
@@ -240,7 +236,8 @@ def _score(
     return score_split(predict, cases, built.spec, folder, figures=figures)
 
 
-def _report(rows: dict[str, list[Row]], built: Components) -> str:
-    summaries = {name: summarise(group) for name, group in rows.items()}
+def _report(scores: dict[str, score_files.SplitScores], built: Components) -> str:
+    summaries = {name: summarise(of.rows) for name, of in scores.items()}
     title = f"{built.scored_title}, mean ± bootstrap standard error"
-    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}"
+    normal = normal_table({name: of.false_positives for name, of in scores.items()})
+    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}{normal}"

@@ -19,7 +19,7 @@ from dicepp_jax.plots import canvas, curves
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.text_table import normal_table, summary_table
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training import step_memory
@@ -244,6 +244,7 @@ def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) 
     text = (
         f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
+        + normal_table({name: s.false_positives for name, s in scores.items()})
     )
     write_text(workdir / directory.REPORT, text + "\n")
     return text
