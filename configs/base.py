@@ -28,9 +28,11 @@ def get_config() -> ConfigDict:
     # "random": Table 1's counts in a fixed permutation, unless the publisher fixes the split;
     # "group": the frames of a video stay together.
     config.data.split = "random"
-    config.data.split_file = (
-        ""  # instead, a JSON file {"train": [...], "val": [...], "test": [...]}
-    )
+    # Instead, a JSON file {"train": [...], "val": [...], "test": [...]}, or nnU-Net's list of the
+    # folds.
+    config.data.split_file = ""
+    # Cross-validation: 0 to 4, the fold of the training and validation cases that validates.
+    config.data.fold = placeholder(int)
     config.data.batch_size = 1
     config.data.cache_gib = 4.0  # memory for prepared cases
     # The next two apply to volumes.

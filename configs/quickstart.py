@@ -3,7 +3,8 @@
 Command:   python -m experiments.run
 Hardware:  2 CPU cores, about two minutes, compilation included
 Expected:  test NLL of the vessels 0.147 with DSC and 0.046 with DSC++, Dice 0.856 and 0.856
-           (seed 0, jax 0.10.2, 2026-11-23; seeds 1 and 2 are in docs/results.md)
+           (seed 0, jax 0.10.2, 2026-11-23; seeds 1 and 2 are in docs/results.md); another
+           processor rounds differently, which changes the third digit (docs/running.md)
 """
 
 from ml_collections import ConfigDict

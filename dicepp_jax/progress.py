@@ -19,6 +19,9 @@ T = TypeVar("T")
 def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
     """Iterate over items, reporting progress and the remaining time.
 
+    The time is estimated by the items after the first, which often compiles a program; until there
+    are two, none is told.
+
     Args:
       items: the items to iterate over.
       title: description of what is being done.
@@ -29,16 +32,34 @@ def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
       The items.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, title, total, unit=unit, dynamic_ncols=True)
+        yield from _bar(items, title, total, unit)
         return
-    start = last = time.monotonic()
+    start = last = first = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        if done == 1:
+            first = now
         if now - last > LINE_EVERY or (done == total and last > start):
-            last, left = now, (now - start) / done * (total - done)
-            when = f"{left / 60:.1f} min left" if done < total else "done"
-            print(f"{title}: {done} of {total} {unit}s, {when}", file=sys.stderr, flush=True)
+            last, when = now, ""
+            if done == total:
+                when = ", done"
+            elif done > 1:
+                when = f", {(now - first) / (done - 1) * (total - done) / 60:.1f} min left"
+            print(f"{title}: {done} of {total} {unit}s{when}", file=sys.stderr, flush=True)
+
+
+def _bar(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
+    """The same as a bar, whose clock starts after the first item."""
+    with tqdm(desc=title, total=total, unit=unit, dynamic_ncols=True) as bar:
+        for done, item in enumerate(items, 1):
+            yield item
+            if done == 1:
+                bar.reset()
+                bar.initial = bar.n = bar.last_print_n = 1
+                bar.refresh()
+            else:
+                bar.update()
 
 
 class TrainingProgress:

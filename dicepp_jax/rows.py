@@ -1,9 +1,10 @@
 """Scores as tables in long form, one number per row, their summaries and comparisons.
 
 A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
-`Comparison` two methods side by side. `write_csv` and `read_csv` preserve exactly any kind whose
-fields are str, int, float or another such kind, whose columns then stand in its place. Importing
-this module loads NumPy and scipy alone, so that results can be read where jax is not installed.
+`Comparison` two methods side by side, `FalsePositives` what was predicted where nothing is.
+`write_csv` and `read_csv` preserve exactly any kind whose fields are str, int, float or another
+such kind, whose columns then stand in its place. Importing this module loads NumPy and scipy alone,
+so that results can be read where jax is not installed.
 """
 
 import csv
@@ -35,6 +36,22 @@ class Row(NamedTuple):
     region: str
     metric: str
     value: float
+
+
+class FalsePositives(NamedTuple):
+    """What was predicted in a case without foreground.
+
+    Attributes:
+      case: its name.
+      label: a class of the foreground.
+      voxels: number of voxels for which it is the most probable class.
+      components: number of parts that these form; voxels that share a face are connected.
+    """
+
+    case: str
+    label: str
+    voxels: int
+    components: int
 
 
 class Summary(NamedTuple):

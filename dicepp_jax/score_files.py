@@ -2,7 +2,8 @@
 
 `test/` holds `cases.csv`, the rows of every case; `summary.csv`, their means; `thresholds.csv`,
 counts of every case at `metrics.THRESHOLDS`; `reliability.csv`, sums over all cases; `shown.npz`,
-the cases that figures show. Reports read nothing but these files.
+the cases that figures show. Where cases have no foreground, `normal_cases.csv` holds what was
+predicted in them. Reports read nothing but these files.
 """
 
 import io
@@ -20,7 +21,7 @@ from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.cases import View, views
 from dicepp_jax.progress import track
-from dicepp_jax.rows import Row, read_csv, summarise, write_csv
+from dicepp_jax.rows import FalsePositives, Row, read_csv, summarise, write_csv
 from dicepp_jax.spec import Spec
 
 FOLDER = "test"
@@ -28,6 +29,7 @@ CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
     f"{name}.csv" for name in ("cases", "summary", "thresholds", "reliability")
 )
 SHOWN = "shown.npz"
+NORMAL = "normal_cases.csv"
 FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
 
 
@@ -39,12 +41,14 @@ class SplitScores(NamedTuple):
       reliability: sums over all cases, `(C, bins)` each.
       thresholds: counts at `metrics.THRESHOLDS` by case, `(C, T)` each.
       shown: views of the cases that figures show.
+      false_positives: in the cases without foreground, of each foreground class.
     """
 
     rows: list[Row]
     reliability: Reliability
     thresholds: dict[str, Confusion]
     shown: list[tuple[View, ...]]
+    false_positives: Sequence[FalsePositives] = ()
 
 
 class ThresholdCount(NamedTuple):
@@ -101,6 +105,7 @@ def score_split(
     sums: list[Reliability] = []
     thresholds: dict[str, Confusion] = {}
     shown: list[tuple[View, ...]] = []
+    false_positives: list[FalsePositives] = []
     scored_cases = scoring.score_cases(
         predict, cases, spec.classes, region=spec.region, label_map=spec.label_map
     )
@@ -108,12 +113,32 @@ def score_split(
         rows += scored.rows
         sums.append(scored.reliability)
         thresholds[scored.case] = scored.thresholds
+        false_positives += scored.false_positives
         if len(shown) < figures:
             shown.append(views(scored))
     reliability = jax.tree.map(lambda *x: np.sum(x, axis=0), *sums)
-    scores = SplitScores(rows, reliability, thresholds, shown)
+    scores = SplitScores(rows, reliability, thresholds, shown, false_positives)
     write(workdir, scores, spec.classes)
     return scores
+
+
+def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
+    """The scores of different cases as those of one split.
+
+    Args:
+      parts: their scores.
+      figures: number of cases that figures will show.
+
+    Returns:
+      The scores of all of them.
+    """
+    return SplitScores(
+        [row for part in parts for row in part.rows],
+        jax.tree.map(lambda *x: np.sum(x, axis=0), *(part.reliability for part in parts)),
+        {case: counts for part in parts for case, counts in part.thresholds.items()},
+        [views for part in parts for views in part.shown][:figures],
+        [found for part in parts for found in part.false_positives],
+    )
 
 
 def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
@@ -127,6 +152,8 @@ def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
     write_csv(folder / THRESHOLDS, list(_counts(scored.thresholds, classes)))
     write_csv(folder / RELIABILITY, list(_bins(scored.reliability, classes)))
     (folder / SHOWN).write_bytes(_packed(scored.shown))
+    if scored.false_positives:
+        write_csv(folder / NORMAL, scored.false_positives)
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)
     os.replace(folder, workdir / FOLDER)
 
@@ -164,6 +191,7 @@ def read(workdir: Path, classes: Sequence[str]) -> SplitScores:
         Reliability(*np.moveaxis(columns, -1, 0)),
         thresholds,
         _unpacked((folder / SHOWN).read_bytes()),
+        read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else (),
     )
 
 

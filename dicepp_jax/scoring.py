@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from dicepp_jax import metrics
 from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.inference import Predict
-from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, Row
+from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, FalsePositives, Row
 
 PART = 2**20
 """Number of voxels scored at a time."""
@@ -32,6 +33,7 @@ class ScoredCase(NamedTuple):
       rows: the scores as `Row`s.
       reliability: sums for its reliability diagram, `(C, bins)` each, over the whole image.
       thresholds: counts `(C, T)` at `metrics.THRESHOLDS`, over the whole image.
+      false_positives: of each foreground class, if the case has no foreground; else none.
     """
 
     case: str
@@ -41,6 +43,7 @@ class ScoredCase(NamedTuple):
     rows: list[Row]
     reliability: metrics.Reliability
     thresholds: metrics.Confusion
+    false_positives: list[FalsePositives]
 
 
 def score_cases(
@@ -77,7 +80,19 @@ def score_cases(
             if name == WHOLE_IMAGE:
                 whole = sums
         image = stored["image"]
-        yield ScoredCase(case, image, label, probs, rows, whole.reliability, whole.thresholds)
+        found = [] if label.any() else list(_false_positives(case, classes, probs))
+        yield ScoredCase(
+            case, image, label, probs, rows, whole.reliability, whole.thresholds, found
+        )
+
+
+def _false_positives(
+    case: str, classes: Sequence[str], probs: np.ndarray
+) -> Iterator[FalsePositives]:
+    mask = probs.argmax(-1)
+    for number, name in enumerate(classes[1:], 1):
+        predicted = mask == number
+        yield FalsePositives(case, name, int(predicted.sum()), ndimage.label(predicted)[1])
 
 
 class _Sums(NamedTuple):

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from dicepp_jax.rows import WHOLE_IMAGE, Comparison, Summary
+import numpy as np
+
+from dicepp_jax.rows import WHOLE_IMAGE, Comparison, FalsePositives, Summary
 
 P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
 """The paper's test, the paired one, and the paired one adjusted for the number of lines."""
@@ -68,6 +70,31 @@ def grid_table(
             *(beside.get((setting, label, metric), "") for metric in others),
         ])  # fmt: skip
     return layout(rows)
+
+
+def normal_table(found: Mapping[str, Sequence[FalsePositives]]) -> str:
+    """What was predicted in cases without foreground.
+
+    Args:
+      found: of every such case and foreground class, by method.
+
+    Returns:
+      A blank line and a table in plain text; "" if there are no such cases.
+    """
+    cases = {row.case for rows in found.values() for row in rows}
+    if not cases:
+        return ""
+    table = [["class", "method", "voxels, mean", "voxels, max", "components, all cases"]]
+    for label in dict.fromkeys(row.label for rows in found.values() for row in rows):
+        for method, rows in found.items():
+            of_label = [row for row in rows if row.label == label]
+            voxels = [row.voxels for row in of_label]
+            components = sum(row.components for row in of_label)
+            table.append(
+                [label, method, f"{np.mean(voxels):.1f}", str(max(voxels)), str(components)]
+            )
+    title = f"False positives in the {len(cases)} cases without foreground"
+    return f"\n\n{title}\n{layout(table)}"
 
 
 def _cell(summary: Summary) -> str:

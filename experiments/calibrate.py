@@ -1,8 +1,9 @@
 """Calibrate trained networks without training: python -m experiments.calibrate RUN [RUN ...]
 
 For one run, a temperature is fitted to its validation split; the scores of the test split after
-scaling go to RUN/temperature. For several runs, which differ in their seed, the mean of their
-predictions is scored: their deep ensemble, which goes to --output.
+scaling go to RUN/temperature. For several runs, which differ in their seed or fold, the mean of
+their predictions is scored: their ensemble, which goes to --output. If all cases are in folds, so
+that there is no test split, each case has the score of the run that was not trained on it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of a command line."""
     parser = argparse.ArgumentParser(
         "experiments.calibrate",
-        description="Temperature scaling of a run, or the deep ensemble of several.",
+        description="Temperature scaling of a run, or the ensemble of several seeds or folds.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's --workdir")

@@ -1,5 +1,6 @@
 """The command `dicepp`, and configs found by name from any folder."""
 
+import json
 import subprocess
 import sys
 
@@ -47,3 +48,12 @@ def test_a_main_that_parses_its_own_arguments(tmp_path):
     refused = dicepp(tmp_path, "report", "nowhere")
     assert refused.returncode == 1
     assert refused.stderr == "error: nowhere does not exist; give the --workdir of runs\n"
+
+
+def test_a_fold_is_part_of_the_default_directory(tmp_path, data_dir):
+    options = [f"--config.data.data_dir={data_dir}", "--config.data.fold=2"]
+    done = dicepp(tmp_path, "prepare", "--config=quickstart", *options)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "runs").iterdir()
+    split = json.loads((made / "split.json").read_text())
+    assert made.name == "quickstart_fold=2_data" and len(split["validation"]) == 8

@@ -67,6 +67,13 @@ def test_commands_name_what_there_is(page):
             here = here[name]
 
 
+def test_situations_name_tests_that_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", read_page("docs/data.md"))
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def run_blocks(path):
     """All Python of a page, in one namespace; a reader's arrays may broadcast."""
     namespace = {}

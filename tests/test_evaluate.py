@@ -58,6 +58,37 @@ def results_of(predict, cases, spec):
     return score_cases(predict, cases, spec.classes, region=spec.region, label_map=spec.label_map)
 
 
+def components(mask):
+    """The number of parts of a mask that share no face, by flooding."""
+    left, count = set(map(tuple, np.argwhere(mask))), 0
+    while left:
+        count, queue = count + 1, [left.pop()]
+        while queue:
+            voxel = queue.pop()
+            for axis in range(mask.ndim):
+                for step in (-1, 1):
+                    near = (*voxel[:axis], voxel[axis] + step, *voxel[axis + 1 :])
+                    if near in left:
+                        left.remove(near)
+                        queue.append(near)
+    return count
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(PHANTOM, (13, 17)), (PHANTOM_3D, (5, 6, 7))])
+def test_false_positives_of_normal_cases(spec, shape):
+    normal, ill = stored_case(0, shape, spec, classes=1), stored_case(1, shape, spec)
+    predict = predictor(spec)
+    found, nothing = results_of(predict, [normal, ill], spec)
+    mask = predict(normal["image"], shape).argmax(-1)
+    assert found.false_positives == [
+        ("case_0", name, np.sum(mask == number), components(mask == number))
+        for number, name in enumerate(spec.classes)
+        if number
+    ]
+    assert all(row.voxels > row.components > 1 for row in found.false_positives)
+    assert nothing.false_positives == []
+
+
 def expected_scores(probs, label, where, num_classes):
     """By metric, the values by class or a single number, over the included voxels."""
     p, y = probs[where].astype(np.float64), label[where].astype(int)

@@ -6,8 +6,9 @@ import pytest
 from dicepp_jax import metrics, score_files
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.cases import View
-from dicepp_jax.rows import Row
+from dicepp_jax.rows import FalsePositives, Row
 from dicepp_jax.score_files import SplitScores
+from dicepp_jax.text_table import normal_table
 
 CLASSES = ("background", "kidney", "tumour")
 
@@ -83,3 +84,56 @@ def test_a_run_that_an_older_version_scored_is_told(tmp_path, name):
     assert not score_files.is_complete(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"{name} does not exist; repeat the command"):
         score_files.read(tmp_path, CLASSES)
+
+
+NORMAL = [
+    FalsePositives("case, 1", "kidney", 20, 3),
+    FalsePositives("case, 1", "tumour", 0, 0),
+    FalsePositives("case, 2", "kidney", 0, 0),
+    FalsePositives("case, 2", "tumour", 7, 1),
+]
+
+
+def test_what_was_predicted_in_normal_cases_is_kept(tmp_path):
+    first = scored()._replace(false_positives=NORMAL)
+    score_files.write(tmp_path, first, CLASSES)
+    assert score_files.read(tmp_path, CLASSES).false_positives == NORMAL
+    # Older versions wrote no such file, nor is there one without such cases.
+    (tmp_path / "test" / "normal_cases.csv").unlink()
+    assert score_files.is_complete(tmp_path)
+    assert not score_files.read(tmp_path, CLASSES).false_positives
+    score_files.write(tmp_path, first, CLASSES)
+    score_files.write(tmp_path, scored(), CLASSES)
+    assert not (tmp_path / "test" / "normal_cases.csv").exists()
+
+
+def test_the_table_of_normal_cases():
+    other = [row._replace(voxels=row.voxels + 1, components=1) for row in NORMAL]
+    title, header, _, *lines = normal_table({"dsc": NORMAL, "dscpp": other}).strip().splitlines()
+    assert title == "False positives in the 2 cases without foreground"
+    assert header.split("  ")[0] == "class"
+    assert [line.split() for line in lines] == [
+        ["kidney", "dsc", "10.0", "20", "3"],
+        ["kidney", "dscpp", "11.0", "21", "2"],
+        ["tumour", "dsc", "3.5", "7", "1"],
+        ["tumour", "dscpp", "4.5", "8", "2"],
+    ]
+    assert normal_table({"dsc": []}) == ""
+
+
+def test_scores_of_different_cases_are_merged():
+    first, whole = scored(), scored()
+    parts = [
+        first._replace(
+            rows=[row for row in first.rows if row.case == case],
+            thresholds={case: first.thresholds[case]},
+            shown=[views],
+            false_positives=[row for row in NORMAL if row.case == case],
+        )
+        for case, views in zip(first.thresholds, first.shown, strict=True)
+    ]
+    twice = Reliability(*(2 * array for array in first.reliability))
+    merged = score_files.merge(parts, figures=2)
+    assert_equal(merged, whole._replace(reliability=twice))
+    assert merged.false_positives == NORMAL
+    assert len(score_files.merge(parts, figures=1).shown) == 1

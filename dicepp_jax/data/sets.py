@@ -27,6 +27,7 @@ from dicepp_jax.data import (
     splits,
 )
 from dicepp_jax.data import files as files_lib
+from dicepp_jax.data import folds as folds_lib
 from dicepp_jax.data.builder import ALL, Case, DataSet, Facts, Origin
 from dicepp_jax.data.download import download as fetch
 from dicepp_jax.data.folder import Options
@@ -64,6 +65,7 @@ class Source(NamedTuple):
       notes: what was detected in your own data set, line by line.
       folder: the folder or archive given for its files, None if none is; if it does not exist,
         `list_cases` is None.
+      folds: the folder's `splits_final.json`, None if it has none; of your own data set alone.
     """
 
     spec: Spec
@@ -71,6 +73,7 @@ class Source(NamedTuple):
     data_dir: str | None
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    folds: files_lib.File | None = None
 
 
 class Loaded(NamedTuple):
@@ -95,8 +98,15 @@ class Loaded(NamedTuple):
     @property
     def digest(self) -> str:
         """A digest of the cases and their split, which changes with images, labels and parts."""
+        return self._digest([(part, subset.ids) for part, subset in self.splits.items()])
+
+    @property
+    def test_digest(self) -> str:
+        """A digest of the cases and of which are for testing: the same for all folds."""
+        return self._digest(self.splits["test"].ids if self.splits else ())
+
+    def _digest(self, split: Sequence[object]) -> str:
         cases = sorted((case.id, case.digest, case.label_digest) for case in self.facts)
-        split = [(part, subset.ids) for part, subset in self.splits.items()]
         return hashlib.blake2b(repr((cases, split)).encode(), digest_size=16).hexdigest()
 
 
@@ -136,7 +146,12 @@ def find(
             )
         tree = files_lib.tree(root)
         dataset, notes = folder.describe(root, tree, options or Options(), prepared / "surveys")
-        return Source(dataset.spec, lambda: dataset.list_cases(tree), str(prepared), notes, root)
+        listing = folds_lib.find(tree)
+        if listing:
+            notes = (*notes, f"folds: {listing}, used with --config.data.fold=NUMBER")
+        return Source(
+            dataset.spec, lambda: dataset.list_cases(tree), str(prepared), notes, root, listing
+        )
     if name not in SETS:
         known = (*SETS, FOLDER)
         close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
@@ -158,14 +173,22 @@ def find(
     return Source(spec, lambda: dataset.cases_in(root), str(prepared), folder=root)
 
 
-def open_set(source: Source, *, split: str = "random", split_file: str | None = None) -> Loaded:
+def open_set(
+    source: Source,
+    *,
+    split: str = "random",
+    split_file: str | None = None,
+    fold: int | None = None,
+) -> Loaded:
     """Prepare a set, unless that has been done, and open it.
 
     Args:
       source: returned by `find`.
       split: "random", Table 1's counts in a fixed permutation unless the publisher fixes the split;
         or "group", which keeps near-duplicates such as the frames of a video in one part.
-      split_file: a JSON file that lists the cases of each part, used instead of `split`.
+      split_file: a JSON file that lists the cases of each part, used instead of `split`; or those
+        of each fold in nnU-Net's form.
+      fold: the number of the fold that validates, see `folds`; None for no folds.
 
     Returns:
       A `Loaded` set.
@@ -174,20 +197,52 @@ def open_set(source: Source, *, split: str = "random", split_file: str | None = 
       ValueError: if a case or the split is invalid.
       FileNotFoundError: if files are missing.
     """
-    listed = Path(split_file).expanduser() if split_file else None
     # Errors in these are reported before an hour is spent preparing the set.
-    splits.check_rule(split)
-    if listed:
-        splits.read_lists(listed)
+    choose = _chooser(source, split, split_file, fold)
     builder = prepare(source.spec, source.list_cases, source.data_dir, source.folder)
     known = builder.stored_facts()
-    if listed:
-        parts = splits.read_split(listed, known, source.spec)
-    else:
-        parts = splits.RULES[split](known, source.spec.counts)
+    parts = choose(known)
     subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
     origin = builder.origin()
     return Loaded(source.spec, subsets, known, Path(builder.data_path), origin, source.notes)
+
+
+def _chooser(
+    source: Source, split: str, split_file: str | None, fold: int | None
+) -> Callable[[Sequence[Facts]], splits.Split]:
+    """From the cases to their split, as the options say; these have been checked."""
+    path = Path(split_file).expanduser() if split_file else None
+    splits.check_rule(split)
+    spec, listing = source.spec, source.folds
+    if path:
+        # A list holds folds, an object the three parts.
+        listing = files_lib.from_path(path) if _is_listing(path) else None
+    if listing and fold is not None:
+        folds = folds_lib.read(listing)
+        folds_lib.check(fold, len(folds))
+        return lambda cases: folds_lib.split_by_file(listing, folds, cases, spec, fold)
+    if path and listing:
+        raise ValueError(f"{path} lists folds; choose one by --config.data.fold=0")
+    if path:
+        splits.read_lists(path)
+    if fold is not None:
+        folds_lib.check(fold)
+
+    def choose(cases: Sequence[Facts]) -> splits.Split:
+        if path:
+            parts = splits.read_split(path, cases, spec)
+        else:
+            parts = splits.RULES[split](cases, spec.counts)
+        if fold is None:
+            return parts
+        return folds_lib.split_by_rule(cases, parts, fold, grouped=split == "group")
+
+    return choose
+
+
+def _is_listing(path: Path) -> bool:
+    content = splits.read_json(path)
+    return isinstance(content, list) and all(isinstance(fold, dict) for fold in content)
 
 
 def load(
@@ -197,6 +252,7 @@ def load(
     *,
     split: str = "random",
     split_file: str | None = None,
+    fold: int | None = None,
     options: Options | None = None,
     download: bool = False,
 ) -> Loaded:
@@ -213,4 +269,4 @@ def load(
       (96, 96, 3)
     """
     source = find(name, data_dir, manual_dir, options=options, download=download)
-    return open_set(source, split=split, split_file=split_file)
+    return open_set(source, split=split, split_file=split_file, fold=fold)

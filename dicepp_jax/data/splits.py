@@ -303,6 +303,21 @@ def read_split(path: Path, cases: Sequence[Facts], spec: Spec) -> Split:
     return _arrange(cases, {case: parts[0] for case, parts in parts_of.items()})
 
 
+def read_json(path: Path) -> Any:
+    """The content of a split file, whatever its form.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the split file {path} does not exist; {FORM}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); {FORM}") from error
+
+
 def read_lists(path: Path) -> dict[str, list[str]]:
     """Read the lists of a split file by part; none of them is empty.
 
@@ -310,12 +325,7 @@ def read_lists(path: Path) -> dict[str, list[str]]:
       FileNotFoundError: if there is no such file.
       ValueError: if it is not a valid split file.
     """
-    try:
-        content: Any = json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"the split file {path} does not exist; {FORM}") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); {FORM}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} contains a {type(content).__name__}; {FORM}")
     lists = {"validation" if key == "val" else key: value for key, value in content.items()}

@@ -162,10 +162,12 @@ def _from_json(
     dtype: str,
     values: dict[str, int],
     palette: dict[str, int],
-    *numbers: Any,
+    distinct: int,
+    levels: int,
+    turned: int,
+    remarks: list[tuple[str, list[Any]]],
 ) -> CaseSummary:
     """A summary from its fields as JSON has them."""
-    *counts, remarks = numbers
     return CaseSummary(
         tuple(shape),
         tuple(spacing) if spacing else None,
@@ -173,7 +175,9 @@ def _from_json(
         dtype,
         {int(value): count for value, count in values.items()},
         {int(index): code for index, code in palette.items()},
-        *counts,
+        distinct,
+        levels,
+        turned,
         tuple((name, Remark(*remark)) for name, remark in remarks),
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax.rows import Comparison
-from experiments.report.groups import loss_title, method_title
+from experiments.report.groups import loss_title, method_title, repetition
 from experiments.report.published import GAMMAS, PAIR, TABLES
 from experiments.report.table_numbers import METRIC_TITLES, OTHER, Part, labels
 from experiments.report.tables import p_text
@@ -186,16 +186,17 @@ def _numbers(part: Part, c: Comparison) -> str:
 
 
 def _seeds(part: Part, c: Comparison) -> str:
-    """In how many of the seeds of both methods the difference has the same sign."""
+    """In how many of the seeds or folds of both methods the difference has the same sign."""
     means = [
-        {e.run.seed: e.means[c.label, c.metric].mean for e in part.group.seeds.get(name, ())}
+        {repetition(e.run): e.means[c.label, c.metric].mean for e in part.group.seeds.get(name, ())}
         for name in (c.method_a, c.method_b)
     ]
     both = means[0].keys() & means[1].keys()
     if len(both) < 2:
         return ""
-    same = sum((means[0][seed] - means[1][seed]) * c.difference > 0 for seed in both)
-    return f"; the same way round in {same} of {len(both)} seeds"
+    same = sum((means[0][key] - means[1][key]) * c.difference > 0 for key in both)
+    what = "seeds" if all(fold < 0 for fold, _ in both) else "folds"
+    return f"; the same way round in {same} of {len(both)} {what}"
 
 
 def _grid(part: Part) -> Iterator[Judgement]:

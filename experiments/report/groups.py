@@ -1,4 +1,7 @@
-"""Scored runs grouped by what one table may show: one data set, one split, one scale."""
+"""Scored runs grouped by what one table may show: one data set, one split, one scale.
+
+The folds of a cross-validation are in one group, like seeds.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +17,7 @@ from dicepp_jax.score_files import SplitScores
 from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, TITLES
 from experiments.workdirs import finished
-from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
+from experiments.workdirs.derived import ENSEMBLE, FOLDS, TEMPERATURE
 from experiments.workdirs.finished import Finished, Scale
 
 LABEL_MAP = ("nll_labelmap", "brier_labelmap")
@@ -22,6 +25,9 @@ LABEL_MAP = ("nll_labelmap", "brier_labelmap")
 
 CUSTOM = "custom"
 """The name of a scale that is not one of `configs.paper.SCALES`."""
+
+COMBINED = (ENSEMBLE, FOLDS)
+"""Kinds of several networks."""
 
 CURVES = ("recall", "precision", "dice")
 
@@ -51,8 +57,8 @@ class Group(NamedTuple):
       scale: of the runs.
       scale_name: a key of `configs.paper.SCALES`, or `CUSTOM`.
       tag: the scale's name, numbered where the data set has several groups of that name.
-      entries: by method, each the run with the lowest seed.
-      seeds: the runs of all seeds, for methods that have several.
+      entries: by method, each the run with the lowest fold and seed.
+      seeds: the runs of all folds and seeds, for methods that have several.
     """
 
     title: str
@@ -66,7 +72,7 @@ class Group(NamedTuple):
 
 def method(run: Finished) -> str:
     """The key of a run in its group: "dsc", "dsc, temperature", "dsc, ensemble of 3"."""
-    return f"{run.method} of {run.members}" if run.kind == ENSEMBLE else run.method
+    return f"{run.method} of {run.members}" if run.kind in COMBINED else run.method
 
 
 def method_title(run: Finished) -> str:
@@ -74,6 +80,8 @@ def method_title(run: Finished) -> str:
     title = loss_title(run.loss)
     if run.kind == TEMPERATURE:
         return f"{title}, {TEMPERATURE} {run.temperature:.2f}"
+    if run.kind == FOLDS:
+        return f"{title}, all {run.members} folds"
     return f"{title}, {ENSEMBLE} of {run.members}" if run.kind == ENSEMBLE else title
 
 
@@ -101,9 +109,11 @@ def gather(runs: Iterable[Finished]) -> list[Group]:
       ValueError: if two runs belong in the same cell.
       FileNotFoundError: if a file of scores is missing.
     """
-    alike: dict[tuple[str, Scale, str], list[Finished]] = {}
+    alike: dict[tuple[str, Scale, bool, str], list[Finished]] = {}
     for run in runs:
-        key = (run.spec.name, run.scale, run.about["data"])
+        folds = run.fold is not None
+        data = run.about["test_data" if folds else "data"]
+        key = (run.spec.name, run.scale, folds, data)
         alike.setdefault(key, []).append(run)
     groups: list[Group] = []
     for of_group in alike.values():
@@ -125,18 +135,20 @@ def gather(runs: Iterable[Finished]) -> list[Group]:
 def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
     spec, scale = runs[0].spec, runs[0].scale
     words = "custom scale" if named == CUSTOM else f"{named} scale"
-    title = f"{spec.title}, {words}{number}"
-    by_method: dict[str, dict[int, Finished]] = {}
+    folds = "" if runs[0].fold is None else ", cross-validation"
+    title = f"{spec.title}, {words}{number}{folds}"
+    by_method: dict[str, dict[tuple[int, int], Finished]] = {}
     for run in runs:
         of_method = by_method.setdefault(method(run), {})
-        if run.seed in of_method:
+        key = repetition(run)
+        if key in of_method:
             raise ValueError(
-                f"{of_method[run.seed].folder} and {run.folder} are both {method_title(run)} with "
-                f"seed {run.seed} on {title}; give only one of them"
+                f"{of_method[key].folder} and {run.folder} are both {method_title(run)} with "
+                f"{repetition_title(run)} on {title}; give only one of them"
             )
-        of_method[run.seed] = run
+        of_method[key] = run
     entries = {
-        name: [entry(of_method[seed]) for seed in sorted(of_method)]
+        name: [entry(of_method[key]) for key in sorted(of_method)]
         for name, of_method in by_method.items()
     }
     return Group(
@@ -152,6 +164,16 @@ def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
             if len(of_method) > 1 and not of_method[0].run.kind
         },
     )
+
+
+def repetition(run: Finished) -> tuple[int, int]:
+    """What distinguishes the runs of a method: fold, -1 for none, and seed."""
+    return -1 if run.fold is None else run.fold, run.seed
+
+
+def repetition_title(run: Finished) -> str:
+    """The seed of a run, and its fold if it has one: "seed 0", "seed 0, fold 3"."""
+    return f"seed {run.seed}" + ("" if run.fold is None else f", fold {run.fold}")
 
 
 def entry(run: Finished) -> Entry:

@@ -10,7 +10,7 @@ from dicepp_jax import statistics
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
 from experiments.report.published import PAIR, REPORTED, TABLES, Published, published
-from experiments.workdirs.derived import TEMPERATURE
+from experiments.workdirs.derived import FOLDS, TEMPERATURE
 
 OTHER = 0
 """The number of runs that belong to no table of the paper."""
@@ -125,7 +125,10 @@ def _beyond(group: Group) -> tuple[str, ...]:
 def _beyond_pairs(group: Group, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         run = group.entries[name].run
-        if run.kind and (run.loss == "dsc" or (run.loss, run.kind) == ("dscpp", TEMPERATURE)):
+        if run.kind == FOLDS:
+            if run.loss == "dsc":
+                yield name, f"dscpp, {FOLDS} of {run.members}"
+        elif run.kind and (run.loss == "dsc" or (run.loss, run.kind) == ("dscpp", TEMPERATURE)):
             yield name, "dscpp"
 
 

@@ -108,7 +108,9 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTab
 
 
 def _seed(run: Finished) -> str:
-    return f"{run.members} seeds" if run.members > 1 else str(run.seed)
+    if run.members > 1:
+        return f"{run.members} {'seeds' if run.fold is None else 'folds'}"
+    return str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}"
 
 
 def _best(texts: Sequence[tuple[str, float | None]], metric: str) -> list[Cell]:
@@ -255,7 +257,7 @@ def _seed_tables(part: Part) -> Iterator[ReportTable]:
             for e in of_method:
                 means = [e.means.get((label, metric)) for metric in REPORTED]
                 texts = [mean_text(m.mean, m.error) if m else NOTHING for m in means]
-                line = [method_title(e.run), str(e.run.seed), *texts, str(e.run.epochs)]
+                line = [method_title(e.run), _seed(e.run), *texts, str(e.run.epochs)]
                 block.append(tuple(map(Cell, line)))
             blocks.append(tuple(block))
         several = labels(part)[1:]

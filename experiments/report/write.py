@@ -18,7 +18,7 @@ from experiments.report.published import TABLES
 from experiments.report.table_numbers import OTHER, Part
 from experiments.report.tables import absent, tables
 from experiments.workdirs import finished
-from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
+from experiments.workdirs.derived import ENSEMBLE, FOLDS, TEMPERATURE
 
 FOLDER = "report"
 HTML, MARKDOWN = "report.html", "report.md"
@@ -151,6 +151,7 @@ def _intro(gathered: Sequence[Group]) -> tuple[str, ...]:
     counted = [f"{kinds['']} networks"]
     counted += [f"{kinds[TEMPERATURE]} after temperature scaling"] * bool(kinds[TEMPERATURE])
     counted += [f"{kinds[ENSEMBLE]} ensembles"] * bool(kinds[ENSEMBLE])
+    counted += [f"{kinds[FOLDS]} with all folds scored"] * bool(kinds[FOLDS])
     return PAPER, COLUMNS, f"{', '.join(counted)}. {groups.made_by(entries)}"
 
 

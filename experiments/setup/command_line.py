@@ -125,9 +125,12 @@ def _hosts() -> Hosts | None:
 
 
 def _workdir(ending: str) -> Path:
-    """The --workdir; by default runs/NAME/WHICH for configs/NAME.py:WHICH."""
+    """The --workdir; by default runs/NAME/WHICH_fold=K for configs/NAME.py:WHICH and a fold."""
     path, _, which = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(path).stem + (f"/{which}" if which else "")
+    fold = flags.FLAGS.config.data.fold
+    if fold is not None:
+        ending = f"_fold={fold}{ending}"
     return Path(flags.FLAGS.workdir or f"runs/{name}{ending}").expanduser()
 
 

@@ -56,6 +56,18 @@ class Components(NamedTuple):
         return self.loaded.splits
 
     @property
+    def scored_part(self) -> str:
+        """The part that is scored: "test", or "validation" if every case is in a fold."""
+        return "test" if self.splits["test"] else "validation"
+
+    @property
+    def scored_title(self) -> str:
+        """What the scores are of, for the title of a report."""
+        if self.splits["test"]:
+            return f"Test split of {self.spec.title}"
+        return f"Validation split of {self.spec.title}, which also chose the epoch (no test split)"
+
+    @property
     def apply(self) -> train.ApplyFn:
         """From parameters and images to logits."""
         return cast(train.ApplyFn, self.model.apply)
@@ -168,7 +180,8 @@ def find_data(config: ConfigDict) -> data.Source:
 
 def open_data(config: ConfigDict, source: data.Source) -> data.Loaded:
     """The data set of a config, prepared and split."""
-    return data.open_set(source, split=config.data.split, split_file=config.data.split_file)
+    fields = config.data
+    return data.open_set(source, split=fields.split, split_file=fields.split_file, fold=fields.fold)
 
 
 def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:

@@ -41,7 +41,7 @@ def evaluate_and_report(
       The report.
     """
     first = next(iter(built.values()))
-    test, figures = first.splits["test"], config.evaluation.figures
+    cases, figures = first.splits[first.scored_part], config.evaluation.figures
     rows: dict[str, list[Row]] = {}
     for name, point in points.items():
         scored, predicts, trained = [], [], []
@@ -51,7 +51,7 @@ def evaluate_and_report(
                 predict = best_predictor(member_config, built[member], folder, member)
                 predicts.append(predict)
                 trained.append(member)
-                scores = score_split(predict, test, first.spec, folder, figures=figures)
+                scores = score_split(predict, cases, first.spec, folder, figures=figures)
                 scored.append(scores.rows)
         if scored:
             all_of_them = len(scored) == len(point.members)
@@ -60,7 +60,7 @@ def evaluate_and_report(
         if len(predicts) > 1:
             folder = workdir / f"{name}_ensemble"
             ensemble = inference.ensemble(predicts)
-            scores = score_split(ensemble, test, first.spec, folder, figures=figures)
+            scores = score_split(ensemble, cases, first.spec, folder, figures=figures)
             of = [workdir / member for member in point.members if member in trained]
             derived.write(folder, derived.ENSEMBLE, of)
             rows[f"{name}, ensemble"] = scores.rows
@@ -133,6 +133,6 @@ def _title(
     seeds = config.sweep.seeds
     each = f", each the mean of {seeds} seeds" if seeds > 1 else ""
     return (
-        f"Test split of {built.spec.title}, {cases} cases at {by(built.size)}, {config.loss.name}, "
+        f"{built.scored_title}, {cases} cases at {by(built.size)}, {config.loss.name}, "
         f"{len(points)} settings{each}, mean ± bootstrap standard error"
     )

@@ -1,6 +1,7 @@
-"""Calibration after training: temperature scaling of a run, deep ensembles of several."""
+"""Calibration after training: temperature scaling of a run, ensembles of seeds and of folds."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from ml_collections import ConfigDict
 from dicepp_jax import inference, score_files
 from dicepp_jax.losses import from_probabilities
 from dicepp_jax.progress import track
-from dicepp_jax.rows import Row, read_csv, summarise
+from dicepp_jax.rows import summarise
 from dicepp_jax.scaling import fit_temperature
 from dicepp_jax.score_files import score_split
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.text_table import normal_table, summary_table
+from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training.single import best_predictor
@@ -52,9 +54,9 @@ def scale_temperature(
         predict = inference.tempered(predict, temperature)
         scored = _score(predict, config, built, folder)
         derived.write(folder, derived.TEMPERATURE, [workdir], temperature)
-    before = read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
+    before = score_files.read(workdir, built.spec.classes)
     names = config.loss.name, f"{config.loss.name}, T = {temperature:.2f}"
-    return _report(dict(zip(names, (before, scored.rows), strict=True)), built)
+    return _report(dict(zip(names, (before, scored), strict=True)), built)
 
 
 def fit(predict: inference.Predict, cases: Sequence, num_classes: int) -> float:
@@ -95,7 +97,11 @@ def combine(
     data_dir: str | None = None,
     manual_dir: str | None = None,
 ) -> str:
-    """Score the ensemble of runs on their test split.
+    """Score runs of several seeds or folds together.
+
+    With a test split, the mean of their predictions is scored on it: their ensemble. Where every
+    case is in a fold, there is none, and each case has the score of the network that was not
+    trained on it.
 
     Args:
       workdirs: of the runs.
@@ -104,12 +110,12 @@ def combine(
       manual_dir: of the set's files, None as for the runs.
 
     Returns:
-      A table of the scores of each and of the ensemble.
+      A table of the scores of each and of all together.
 
     Raises:
       FileNotFoundError: if there is no run or its images are not available.
-      ValueError: if the runs differ in more than their seed, the images have changed, or the folder
-        is that of a run.
+      ValueError: if the runs differ in more than their seed or fold, the images have changed, a
+        fold is missing that is needed, or the folder is that of a run.
     """
     if (output / directory.RUN).exists() or (
         score_files.is_complete(output) and not (output / derived.DERIVED).exists()
@@ -120,29 +126,77 @@ def combine(
     for workdir in workdirs:
         _check(workdir)
     opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
-    configs = [config for config, _ in opened]
-    for workdir, config in zip(workdirs[1:], configs[1:], strict=True):
-        changes = directory.differences(configs[0], config, (*directory.FREE, "seed"))
+    names = _names(workdirs, opened)
+    config, built = opened[0]
+    classes = built.spec.classes
+    single = [score_files.read(workdir, classes) for workdir in workdirs]
+    with directory.lock(output):
+        if built.scored_part == "test":
+            predicts = [
+                best_predictor(config, built, workdir, str(workdir))
+                for (config, built), workdir in zip(opened, workdirs, strict=True)
+            ]
+            together, kind = "ensemble", derived.ENSEMBLE
+            scored = _score(inference.ensemble(predicts), config, built, output)
+        else:
+            _check_folds(workdirs, opened)
+            together, kind = "all folds", derived.FOLDS
+            scored = score_files.merge(single, config.evaluation.figures)
+            score_files.write(output, scored, classes)
+        derived.write(output, kind, workdirs)
+    return _report({**dict(zip(names, single, strict=True)), together: scored}, built)
+
+
+def _names(workdirs: Sequence[Path], opened: Sequence[tuple[ConfigDict, Components]]) -> list[str]:
+    """What distinguishes runs that may be combined, such as "fold 1" or "fold 1, seed 2".
+
+    Raises:
+      ValueError: if they differ in more, or two of them in nothing.
+    """
+    (first, built), (one, *others) = opened[0], workdirs
+    for workdir, (config, other) in zip(others, opened[1:], strict=True):
+        changes = directory.differences(first, config, (*directory.FREE, "seed", "data.fold"))
+        if other.loaded.test_digest != built.loaded.test_digest:
+            changes.append("other cases, masks or test split")
         if changes:
             raise ValueError(
-                f"{workdirs[0]} and {workdir} differ in more than their seed "
+                f"{one} and {workdir} differ in more than their seed or fold "
                 f"({'; '.join(changes)}); give runs of one config"
             )
-    if len({config.seed for config in configs}) < len(configs):
-        raise ValueError("two of the runs have the same seed; give each run once")
-    predicts = [
-        best_predictor(config, built, workdir, str(workdir))
-        for (config, built), workdir in zip(opened, workdirs, strict=True)
-    ]
-    config, built = opened[0]
-    with directory.lock(output):
-        scored = _score(inference.ensemble(predicts), config, built, output)
-        derived.write(output, derived.ENSEMBLE, workdirs)
-    rows = {
-        f"seed {config.seed}": read_csv(workdir / score_files.FOLDER / score_files.CASES, Row)
-        for config, workdir in zip(configs, workdirs, strict=True)
+    configs = [config for config, _ in opened]
+    axes = {
+        "fold": [config.data.fold for config in configs],
+        "seed": [config.seed for config in configs],
     }
-    return _report({**rows, "ensemble": scored.rows}, built)
+    varied = {axis: values for axis, values in axes.items() if len(set(values)) > 1}
+    names = [
+        ", ".join(f"{axis} {values[number]}" for axis, values in varied.items())
+        for number in range(len(configs))
+    ]
+    if len(set(names)) < len(names):
+        raise ValueError("two of the runs have the same seed and fold; give each run once")
+    return names
+
+
+def _check_folds(workdirs: Sequence[Path], opened: Sequence[tuple[ConfigDict, Components]]) -> None:
+    """Check that each case validates in exactly one of the runs.
+
+    Raises:
+      ValueError: naming the cases.
+    """
+    built = opened[0][1]
+    times = Counter(case for _, other in opened for case in other.splits["validation"].ids)
+    missing = [facts.id for facts in built.loaded.facts if not times[facts.id]]
+    several = [case for case, count in times.items() if count > 1]
+    if missing or several:
+        folds = ", ".join(str(config.data.fold) for config, _ in opened)
+        found = {"validate in none": missing, "validate in several": several}
+        cases = "; ".join(f"{what}: {listed(ids)}" for what, ids in found.items() if ids)
+        raise ValueError(
+            f"{built.spec.title} has no test split, so each case is scored by the run of the fold "
+            f"in which it validates, but of the given runs, of folds {folds}, these cases {cases}; "
+            "give one run of every fold"
+        )
 
 
 def _check(workdir: Path) -> None:
@@ -178,11 +232,12 @@ def _open(
 def _score(
     predict: inference.Predict, config: ConfigDict, built: Components, folder: Path
 ) -> score_files.SplitScores:
-    cases, figures = built.splits["test"], config.evaluation.figures
+    cases, figures = built.splits[built.scored_part], config.evaluation.figures
     return score_split(predict, cases, built.spec, folder, figures=figures)
 
 
-def _report(rows: dict[str, list[Row]], built: Components) -> str:
-    summaries = {name: summarise(group) for name, group in rows.items()}
-    title = f"Test split of {built.spec.title}, mean ± bootstrap standard error"
-    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}"
+def _report(scores: dict[str, score_files.SplitScores], built: Components) -> str:
+    summaries = {name: summarise(of.rows) for name, of in scores.items()}
+    title = f"{built.scored_title}, mean ± bootstrap standard error"
+    normal = normal_table({name: of.false_positives for name, of in scores.items()})
+    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}{normal}"

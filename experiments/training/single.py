@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from dicepp_jax import inference, parallel, schedule, train
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
-from dicepp_jax.data import Spec, pipeline
+from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.plots import canvas, curves
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.text_table import normal_table, summary_table
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training import step_memory
@@ -58,9 +58,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
             # Evaluate the best epoch on the test split.
             predict = best_predictor(member, built[name], folders[name], name)
             if parallel.is_first():
-                test, figures = first.splits["test"], config.evaluation.figures
+                cases, figures = first.splits[first.scored_part], config.evaluation.figures
                 scores[name] = score_split(
-                    predict, test, first.spec, folders[name], figures=figures
+                    predict, cases, first.spec, folders[name], figures=figures
                 )
             parallel.wait(f"{name} is scored")
         if not parallel.is_first():
@@ -69,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
         # Report: figures, comparisons, and the table that is printed.
         logs = {name: log.read(folder) for name, folder in folders.items()}
         draw(scores, logs, first.spec.classes, workdir / "figures")
-        return report(scores, first.spec, workdir)
+        return report(scores, first, workdir)
 
 
 def of_each_loss(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -229,26 +229,27 @@ def comparisons(scores: Mapping[str, SplitScores], background: str) -> list[Comp
     ]
 
 
-def report(scores: Mapping[str, SplitScores], spec: Spec, workdir: Path) -> str:
+def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) -> str:
     """Write the report: every metric, with tests when there are two methods.
 
     Args:
       scores: of the test split, by method.
-      spec: of the data set.
+      built: components of one of the methods.
       workdir: the directory of `report.txt`, and of `comparison.csv` if there are several methods.
 
     Returns:
       Its text.
     """
-    background = spec.classes[0]
+    background = built.spec.classes[0]
     compared: Sequence[Comparison] = comparisons(scores, background)
     if compared:
         write_csv(workdir / "comparison.csv", compared)
     summaries = {name: summarise(s.rows) for name, s in scores.items()}
     cases = len({row.case for s in scores.values() for row in s.rows})
     text = (
-        f"Test split of {spec.title}, {cases} cases, mean ± bootstrap standard error\n"
+        f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
+        + normal_table({name: s.false_positives for name, s in scores.items()})
     )
     write_text(workdir / directory.REPORT, text + "\n")
     return text

@@ -1,4 +1,4 @@
-"""Directories of scores derived from runs: by temperature scaling, and of ensembles.
+"""Directories of scores derived from runs: by temperature scaling, of ensembles, over folds.
 
 Such a directory has scores like those of a run, and `derived.json`, which names the runs, in paths
 relative to it, and has digests of their scores.
@@ -16,6 +16,8 @@ from dicepp_jax.atomic import write_text
 
 DERIVED = "derived.json"
 TEMPERATURE, ENSEMBLE = "temperature", "ensemble"
+FOLDS = "folds"
+"""Every case scored with the network of the fold in which it validates."""
 
 
 def write(folder: Path, kind: str, of: Sequence[Path], temperature: float | None = None) -> None:
@@ -23,7 +25,7 @@ def write(folder: Path, kind: str, of: Sequence[Path], temperature: float | None
 
     Args:
       folder: the directory, which exists.
-      kind: `TEMPERATURE` or `ENSEMBLE`.
+      kind: `TEMPERATURE`, `ENSEMBLE` or `FOLDS`.
       of: the runs' directories.
       temperature: if that is the kind.
     """

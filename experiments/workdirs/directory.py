@@ -115,7 +115,13 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
             later = [*later, about]
         about = then | ({"continued": later} if later else {})
         source = there.get("source", source)
-    contents = {"config": resolved, "data": loaded.digest, "source": source, **about}
+    contents = {
+        "config": resolved,
+        "data": loaded.digest,
+        "test_data": loaded.test_digest,
+        "source": source,
+        **about,
+    }
     write_text(path, json.dumps(contents, indent=2) + "\n")
     write_spec(workdir, loaded.spec)
     write_split(workdir, loaded)

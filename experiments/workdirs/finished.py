@@ -47,10 +47,12 @@ class Finished(NamedTuple):
       spec: of its data set.
       loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
         for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3.
-      kind: "" for a single network, or one of `derived.TEMPERATURE` and `derived.ENSEMBLE`.
+      kind: "" for a single network, or one of `derived.TEMPERATURE`, `derived.ENSEMBLE` and
+        `derived.FOLDS`.
       members: number of networks.
       temperature: None except after temperature scaling.
       seed: of the network; of an ensemble's first network.
+      fold: that validates, likewise; None without cross-validation.
       scale: of the run.
       epochs: number of epochs trained, summed over members.
       about: its `run.json`; of an ensemble's first member.
@@ -63,6 +65,7 @@ class Finished(NamedTuple):
     members: int
     temperature: float | None
     seed: int
+    fold: int | None
     scale: Scale
     epochs: int
     about: Mapping[str, Any]
@@ -133,6 +136,7 @@ def read(folder: Path) -> Finished:
         members=len(of),
         temperature=about.get("temperature"),
         seed=config.seed,
+        fold=config.data.fold,
         scale=scale(config, spec),
         epochs=sum(len(log.read(path)) for path in of),
         about=json.loads((of[0] / directory.RUN).read_text()),
