@@ -330,13 +330,15 @@ def _packed(colours: np.ndarray) -> np.ndarray:
 
     Noise of lossy compression in the hue of a black and white mask is removed.
     """
-    first = colours[..., 0]
-    coloured = (colours != first[..., None]).any(-1)
+    # Channel by channel, since NumPy is slow along an axis of length 3.
+    first, second, third = (colours[..., channel] for channel in range(3))
+    coloured = (first != second) | (first != third)
     if not coloured.any():
         return first
-    packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    packed = (first.astype(np.int64) << 16) + (second.astype(np.int64) << 8) + third
     codes = np.where(coloured, COLOUR + packed, first)
-    if np.ptp(colours, axis=-1).max() <= GREY_SPREAD and len(np.unique(codes)) > LOSSY:
+    highest, lowest = (f(f(first, second), third) for f in (np.maximum, np.minimum))
+    if (highest - lowest).max() <= GREY_SPREAD and len(np.unique(codes)) > LOSSY:
         grey = _luminance(colours)
         if grey.max() > 255 - NEAR and is_bimodal(count_values(grey)):
             return grey
