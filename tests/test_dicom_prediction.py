@@ -81,6 +81,9 @@ def test_a_series_is_predicted_where_it_lies(kits, tmp_path, capsys):
     (out / "segmentations" / "arterial phase.dcm").unlink()
     call(capsys, *options(kits, folder, out, "--entropy"))
     assert (out / "segmentations" / "arterial phase.dcm").exists()
+    paths[-1].unlink()
+    call(capsys, *options(kits, folder, out, "--entropy"))
+    assert nib.load(out / "masks" / "arterial phase.nii.gz").shape == (10, 12, 4)
 
 
 def test_series_are_found_as_folders_files_and_patterns(tmp_path):
