@@ -36,7 +36,7 @@ LARGEST = {2: 512 * 512, 3: 80 * 160 * 160}
 STEP = 16
 """Network sizes are multiples of this, so that each of four poolings halves them exactly."""
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Version of the file in which the results are cached."""
 
 MOST = 32
