@@ -26,7 +26,7 @@ VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
 GAMMA = "gamma"
 
 
-def get_config(cell: str = "full/drive/dscpp") -> ConfigDict:
+def get_config(cell: str = "") -> ConfigDict:
     """The config of a cell.
 
     Raises:

@@ -32,7 +32,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--manual_dir", help="of the set's files, if not that of the run")
     options = parser.parse_args(argv)
     if (len(options.runs) > 1) != (options.output is not None):
-        parser.error("--output is for several runs, which require it")
+        parser.error("several runs need --output=DIR, and a single run takes none")
     return options
 
 

@@ -13,7 +13,7 @@ COMMANDS = {
     "predict": "predict images with a trained run",
     "evaluate": "score label maps against the truth",
     "reproduce": "the paper's tables and figures by one command",
-    "report": "the paper's tables and figures from finished runs",
+    "report": "tables, tests and figures of finished runs as HTML, Markdown and LaTeX",
     "bench": "time the library, beside others, on this machine",
 }
 """Every main of this package, with a line of help."""

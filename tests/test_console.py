@@ -40,7 +40,10 @@ def test_a_config_is_found_by_name(tmp_path, given):
 def test_a_config_that_does_not_exist(tmp_path):
     refused = dicepp(tmp_path, "run", "--config=nowhere/drive.py")
     assert refused.returncode == 1
-    assert "error: config nowhere/drive.py does not exist; known by name: " in refused.stderr
+    assert (
+        "error: config nowhere/drive.py does not exist, did you mean drive_dscpp? Known by name: "
+        in refused.stderr
+    )
     assert "drive_dscpp, drive_gamma_grid" in refused.stderr
 
 

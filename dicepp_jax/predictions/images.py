@@ -13,6 +13,7 @@ from nibabel import Nifti1Header
 
 from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.files import File
+from dicepp_jax.data.folder import FOLDERS
 from dicepp_jax.data.formats import ENDINGS
 from dicepp_jax.data.nifti import Grid
 from dicepp_jax.predictions import dicom_seg
@@ -22,6 +23,10 @@ from dicepp_jax.wording import listed
 ENDING = re.compile(rf"\.({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 """nnU-Net's names for the channels of a case."""
+
+
+MASK_NAME = re.compile(r"(?P<case>.+)_(mask|seg|segmentation|label|gt)(_\d+)?")
+"""Names of masks that lie beside their images."""
 
 
 class InputCase(NamedTuple):
@@ -114,6 +119,7 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
     if len(set(names)) < len(names):  # As of two folders with files of one name.
         common = Path(os.path.commonpath([root.absolute() for root, _ in given]))
         names = [_name(where, common) for where in outside]
+    _check_no_masks(names)
     by_name: dict[str, File] = {}
     for name, (_, file) in zip(names, outside.values(), strict=True):
         first = by_name.setdefault(name, file)
@@ -123,6 +129,22 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
                 "predict them into different folders (--output)"
             )
     return sorted(_cases(by_name, spec), key=lambda case: files.natural(case.name))
+
+
+def _check_no_masks(names: Sequence[str]) -> None:
+    """Refuse to predict the masks that lie among the images of a data set."""
+    known = {name.casefold() for name in names}
+    masks = [
+        name
+        for name in names
+        if {*Path(name.casefold()).parts[:-1]} & {*FOLDERS}
+        or ((beside := MASK_NAME.fullmatch(name.casefold())) and beside["case"] in known)
+    ]
+    if masks and len(masks) < len(names):
+        raise ValueError(
+            f"{len(masks)} of {len(names)} images look like masks of the others: {listed(masks)}; "
+            "give the images alone, as in --input=FOLDER/images or --input='FOLDER/*_image.png'"
+        )
 
 
 def _name(where: str, root: Path) -> str:

@@ -138,7 +138,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         path.unlink()
     return "\n".join(
         [
-            f"of {'; '.join(group.title for group in gathered)}:",
+            f"{'; '.join(group.title for group in gathered)}:",
             *(f"{f.claim}: {f.verdict}" for f in found),
             f"report: {output / HTML}",
         ]
@@ -148,9 +148,10 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
 def _intro(gathered: Sequence[Group]) -> tuple[str, ...]:
     entries = [entry for group in gathered for entry in _all(group)]
     kinds = Counter(entry.run.kind for entry in entries)
-    counted = [f"{kinds['']} networks"]
+    counted = [f"{kinds['']} network{'s' * (kinds[''] != 1)}"]
     counted += [f"{kinds[TEMPERATURE]} after temperature scaling"] * bool(kinds[TEMPERATURE])
-    counted += [f"{kinds[ENSEMBLE]} ensembles"] * bool(kinds[ENSEMBLE])
+    ensembles = f"{kinds[ENSEMBLE]} ensemble{'s' * (kinds[ENSEMBLE] != 1)}"
+    counted += [ensembles] * bool(kinds[ENSEMBLE])
     counted += [f"{kinds[FOLDS]} with all folds scored"] * bool(kinds[FOLDS])
     return PAPER, COLUMNS, f"{', '.join(counted)}. {groups.made_by(entries)}"
 

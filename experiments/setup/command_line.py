@@ -4,6 +4,7 @@ Flags are defined when a main runs, so that importing a module defines none.
 """
 
 import contextlib
+import difflib
 import os
 import re
 import sys
@@ -70,7 +71,10 @@ def run(
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected {' '.join(argv[1:])}; fields are --config.NAME=VALUE")
+            sys.exit(
+                f"error: unexpected {' '.join(argv[1:])}; configs are given by --config=NAME, and "
+                "their fields by --config.FIELD=VALUE"
+            )
         # At INFO, Orbax logs every file that it opens.
         logging.set_verbosity(logging.WARNING)
         try:
@@ -151,7 +155,9 @@ def _located(argument: str) -> str:
         path = ours
     if not path.is_file():
         names = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "base"))
-        sys.exit(f"error: config {path} does not exist; known by name: {', '.join(names)}")
+        close = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5)
+        guess = f", did you mean {close[0]}?" if close else "."
+        sys.exit(f"error: config {path} does not exist{guess} Known by name: {', '.join(names)}")
     return f"{option}{path}{which}"
 
 
