@@ -20,7 +20,7 @@ def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
     """Iterate over items, reporting progress and the remaining time.
 
     The time is estimated by the items after the first, which often compiles a program; until there
-    are two, none is told.
+    are two, no estimate is given.
 
     Args:
       items: the items to iterate over.

@@ -231,7 +231,7 @@ def _several(masks_of: Masks, classes: Sequence[str], template: str) -> tuple[st
     return (
         f"several masks: {len(several)} of {len(most)} cases have up to {max(most.values())} mask "
         f"files{' of a class' * (classes != ('',))}, which are united: {listed(several)}; the card "
-        f"tells how many voxels overlap (--config.folder.masks='{template}'; if they are outlines "
+        f"says how many voxels overlap (--config.folder.masks='{template}'; if they are outlines "
         "of one object by several readers, set a template that matches one of them)",
     )[: len(several)]
 

@@ -1,7 +1,7 @@
 """What the values in masks mean: one table of values and classes for all masks of a set.
 
 The values of every mask are known from `survey`; what they mean is decided by `infer`, never file
-by file, and is told with the option that overrides it.
+by file, and is reported with the option that overrides it.
 """
 
 import collections
@@ -104,7 +104,7 @@ def _check_are_masks(
 
 
 def _swap_hint(case: CaseFiles, summary: CaseSummary, options: Options) -> str:
-    """What to do about a mask that is none."""
+    """What to do about a file that is not a mask."""
     exchanged = f"--config.folder.images='{options.masks}' --config.folder.masks='{options.images}'"
     if 0 < summary.levels <= MOST:
         return (

@@ -31,7 +31,7 @@ def prepare(
 ) -> SegmentationBuilder:
     """Prepare a set, unless that has been done and its files have not changed since.
 
-    Where no folder is given, a prepared copy is used, and one line tells where it came from.
+    Where no folder is given, a prepared copy is used, and one line says where it came from.
 
     Args:
       spec: describes the set.

@@ -516,7 +516,7 @@ def _orientation(tag: object) -> int:
 
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """An image (H, W) or (H, W, C) turned or mirrored as its orientation tells."""
+    """An image (H, W) or (H, W, C) turned or mirrored according to its orientation."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     # The row and the column that are stored first lie at these sides of the picture.
