@@ -545,6 +545,21 @@ def test_several_classes_need_the_one_that_a_threshold_is_for(kits, tmp_path, ca
     assert "no --target; a threshold is for one class: kidney, tumour" in error
 
 
+@pytest.mark.parametrize(
+    "masks", [["masks/a", "masks/b"], ["images/a_mask"], ["images/a_seg_1", "images/a_seg_2"]]
+)
+def test_masks_beside_their_images_are_not_predicted(tmp_path, masks):
+    for name in ("images/a", "images/b", *masks):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 5), np.uint8)).save(path)
+    message = f"{len(masks)} of {2 + len(masks)} images look like masks of the others: {masks[0]}"
+    with pytest.raises(ValueError, match=message):
+        image_inputs.find([str(tmp_path)], PHANTOM, tmp_path / "out")
+    alone = image_inputs.find([str(tmp_path / "images" / "?.png")], PHANTOM, tmp_path / "out")
+    assert [case.name for case in alone] == ["a", "b"]
+
+
 def test_two_files_of_one_name_are_refused(kits, tmp_path, capsys):
     for ending in ("npy", "nii"):
         (tmp_path / f"a.{ending}").write_bytes(b"")
