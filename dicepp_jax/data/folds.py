@@ -80,7 +80,7 @@ def split_by_rule(cases: Sequence[Facts], split: Split, fold: int, *, grouped: b
       >>> cases = [Facts(name, None, None, (), None, (), "", "", ()) for name in "abcdef"]
       >>> split = {"train": ["a", "b", "d", "e"], "validation": ["f"], "test": ["c"]}
       >>> split_by_rule(cases, split, 4, grouped=False)
-      {'train': ['a', 'b', 'd', 'f'], 'validation': ['e'], 'test': ['c']}
+      {'train': ['a', 'b', 'e', 'f'], 'validation': ['d'], 'test': ['c']}
     """
     group_of = {case.id: case.group if grouped else None for case in cases}
     groups: dict[tuple[bool, str], list[str]] = {}
