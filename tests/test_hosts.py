@@ -111,7 +111,7 @@ def test_if_one_is_killed_the_other_reports_it_and_the_same_command_resumes(data
     flags = (f"--config.train.epochs={reached + 1}", flags[1])
     first, second = ended(start(data_dir, (workdir, workdir), *flags))
     assert first[2] == second[2] == 0, first[1] + second[1]
-    assert "epochs are in" in first[0]
+    assert "epochs in" in first[0]
     assert [entry["epoch"] for entry in log.read(workdir)] == list(range(reached + 1))
 
 

@@ -366,7 +366,7 @@ def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, m
         ("train.learning_rate", -1.0, "train.learning_rate is -1.0"),
         ("model.name", "vnet", "model.name is 'vnet'; known: unet"),
         ("model.dtype", "float16", "model.dtype is 'float16'"),
-        ("augment.mirror", 2.0, "p_mirror is 2.0, not a probability"),
+        ("augment.mirror", 2.0, "p_mirror is 2.0, which is not a probability"),
         ("train.epochs", 0, "train.epochs is 0"),
         ("data.validation", "windows", "data.validation is 'windows'; it may be patch or sliding"),
         ("data.validation", "sliding_window", "but Vessel phantom is trained on whole images"),
