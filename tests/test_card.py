@@ -96,13 +96,13 @@ def test_leaks_come_first_and_kinds_are_lines_the_rare_before_the_frequent():
     train = [case.id for case in cases if case.id not in "cd"]
     found = findings(cases, {"train": train, "validation": ["d"], "test": ["c"]})
     assert [finding.line(2) for finding in found] == [
-        "the same image in different parts of the split (2 times): a (train), c (test); "
+        "LEAK: the same image in different parts of the split (2 times): a (train), c (test); "
         "b (train), d (validation)",
-        "the same image with different masks (1 time): e (train), f (train)",
-        "the mask is all foreground (1 case): g",
-        "2 cases: b, its 2 mask files overlap in 7 voxels, 1.5% of it; "
+        "odd: the same image with different masks (1 time): e (train), f (train)",
+        "odd: the mask is all foreground (1 case): g",
+        "odd: 2 cases: b, its 2 mask files overlap in 7 voxels, 1.5% of it; "
         "d, its 3 mask files overlap in 12 voxels, 20.0% of it",
-        "the mask has no foreground (133 cases): n0; n1 and 131 more",
+        "odd: the mask has no foreground (133 cases): n0; n1 and 131 more",
     ]
     assert [finding.leak for finding in found] == [True, False, False, False, False]
     assert found[-1].where == tuple(f"n{number}" for number in range(133))
@@ -135,7 +135,7 @@ def test_a_split_by_group_is_called_so_and_one_across_groups_is_a_leak():
     swapped = {**names, "train": names["train"][1:], "test": [*names["test"], "train0"]}
     (leak,) = findings(cases, swapped)
     assert leak.leak and leak.line() == (
-        "1 of 3 groups of near-duplicates lie in different parts of the split, which "
+        "LEAK: 1 of 3 groups of near-duplicates lie in different parts of the split, which "
         "--config.data.split=group prevents: video 1 (test, train)"
     )
     assert not [text for text in card(CVC_CLINICDB, cases, swapped, "") if "by group" in text]

@@ -69,7 +69,7 @@ def test_it_is_inspected_trained_and_scored(ultrasound):
         "--config.evaluation.figures=1",
     )
     assert (
-        "LEAK in the split of set: the same image in different parts of the split (1 time): "
+        "set: LEAK: the same image in different parts of the split (1 time): "
         "normal (1) (train), normal (9) (test)"
     ) in told
     rows = read_csv(workdir / "run" / "test" / "cases.csv", Row)

@@ -30,7 +30,8 @@ class Finding(NamedTuple):
 
     def line(self, shown: int = EXAMPLES) -> str:
         """What was found, with the first few of the cases."""
-        return f"{self.what}: {listed(self.where, shown, '; ')}"
+        kind = "LEAK" if self.leak else "odd"
+        return f"{kind}: {self.what}: {listed(self.where, shown, '; ')}"
 
 
 def card(

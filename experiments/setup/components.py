@@ -103,7 +103,7 @@ def _told(loaded: data.Loaded) -> data.Loaded:
     ids = {part: subset.ids for part, subset in loaded.splits.items()}
     for finding in findings(loaded.facts, ids):
         if finding.leak:
-            print(f"LEAK in the split of {loaded.spec.title}: {finding.line()}")
+            print(f"{loaded.spec.title}: {finding.line()}")
     return loaded
 
 

@@ -30,14 +30,14 @@ def write_card(loaded: data.Loaded, workdir: Path) -> str:
     odd = findings(loaded.facts, ids)
     workdir.mkdir(parents=True, exist_ok=True)
     nothing = [] if odd else ["  odd: nothing"]
-    in_full = [f"  odd: {finding.line(len(finding.where))}" for finding in odd] or nothing
+    in_full = [f"  {finding.line(len(finding.where))}" for finding in odd] or nothing
     # Notes on a user's own data set have been printed before it was prepared.
     found = [f"  detected: {line}" for line in loaded.notes]
     write_text(workdir / "card.txt", "\n".join([*lines, *in_full, *found]) + "\n")
     directory.write_split(workdir, loaded)
     sheet = workdir / "contact_sheet.png"
     canvas.save(contact_sheet(_shown(loaded), loaded.spec.classes), sheet)
-    short = [f"  odd: {finding.line()}" for finding in odd] or nothing
+    short = [f"  {finding.line()}" for finding in odd] or nothing
     written = [f"  all of them: {workdir / 'card.txt'}", f"  contact sheet: {sheet}"]
     return "\n".join([*lines, *short, *written[short == in_full :]])
 
