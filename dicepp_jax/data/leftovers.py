@@ -11,7 +11,7 @@ from dicepp_jax.wording import listed
 
 UNREAD = (
     *("webp", "jp2", "jfif", "heic", "heif", "avif", "ppm", "pgm", "tga", "svs", "ndpi"),
-    *("dcm", "mha", "mhd", "nrrd", "npz", "mat", "h5"),
+    *("mha", "mhd", "nrrd", "npz", "mat", "h5"),
 )
 """Endings of images in formats that cannot be read."""
 
