@@ -60,7 +60,7 @@ def prepare(
         raise FileNotFoundError(_missing(spec, folder, builder.origin() if current else None))
     if cases is None and current:
         print(
-            f"{spec.title}: data.manual_dir is not set, so the copy {_told(builder.origin())} is "
+            f"{spec.title}: data.manual_dir is not set, so the copy {_provenance(builder.origin())} is "
             "used"
         )
     if current:
@@ -89,11 +89,11 @@ def _missing(spec: Spec, folder: Path, prepared: Origin | None) -> str:
         return f"{spec.title} needs --config.data.manual_dir; {found}. {spec.obtain}"
     return (
         f"--config.data.manual_dir={folder} does not exist; correct it, or omit it to use the copy "
-        f"of {spec.title} {_told(prepared)}"
+        f"of {spec.title} {_provenance(prepared)}"
     )
 
 
-def _told(origin: Origin) -> str:
+def _provenance(origin: Origin) -> str:
     date, folder = origin.date or "an unknown date", origin.folder or "an unknown folder"
     return f"prepared on {date} from {folder}"
 

@@ -95,11 +95,11 @@ def build(config: ConfigDict, loaded: data.Loaded | None = None) -> Components:
     if loaded is not None:
         return _build(config, loaded.spec, lambda: loaded)
     source = find_data(config)
-    return _build(config, source.spec, lambda: _told(open_data(config, source)))
+    return _build(config, source.spec, lambda: _warn_of_leaks(open_data(config, source)))
 
 
-def _told(loaded: data.Loaded) -> data.Loaded:
-    """The data set, after a warning of what leaks from a part of its split into another."""
+def _warn_of_leaks(loaded: data.Loaded) -> data.Loaded:
+    """The data set, after a warning of images that are in several parts of its split."""
     ids = {part: subset.ids for part, subset in loaded.splits.items()}
     for finding in findings(loaded.facts, ids):
         if finding.leak:
