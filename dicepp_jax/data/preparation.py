@@ -60,8 +60,8 @@ def prepare(
         raise FileNotFoundError(_missing(spec, folder, builder.origin() if current else None))
     if cases is None and current:
         print(
-            f"{spec.title}: data.manual_dir is not set, so the copy {_provenance(builder.origin())} is "
-            "used"
+            f"{spec.title}: data.manual_dir is not set, so the copy {_provenance(builder.origin())} "
+            "is used"
         )
     if current:
         return builder
