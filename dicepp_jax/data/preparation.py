@@ -59,10 +59,8 @@ def prepare(
     if cases is None and folder:
         raise FileNotFoundError(_missing(spec, folder, builder.origin() if current else None))
     if cases is None and current:
-        print(
-            f"{spec.title}: data.manual_dir is not set, so the copy {_provenance(builder.origin())} "
-            "is used"
-        )
+        copy = f"the copy {_provenance(builder.origin())}"
+        print(f"{spec.title}: data.manual_dir is not set, so {copy} is used")
     if current:
         return builder
     if cases is None:
