@@ -65,5 +65,5 @@ def test_full_scale_is_the_papers():
     "cell", ["drive/dscpp", "half/drive/dsc", "full/mnist/dsc", "full/drive/dice", "tiny/drive/ce_"]
 )
 def test_a_cell_that_is_not_there_is_refused(cell):
-    with pytest.raises(LookupError, match="there is no cell .*reduced/drive/dscpp"):
+    with pytest.raises(LookupError, match="unknown cell .*reduced/drive/dscpp"):
         cells.get_config(cell)

@@ -192,7 +192,7 @@ def test_grey_images_are_repeated_to_three_channels(saved, image):
         (np.zeros((4, 5, 6)), (1, 1), "spacing is (1, 1), expected 3 positive lengths in mm"),
         (np.zeros((4, 5, 6)), (1, 0, 1), "spacing is (1, 0, 1)"),
         (np.zeros((4, 5, 6)), (1, 1, np.inf), "spacing is (1, 1, inf)"),
-        (np.ones((4, 5, 6)), (1, 1, 1), "the z-score of an image that is 1.0 everywhere"),
+        (np.ones((4, 5, 6)), (1, 1, 1), "an image is 1.0 everywhere after clipping"),
     ],
 )
 def test_mismatched_images_are_refused(tmp_path_factory, array, spacing, message):
