@@ -140,7 +140,7 @@ def test_what_cannot_be_calibrated_ends_in_one_line(runs, tmp_path, arguments, m
 def test_an_ensemble_needs_a_folder_and_a_run_does_not(arguments, capsys):
     with pytest.raises(SystemExit):
         calibrate.main(arguments)
-    assert "--output is for several runs" in capsys.readouterr().err
+    assert "several runs need --output=DIR, and a single run takes none" in capsys.readouterr().err
 
 
 def test_voxels_are_drawn_of_large_images(monkeypatch):

@@ -96,7 +96,7 @@ def test_folds_are_reported_like_seeds(runs, data_dir, tmp_path):
     single.train_and_evaluate(config_of(None, **{"data.data_dir": data_dir}), tmp_path / "plain")
     write.write([tmp_path / "runs", tmp_path / "plain"], tmp_path / "report", "none")
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "6 networks, 1 ensembles" in text
+    assert "6 networks, 1 ensemble." in text
     assert "Vessel phantom, custom scale, cross-validation" in text
     assert "Vessel phantom, custom scale 2" in text
     lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| DSC++")]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -313,8 +314,10 @@ def test_certain_probabilities_in_bytes_are_at_most_one(tmp_path):
     image = image_inputs.read(case, KITS)
     expected = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
     probs = np.stack([1 - expected, expected, 0 * expected], -1)
-    to = outputs.paths(tmp_path / "out", case, KITS, outputs.UINT8)
-    outputs.write(to, image, probs, probs.argmax(-1).astype(np.uint8), KITS.classes, "uint8")
+    wanted = outputs.Wanted(outputs.UINT8)
+    to = outputs.paths(tmp_path / "out", case, KITS, wanted)
+    model = types.SimpleNamespace(classes=KITS.classes, spec=KITS)
+    outputs.write(to, case, image, probs, probs.argmax(-1).astype(np.uint8), model, wanted)
     volume = nib.load(to.probabilities[0])
     for dtype in (np.float32, np.float64):
         read = volume.get_fdata(dtype=dtype, caching="unchanged")
