@@ -34,6 +34,8 @@ def unused(files: Tree, used: Iterable[File]) -> list[File]:
     rest = [
         file for name, file in files.items() if name not in taken and name.lower().endswith(endings)
     ]
+    # Of a DICOM series that no case uses, its own files.
+    rest = [part for file in rest for part in (file.parts or (file,))]
     archived = {_copy(files[name]) for name in taken if files[name].archived}
     return [file for file in rest if file.archived or _copy(file) not in archived]
 
