@@ -2,70 +2,25 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-INSTANCE_NORM_EPSILON = 1e-3
+from dicepp_jax.models.cpu import convolve
+from dicepp_jax.models.layers import ConvTranspose, InstanceNorm, max_pool
 
 
-def _slow_in_3d(x: jax.Array) -> bool:
-    """Whether XLA's convolutions of x are about ten times slower than necessary."""
-    return x.ndim == 5 and jax.default_backend() == "cpu"
-
-
-def convolve_slices(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-    """`lax.conv_general_dilated` for a 3x3x3 kernel, stride 1 and same padding, fast on a CPU.
-
-    It is a 2-D convolution of every slice, with its two neighbours as further channels.
-
-    Args:
-      x: `(B, D, H, W, channels)`.
-      kernel: `(3, 3, 3, channels, filters)`.
-      *args: ignored; flax passes the arguments of `lax.conv_general_dilated`.
-      **options: ignored as well.
-
-    Returns:
-      `(B, D, H, W, filters)`.
-    """
-    del args, options
-    depth = x.shape[1]
-    padded = jnp.pad(x, [(0, 0), (1, 1), (0, 0), (0, 0), (0, 0)])
-    slices = jnp.concatenate([padded[:, i : i + depth] for i in range(3)], axis=-1)
-    y = jax.lax.conv_general_dilated(
-        slices.reshape(-1, *slices.shape[2:]),
-        jnp.concatenate(list(kernel), axis=-2),
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+def _convolution(filters: int, kernel: tuple[int, ...], dtype: DTypeLike) -> nn.Conv:
+    """A convolution with same padding, in the form that is fast on this backend."""
+    return nn.Conv(
+        filters,
+        kernel,
+        dtype=dtype,
+        kernel_init=nn.initializers.glorot_uniform(),
+        conv_general_dilated=convolve if jax.default_backend() == "cpu" else None,
     )
-    return y.reshape(*x.shape[:-1], -1)
-
-
-class ConvTransposeCPU(nn.Module):
-    """`flax.linen.ConvTranspose` with a 2x2x2 kernel and stride 2, as a matrix product for a CPU.
-
-    The windows do not overlap, so each input voxel determines eight output voxels. The parameters
-    are those of flax.
-    """
-
-    filters: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (2, 2, 2, x.shape[-1], self.filters)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.filters,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # The kernel is flipped, as in a convolution: the first offset uses the last tap.
-        y = jnp.einsum("bdhwi,xyzio->bdxhywzo", x, kernel[::-1, ::-1, ::-1])
-        batch, depth, height, width, _ = x.shape
-        y = y.reshape(batch, 2 * depth, 2 * height, 2 * width, self.filters)
-        return y + bias.reshape(1, 1, 1, 1, -1)
 
 
 class Block(nn.Module):
@@ -76,17 +31,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = (3,) * (x.ndim - 2)
         for _ in range(2):
-            x = nn.Conv(
-                self.filters,
-                kernel,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.glorot_uniform(),
-                conv_general_dilated=convolve_slices if _slow_in_3d(x) else None,
-            )(x)
-            # The mean and the variance are computed in float32 whatever the dtype.
-            x = nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON, dtype=self.dtype)(nn.relu(x))
+            x = _convolution(self.filters, (3,) * (x.ndim - 2), self.dtype)(x)
+            x = InstanceNorm()(x)
         return x
 
 
@@ -147,7 +94,6 @@ class UNet(nn.Module):
                 f"got {image.shape}"
             )
         x = pad_to_multiple(image, 2**self.depth).astype(self.dtype)
-        two = (2,) * len(spatial)
         kind = nn.remat(Block) if self.remat else Block
         numbers = itertools.count()
 
@@ -160,33 +106,15 @@ class UNet(nn.Module):
         for level in range(self.depth):
             x = block(level, x)
             skips.append(x)
-            x = nn.max_pool(x, two, strides=two)
+            x = max_pool(x)
         x = block(self.depth, x)
         for number, level in enumerate(reversed(range(self.depth))):
-            x = self._up(level, f"ConvTranspose_{number}", x)
+            name = f"ConvTranspose_{number}"
+            x = ConvTranspose(self.filters * 2**level, self.dtype, name=name)(x)
             x = block(level, jnp.concatenate([x, skips[level]], -1))
-        logits = nn.Conv(
-            self.num_classes,
-            (1,) * len(spatial),
-            dtype=self.dtype,
-            kernel_init=nn.initializers.glorot_uniform(),
-        )(x)
+        logits = _convolution(self.num_classes, (1,) * len(spatial), self.dtype)(x)
         crop = tuple(slice(0, n) for n in spatial)
         return logits[(slice(None), *crop)].astype(jnp.float32)
-
-    def _up(self, level: int, name: str, x: jax.Array) -> jax.Array:
-        """Double the spatial size by a transposed convolution."""
-        filters, two = self.filters * 2**level, (2,) * (x.ndim - 2)
-        if _slow_in_3d(x):
-            return ConvTransposeCPU(filters, self.dtype, name=name)(x)
-        return nn.ConvTranspose(
-            filters,
-            two,
-            strides=two,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.glorot_uniform(),
-            name=name,
-        )(x)
 
 
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

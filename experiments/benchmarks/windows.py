@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dicepp_jax.inference import sliding_window
-from dicepp_jax.models.unet import INSTANCE_NORM_EPSILON, UNet
+from dicepp_jax.models.layers import INSTANCE_NORM_EPSILON
+from dicepp_jax.models.unet import UNet
 from dicepp_jax.preprocess import window_starts
 from dicepp_jax.train import ApplyFn
 from experiments.benchmarks.timing import NOT_INSTALLED, Shape, TimedCase, text
