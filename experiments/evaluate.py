@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicepp_jax.predictions import label_maps
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of a command line."""
@@ -36,6 +34,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Score what the command line names."""
     options = parse(argv)
+    from dicepp_jax.predictions import label_maps
+
     try:
         failed = label_maps.evaluate(
             options.predictions, options.truth, options.classes, options.tolerance, options.output
