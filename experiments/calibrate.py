@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
-from experiments.setup import command_line
+from experiments.setup import command_line, compiled
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.training import posthoc
     from experiments.workdirs import derived
 
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     workdirs = [path.expanduser() for path in options.runs]
     try:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.setup import compiled
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of a command line."""
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     from dicepp_jax.predictions import label_maps
 
+    compiled.keep()
     try:
         failed = label_maps.evaluate(
             options.predictions, options.truth, options.classes, options.tolerance, options.output

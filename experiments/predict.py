@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from dicepp_jax.predictions.wanted import STORED, UINT8, Wanted
+from experiments.setup import compiled
 from experiments.setup.command_line import INTERRUPTED
 
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     from experiments.workdirs.prediction import predict
 
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     try:
         failed = predict(

@@ -16,7 +16,7 @@ from absl import logging
 
 from configs import paper as cells
 from experiments.report.published import FIGURES, TABLES
-from experiments.setup import command_line
+from experiments.setup import command_line, compiled
 
 
 def _folders(text: str) -> dict[str, str]:
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     from experiments.reproduce.perform import reproduce
 
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     try:
         code = reproduce(

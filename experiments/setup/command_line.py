@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from experiments.setup import compiled
 
 INTERRUPTED = 130
 CONFIGS = Path(configs.__file__).parent
@@ -85,6 +86,7 @@ def run(
         from dicepp_jax import parallel
         from dicepp_jax.train import NonFiniteLossError
 
+        compiled.keep()
         try:
             main(Options(flags.FLAGS.config, _workdir(ending), hosts))
         except (ValueError, OSError, NonFiniteLossError) as error:
