@@ -1,8 +1,8 @@
 """Compiled programs, kept on disk so that a command that is repeated need not compile them again.
 
 JAX keeps them under a key of the program, the compiler, its options and the processor's
-instructions. How XLA divides work depends on the number of cores too, which the key lacks, so that
-each number has a folder of its own.
+instructions, but not the number of cores, by which XLA may divide work: each number has a folder of
+its own.
 """
 
 import os
