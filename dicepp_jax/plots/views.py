@@ -63,6 +63,7 @@ def _view(result: ScoredCase, target: int) -> View:
 
 
 def slice_title(index: int, slices: int) -> str:
+    """Which slice of a volume is shown, counted from 1."""
     return f"slice {index + 1} of {slices}"
 
 
