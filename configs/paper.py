@@ -18,8 +18,6 @@ import re
 
 from ml_collections import ConfigDict
 
-from dicepp_jax.losses import LOSSES
-
 SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
@@ -32,6 +30,8 @@ def get_config(cell: str = "") -> ConfigDict:
     Raises:
       LookupError: if there is no such cell.
     """
+    from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
+
     pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/(\w+?)(?:_seed=(\d+))?"
     found = re.fullmatch(pattern, cell)
     if not found or found[3] not in (*LOSSES, GAMMA):

@@ -19,7 +19,7 @@ import numpy as np
 from dicepp_jax import metrics, scoring
 from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots.cases import View, views
+from dicepp_jax.plots.views import View, views
 from dicepp_jax.progress import track
 from dicepp_jax.rows import FalsePositives, Row, read_csv, summarise, write_csv
 from dicepp_jax.spec import Spec

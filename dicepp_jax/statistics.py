@@ -8,7 +8,7 @@ methods a and b, an effect size is positive if a has the larger values.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # Loads scipy.stats, which is slow, when it is first used.
 
 RESAMPLES = 9999
 # Values drawn at a time: bounds the memory for any number of cases without changing the result.
@@ -78,7 +78,7 @@ def _bootstrap(column: np.ndarray, seed: int, confidence: float) -> tuple[float,
         mean = float(values.mean()) if len(values) else np.nan
     if len(values) < 2 or np.isinf(values).any():
         return mean, np.nan, np.nan, np.nan
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -133,7 +133,7 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
     a, b = _defined(a), _defined(b)
     if not len(a) or not len(b):
         return np.nan
-    return float(stats.ranksums(a, b).pvalue)
+    return float(scipy.stats.ranksums(a, b).pvalue)
 
 
 def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
@@ -166,7 +166,7 @@ def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
     if not len(differences):
         return np.nan
     differences = differences[differences != 0]
-    return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
+    return float(scipy.stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -229,7 +229,7 @@ def cliffs_delta(a: np.ndarray, b: np.ndarray) -> float:
     n, m = len(a), len(b)
     if not n or not m:
         return np.nan
-    u = stats.rankdata(np.concatenate([a, b]))[:n].sum() - n * (n + 1) / 2
+    u = scipy.stats.rankdata(np.concatenate([a, b]))[:n].sum() - n * (n + 1) / 2
     return float(2 * u / (n * m) - 1)
 
 
@@ -264,7 +264,7 @@ def rank_biserial(a: np.ndarray, b: np.ndarray) -> float:
     if not len(differences):
         return np.nan
     differences = differences[differences != 0]
-    ranks = stats.rankdata(np.abs(differences))
+    ranks = scipy.stats.rankdata(np.abs(differences))
     return float((np.sign(differences) * ranks).sum() / ranks.sum()) if len(ranks) else 0.0
 
 

@@ -13,10 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
-from dicepp_jax import score_files
-from experiments.setup import command_line
-from experiments.training import posthoc
-from experiments.workdirs import derived
+from experiments.setup import command_line, compiled
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,6 +36,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Calibrate the runs of the command line."""
     options = parse(argv)
+    from dicepp_jax import score_files
+    from experiments.training import posthoc
+    from experiments.workdirs import derived
+
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     workdirs = [path.expanduser() for path in options.runs]
     try:

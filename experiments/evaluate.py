@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicepp_jax.predictions import label_maps
+from experiments.setup import compiled
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,6 +36,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Score what the command line names."""
     options = parse(argv)
+    from dicepp_jax.predictions import label_maps
+
+    compiled.keep()
     try:
         failed = label_maps.evaluate(
             options.predictions, options.truth, options.classes, options.tolerance, options.output

@@ -5,13 +5,15 @@ Needs no prepared data and runs nothing; see experiments/training/step_memory.py
 
 import time
 
-from dicepp_jax import train
-from experiments.setup import command_line, components
-from experiments.training import step_memory
+from experiments.setup import command_line
 
 
 def main(options: command_line.Options) -> None:
     """Describe the memory of a step of the config of the flags."""
+    from dicepp_jax import train
+    from experiments.setup import components
+    from experiments.training import step_memory
+
     config = options.config
     built = components.build_without_data(config)
     step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)

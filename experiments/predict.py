@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import logging
 
-from dicepp_jax.predictions import outputs
+from dicepp_jax.predictions.wanted import STORED, UINT8, Wanted
+from experiments.setup import compiled
 from experiments.setup.command_line import INTERRUPTED
-from experiments.workdirs.prediction import predict
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,8 +50,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--probabilities",
-        choices=outputs.STORED,
-        default=outputs.UINT8,
+        choices=STORED,
+        default=UINT8,
         help="how to store probability maps",
     )
     parser.add_argument(
@@ -63,13 +63,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict the images of the command line."""
     options = parse(argv)
+    from experiments.workdirs.prediction import predict
+
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     try:
         failed = predict(
             options.workdir.expanduser(),
             options.input,
             options.output.expanduser(),
-            outputs.Wanted(options.probabilities, options.entropy),
+            Wanted(options.probabilities, options.entropy),
             threshold=options.threshold,
             recall=options.recall,
             precision=options.precision,

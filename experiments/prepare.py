@@ -5,12 +5,14 @@ every anomaly that was found. The card, the split and a contact sheet of images 
 of their masks go to --workdir, by default runs/NAME_data for configs/NAME.py.
 """
 
-from experiments.setup import command_line, components
-from experiments.workdirs.data_card import write_card
+from experiments.setup import command_line
 
 
 def main(options: command_line.Options) -> None:
     """Prepare the data set of the flags."""
+    from experiments.setup import components
+    from experiments.workdirs.data_card import write_card
+
     source = components.find_data(options.config)
     print(write_card(components.open_data(options.config, source), options.workdir))
 

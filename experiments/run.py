@@ -6,13 +6,14 @@ configs/NAME.py. After an interruption the same command resumes.
 
 import contextlib
 
-from dicepp_jax import parallel
 from experiments.setup import command_line
-from experiments.training.single import train_and_evaluate
 
 
 def main(options: command_line.Options) -> None:
     """Run the config of the flags."""
+    from dicepp_jax import parallel
+    from experiments.training.single import train_and_evaluate
+
     with contextlib.ExitStack() as stack:
         if options.hosts:
             stack.enter_context(parallel.joined(*options.hosts, options.config.devices))

@@ -6,11 +6,12 @@ after an interruption. With several seeds their deep ensemble is evaluated, too.
 """
 
 from experiments.setup import command_line
-from experiments.training.grid import train_and_evaluate
 
 
 def main(options: command_line.Options) -> None:
     """Train the grid of the flags."""
+    from experiments.training.grid import train_and_evaluate
+
     text = train_and_evaluate(options.config, options.workdir)
     print(f"\n{text}\n\nresults, figures and members: {options.workdir}")
 

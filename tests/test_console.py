@@ -8,6 +8,10 @@ import pytest
 
 from experiments.console import COMMANDS
 
+HEAVY = {"jax", "flax", "orbax", "tensorflow_datasets", "matplotlib", "scipy"}
+# The options of `bench` are those of what it times.
+QUICK = sorted(set(COMMANDS) - {"bench"})
+
 
 def dicepp(folder, *arguments):
     """Run the console command somewhere else than in the repository."""
@@ -60,3 +64,56 @@ def test_a_fold_is_part_of_the_default_directory(tmp_path, data_dir):
     (made,) = (tmp_path / "runs").iterdir()
     split = json.loads((made / "split.json").read_text())
     assert made.name == "quickstart_fold=2_data" and len(split["validation"]) == 8
+
+
+def loaded_by(folder, *arguments):
+    """A command that ends while its flags are parsed, and the heavy packages that it loaded."""
+    code = (
+        "import sys\n"
+        "from experiments.console import main\n"
+        "try: main()\n"
+        f"finally: print('loaded:', *set(sys.modules) & {HEAVY})"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    *_, loaded = done.stdout.splitlines()
+    assert loaded.startswith("loaded:")
+    return done, set(loaded.split()[1:])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_help_loads_no_heavy_package(tmp_path, name):
+    shown, loaded = loaded_by(tmp_path, name, "--help")
+    assert not loaded
+    assert "--workdir" in shown.stdout or "usage: " in shown.stdout
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_unknown_flag_is_refused_before_anything_heavy_is_loaded(tmp_path, name):
+    refused, loaded = loaded_by(tmp_path, name, "--nonsense=1")
+    assert refused.returncode != 0 and "Traceback" not in refused.stderr
+    assert not loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--config=nowhere"], "config nowhere does not exist"),
+        (["run", "--config.loss.gama=1"], "no field 'gama', did you mean 'gamma'?"),
+        (["run", "--config.train.epochs=many"], "epochs"),
+        (["sweep", "--processes=2"], "this command runs as one process"),
+        (["run", "unexpected"], "unexpected unexpected"),
+        (["predict", "--probabilities=int4"], "invalid choice: 'int4'"),
+        (["report", "--figures=some", "RUN"], "invalid choice: 'some'"),
+        (["reproduce", "--scale=huge"], "invalid choice: 'huge'"),
+        (["reproduce", "--table=7"], "invalid choice: 7"),
+        (["calibrate", "RUN", "RUN"], "several runs need --output=DIR"),
+    ],
+)
+def test_mistakes_in_flags_are_answered_before_anything_heavy_is_loaded(
+    tmp_path, arguments, message
+):
+    refused, loaded = loaded_by(tmp_path, *arguments)
+    assert refused.returncode != 0
+    assert message in refused.stdout + refused.stderr
+    assert not loaded

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, 
 
 from dicepp_jax import metrics
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
-from dicepp_jax.plots import canvas
+from dicepp_jax.plots import canvas, views
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.rows import Row, compare, summarise
@@ -292,7 +292,7 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
         assert dice[name] == pytest.approx(expected, rel=1e-5)
     # The middles of slices 3 and 6 of 9 are at 3.5 / 9 and 6.5 / 9 of the height, in slices 1 and 2
     # of 4, counted from 0; what is written counts from 1.
-    for view, index, coarse in zip(case_plots.views(result), (3, 6), (1, 2), strict=True):
+    for view, index, coarse in zip(views.views(result), (3, 6), (1, 2), strict=True):
         assert view.where == f"slice {index + 1} of 9"
         np.testing.assert_array_equal(view.label, native[index])
         image = oracles.resize(stored["image"][coarse], (11, 13))
@@ -346,7 +346,7 @@ def test_each_class_is_shown_in_the_slice_with_most_of_it():
     label = np.zeros((5, 9, 8), np.uint8)
     label[1, :4], label[3, :5], label[4, :2] = 2, 1, 2
     volume = volume._replace(label=label)
-    shown = case_plots.views(volume)
+    shown = views.views(volume)
     assert [view.where for view in shown] == ["slice 4 of 5", "slice 2 of 5"]
     for view, index in zip(shown, (3, 1), strict=True):
         assert view.case == volume.case
@@ -362,7 +362,7 @@ def test_an_absent_class_is_shown_where_it_is_most_probable():
     label[3, :5] = 1
     probs = np.full((5, 9, 8, 3), (0.7, 0.2, 0.1), np.float32)
     probs[0, 2:6] = (0.1, 0.1, 0.8)
-    kidney, tumour = case_plots.views(volume._replace(label=label, probs=probs))
+    kidney, tumour = views.views(volume._replace(label=label, probs=probs))
     assert (kidney.where, tumour.where) == ("slice 4 of 5", "slice 1 of 5")
     np.testing.assert_array_equal(tumour.image, volume.image[0])
     np.testing.assert_array_equal(tumour.probs, probs[0])
@@ -370,7 +370,7 @@ def test_an_absent_class_is_shown_where_it_is_most_probable():
 
 def test_an_image_is_shown_whole():
     image = scored(DRIVE, (9, 8))
-    (view,) = case_plots.views(image)
+    (view,) = views.views(image)
     assert view.where == ""
     for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
         np.testing.assert_array_equal(shown, whole)
@@ -378,7 +378,7 @@ def test_an_image_is_shown_whole():
 
 def test_a_large_image_is_subsampled():
     image = scored(PHANTOM, (3, 2050))
-    (view,) = case_plots.views(image)
+    (view,) = views.views(image)
     for shown, whole in zip(view[2:], (image.image, image.label, image.probs), strict=True):
         np.testing.assert_array_equal(shown, whole[::3, ::3])
 
@@ -401,7 +401,7 @@ def written(view):
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, shape):
-    flats = case_plots.views(scored(spec, shape))
+    flats = views.views(scored(spec, shape))
     figure = case_plots.thresholds({"dsc": flats, "dscpp": flats}, spec.classes, (0.2, 0.9))
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
@@ -429,14 +429,14 @@ def test_thresholds_show_their_errors_with_recall_and_precision(tmp_path, spec, 
 def test_a_threshold_that_nothing_reaches_has_no_precision():
     result = scored(DRIVE, (9, 8))
     result = result._replace(probs=np.full_like(result.probs, 0.5), label=0 * result.label)
-    figure = case_plots.thresholds({"dsc": case_plots.views(result)}, DRIVE.classes, (0.8,))
+    figure = case_plots.thresholds({"dsc": views.views(result)}, DRIVE.classes, (0.8,))
     assert figure.axes[1].get_title() == "T = 0.8: recall undefined, precision undefined"
     plt.close(figure)
 
 
 @pytest.mark.parametrize("spec, shape", [(DRIVE, (40, 30)), (PHANTOM_3D, (5, 30, 40))])
 def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
-    flats = case_plots.views(scored(spec, shape))
+    flats = views.views(scored(spec, shape))
     figure = case_plots.prediction({"dsc": flats, "dscpp": flats}, spec.classes)
     panels = [axes for axes in figure.axes if axes.get_title()]
     foreground = range(1, len(spec.classes))
@@ -464,7 +464,7 @@ def test_prediction_shows_image_truth_heat_and_errors(tmp_path, spec, shape):
 
 
 def test_prediction_says_where_a_method_has_another_slice():
-    first = case_plots.views(scored(PHANTOM_3D, (5, 9, 8)))
+    first = views.views(scored(PHANTOM_3D, (5, 9, 8)))
     other = [view._replace(where=f"slice {7 + n} of 9") for n, view in enumerate(first)]
     figure = case_plots.prediction({"dsc": first, "dscpp": other}, PHANTOM_3D.classes)
     titles = [axes.get_title() for axes in figure.axes if "prob" in axes.get_title()]

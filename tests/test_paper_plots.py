@@ -13,6 +13,7 @@ from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.plots import paper_figures
 from dicepp_jax.plots.curves import ThresholdCurves, threshold_summary
 from dicepp_jax.plots.styles import line_styles
+from dicepp_jax.plots.views import View
 from dicepp_jax.statistics import Bootstrap
 
 
@@ -29,7 +30,7 @@ def view(seed, num_classes=2, shape=(24, 20), where=""):
     label = rng.integers(0, num_classes, shape, np.uint8)
     rng = np.random.default_rng([1, seed])
     probs = rng.dirichlet(np.ones(num_classes), shape).astype(np.float32)
-    return case_plots.View("case_0", where, image, label, probs)
+    return View("case_0", where, image, label, probs)
 
 
 def panels(figure):

@@ -18,7 +18,7 @@ from dicepp_jax import metrics, score_files
 from dicepp_jax.atomic import write_text
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.plots import views
 from dicepp_jax.rows import Row, read_csv
 from dicepp_jax.score_files import SplitScores
 from experiments.report import __main__ as report_main
@@ -58,7 +58,7 @@ def write_scores(folder, spec, by_metric, recall_falls_by=0.5):
     counts = Confusion(tp, np.broadcast_to(tp[:, ::-1], shape), 1000 - tp, tp)
     zeros = np.zeros((shape[0], 20))
     size = (4, 4)
-    view = case_plots.View(
+    view = views.View(
         "case 0",
         "",
         np.zeros((*size, 3), np.uint8),

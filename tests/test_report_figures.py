@@ -11,7 +11,7 @@ from dicepp_jax import metrics, score_files
 from dicepp_jax.atomic import write_text
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots import cases as case_plots
+from dicepp_jax.plots import views
 from dicepp_jax.rows import Row
 from dicepp_jax.score_files import SplitScores
 from experiments.report import figures, groups, write
@@ -50,8 +50,7 @@ def write_run(folder, cell, gamma=None, cases=("a", "b")):
     label = rng.integers(0, classes, (6, 7), np.uint8)
     image = np.zeros((6, 7, 3), np.uint8)
     shown = [
-        tuple(case_plots.View(case, "", image, label, probs) for _ in spec.classes[1:])
-        for case in cases
+        tuple(views.View(case, "", image, label, probs) for _ in spec.classes[1:]) for case in cases
     ]
     score_files.write(
         folder, SplitScores(rows, bins, {"a": counts, "b": counts}, shown), spec.classes

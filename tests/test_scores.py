@@ -5,7 +5,7 @@ import pytest
 
 from dicepp_jax import metrics, score_files
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots.cases import View
+from dicepp_jax.plots.views import View
 from dicepp_jax.rows import FalsePositives, Row
 from dicepp_jax.score_files import SplitScores
 from dicepp_jax.text_table import normal_table

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # Loads its slow parts when they are first used.
 from numpy.typing import ArrayLike
-from scipy.interpolate import BSpline
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from scipy.spatial.transform import Rotation
 
 # Vessel lengths are in pixels of an image whose short side is FRAME; other sizes scale them.
 FRAME = 96
@@ -290,7 +289,8 @@ def _scene(seed: int, index: int, size: tuple[int, int, int]) -> Scene:
         axes = build * KIDNEY_AXES * rng.uniform(0.88, 1.08, 3)
         centre = patient + build * np.array([0, 28, 62 * side]) + rng.normal(0, (5, 3, 3))
         # The upper pole, at negative depth, leans towards the spine.
-        turn = Rotation.from_rotvec(rng.normal(0, 0.12, 3) + [0, -0.2 * side, 0]).as_matrix()
+        angles = rng.normal(0, 0.12, 3) + [0, -0.2 * side, 0]
+        turn = scipy.spatial.transform.Rotation.from_rotvec(angles).as_matrix()
         local = (grid - centre) @ turn / axes
         # Bending the ellipsoid turns its poles inwards: a bean, whose hilum is then hollowed out.
         local[..., 2] = side * local[..., 2] + 0.3 * local[..., 0] ** 2 - 0.1
@@ -368,7 +368,7 @@ def _smooth(rng: np.random.Generator, size: Sequence[int], cells: Sequence[int])
     """Smooth Gaussian field of zero mean and unit variance, varying from cell to cell."""
     field = rng.normal(size=[n + 3 for n in cells])
     for axis, (n, length) in enumerate(zip(cells, size, strict=True)):
-        spline = BSpline(np.arange(-3, n + 4), field, k=3, axis=axis)
+        spline = scipy.interpolate.BSpline(np.arange(-3, n + 4), field, k=3, axis=axis)
         field = spline(np.linspace(0, n, length)) / np.sqrt(151 / 315)  # its mean sum of squares
     return field
 

@@ -14,78 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from dicepp_jax import preprocess
 from dicepp_jax.plots.canvas import DPI, PHOTOGRAPH_DPI
+from dicepp_jax.plots.views import OVERLAY, View, slice_title, thinned
 from dicepp_jax.saved import segment
-from dicepp_jax.scoring import ScoredCase
 
 FALSE_POSITIVE = (255, 0, 255)
 FALSE_NEGATIVE = (0, 200, 0)
 HEAT = "inferno"
 OUTLINES = ("#00e5ff", "#ffd500", "#ff3df2", "#5dff3d", "#ff7a1a", "#ffffff")
 THUMBNAIL = 256
-OVERLAY = 1024
 TITLE = 32
 PANEL = 3.2
 """Inches that a panel of a case is wide."""
 SHORTEST, LONGEST = 3.0, 12.0
 """Limits in inches of the sides of an overlay."""
-
-
-class View(NamedTuple):
-    """The 2-D image or slice that is shown of a case.
-
-    Attributes:
-      case: name of the case.
-      where: the slice of a volume, such as "slice 12 of 44"; empty for an image.
-      image: `(H, W, channels)`.
-      label: `(H, W)` true classes.
-      probs: `(H, W, C)` predicted probabilities.
-
-    If a side is longer than 1024 pixels, only every second (third, ...) pixel is shown.
-    """
-
-    case: str
-    where: str
-    image: np.ndarray
-    label: np.ndarray
-    probs: np.ndarray
-
-
-def views(result: ScoredCase) -> tuple[View, ...]:
-    """What is shown of a case for each foreground class, without a hold on the whole volume.
-
-    Args:
-      result: the scored case.
-
-    Returns:
-      One view per foreground class. An image is shown whole. For a volume it is the slice with the
-      most voxels of the class in the truth or, if there are none, the slice in which the class is
-      most probable. Slices are on the grid of the label.
-    """
-    return tuple(_view(result, target) for target in range(1, result.probs.shape[-1]))
-
-
-def _view(result: ScoredCase, target: int) -> View:
-    case, image, label, probs = result.case, result.image, result.label, result.probs
-    if label.ndim == 2:
-        return View(case, "", *(_thinned(array, OVERLAY) for array in (image, label, probs)))
-    amounts = np.count_nonzero(label == target, axis=(1, 2))
-    if not amounts.any():
-        amounts = probs[..., target].sum(axis=(1, 2))
-    index, slices = int(amounts.argmax()), len(label)
-    # The slices of a volume that is stored resampled differ from those of its label.
-    image = image[min(len(image) - 1, int((index + 0.5) * len(image) / slices))]
-    label, probs = label[index].copy(), probs[index].copy()
-    image = (
-        image.copy() if image.shape[:2] == label.shape else preprocess.resize(image, label.shape)
-    )
-    thinned = (_thinned(array, OVERLAY) for array in (image, label, probs))
-    return View(case, _slice(index, slices), *thinned)
-
-
-def _slice(index: int, slices: int) -> str:
-    return f"slice {index + 1} of {slices}"
 
 
 def display(image: np.ndarray) -> np.ndarray:
@@ -235,14 +177,8 @@ def panel(
     """Show an image in [0, 1] or RGB, without ticks."""
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
-    image = _thinned(image, OVERLAY)
+    image = thinned(image, OVERLAY)
     return axes.imshow(image, cmap=cmap, aspect=aspect, vmin=0, vmax=1, interpolation="nearest")
-
-
-def _thinned(image: np.ndarray, longest: int) -> np.ndarray:
-    """Every second (third, ...) pixel, so that no side exceeds the longest length."""
-    step = -(-max(image.shape[:2]) // longest)
-    return image[::step, ::step]
 
 
 class Sample(NamedTuple):
@@ -322,7 +258,7 @@ def _thumbnail(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     if label.ndim == 3:
         index = int((label > 0).sum(axis=(1, 2)).argmax())
         image, label = image[index], label[index]
-    return display(_thinned(image, THUMBNAIL)), _thinned(label, THUMBNAIL)
+    return display(thinned(image, THUMBNAIL)), thinned(label, THUMBNAIL)
 
 
 def overlay(
@@ -352,9 +288,9 @@ def overlay(
     """
     if mask.ndim == 3:
         index = int(probs[..., 1:].sum(axis=(1, 2, 3)).argmax())
-        title = f"{title}, {_slice(index, len(mask))}{' (from the top)' if from_top else ''}"
+        title = f"{title}, {slice_title(index, len(mask))}{' (from the top)' if from_top else ''}"
         image, mask, probs = image[index], mask[index], probs[index]
-    image, mask, probs = (_thinned(array, OVERLAY) for array in (display(image), mask, probs))
+    image, mask, probs = (thinned(array, OVERLAY) for array in (display(image), mask, probs))
     aspect = spacing[-2] / spacing[-1]
     figure, row = plt.subplots(
         1,

@@ -16,8 +16,8 @@ from matplotlib.image import AxesImage
 from dicepp_jax.metrics import THRESHOLDS, Reliability
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.plots.canvas import DPI
-from dicepp_jax.plots.cases import View
 from dicepp_jax.plots.curves import ThresholdCurves
+from dicepp_jax.plots.views import View
 
 WIDTH = 11.0
 """Width in inches; on a screen 1200 pixels wide, text of 9 points is then 14 pixels tall."""

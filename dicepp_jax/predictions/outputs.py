@@ -35,6 +35,7 @@ from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.predictions import dicom_seg, images, lesions
 from dicepp_jax.predictions.decisions import Decision
 from dicepp_jax.predictions.images import InputCase, InputImage
+from dicepp_jax.predictions.wanted import FLOAT32, NONE, UINT8, Wanted
 from dicepp_jax.progress import track
 from dicepp_jax.saved import PARAMS, Model, segment
 from dicepp_jax.spec import Spec
@@ -43,24 +44,9 @@ from dicepp_jax.wording import listed
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
 ENTROPY, LESIONS, SEGMENTATIONS = "entropy", "lesions", "segmentations"
-UINT8, FLOAT32, NONE = "uint8", "float32", "none"
-STORED = (UINT8, FLOAT32, NONE)
-"""Ways to store probabilities."""
 
 SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 """The largest slope that a NIfTI header can hold with 255 * SLOPE <= 1; the next one is above."""
-
-
-class Wanted(NamedTuple):
-    """What is written of a case besides its mask, overlay and lesions.
-
-    Attributes:
-      probabilities: how probabilities are stored, one of `STORED`.
-      entropy: whether the entropy is stored.
-    """
-
-    probabilities: str = UINT8
-    entropy: bool = False
 
 
 class Paths(NamedTuple):

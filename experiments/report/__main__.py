@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.report.write import DRAWN, FOLDER, write
+from experiments.report.contents import DRAWN, FOLDER
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,6 +39,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of the command line."""
     options = parse(argv)
+    from experiments.report.write import write
+
     workdirs = [path.expanduser() for path in options.workdirs]
     try:
         output = (options.output or workdirs[0] / FOLDER).expanduser()

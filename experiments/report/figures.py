@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 
 from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.plots import paper_figures
-from dicepp_jax.plots.cases import View
+from dicepp_jax.plots.views import View
 from dicepp_jax.score_files import SplitScores
 from experiments.report.groups import Entry, Group, method_title
 from experiments.report.published import GAMMAS, LOSSES, PAIR, REPORTED, TABLES

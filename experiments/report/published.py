@@ -6,10 +6,11 @@ another definition, see docs/decisions.md.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dicepp_jax.rows import read_csv
+from configs import paper as cells
 
 
 class Published(NamedTuple):
@@ -37,6 +38,8 @@ class Published(NamedTuple):
 @functools.cache
 def published() -> tuple[Published, ...]:
     """Every cell of Tables 3 to 6."""
+    from dicepp_jax.rows import read_csv  # Here, since it loads scipy.
+
     return tuple(read_csv(Path(__file__).with_name("paper.csv"), Published))
 
 
@@ -105,6 +108,15 @@ TABLES = {
         ),
     )
 }
+
+FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
+    1: (3, PAIR),
+    2: (3, (cells.GAMMA,)),
+    3: (4, TABLES[4].methods),
+    4: (5, TABLES[5].methods),
+    5: (3, PAIR),
+}
+"""For each figure, the table whose data sets it shows, and the cells that are trained for it."""
 
 COLUMNS = ("nll", "brier", "dice", "jaccard")
 """The metrics in the columns of the paper's tables."""

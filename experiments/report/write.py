@@ -11,6 +11,7 @@ from dicepp_jax.atomic import write_text
 from dicepp_jax.plots import canvas
 from dicepp_jax.rows import Comparison, write_csv
 from experiments.report import figures, groups, page, table_numbers
+from experiments.report.contents import HTML, MADE, MARKDOWN
 from experiments.report.findings import findings
 from experiments.report.groups import Group
 from experiments.report.markup import ReportTable, to_latex
@@ -19,14 +20,6 @@ from experiments.report.table_numbers import OTHER, Part
 from experiments.report.tables import absent, tables
 from experiments.workdirs import finished
 from experiments.workdirs.derived import ENSEMBLE, FOLDS, TEMPERATURE
-
-FOLDER = "report"
-HTML, MARKDOWN = "report.html", "report.md"
-MADE = (HTML, MARKDOWN, "*.csv", "tables/*.tex", "figures/*.png")
-"""The files of a report."""
-
-DRAWN = ("all", "numbers", "none")
-"""Which figures a report has."""
 
 TITLE = "Calibrating the Dice loss: the paper's tables and these runs"
 PAPER = (
@@ -92,7 +85,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
     Args:
       workdirs: of runs, of grids, or above several of them.
       output: the folder of the report; files of an earlier report that this one lacks are removed.
-      drawn: which figures, one of `DRAWN`.
+      drawn: which figures, one of `contents.DRAWN`.
 
     Returns:
       The verdicts, and where the report is.

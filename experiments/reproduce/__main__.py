@@ -15,10 +15,8 @@ from pathlib import Path
 from absl import logging
 
 from configs import paper as cells
-from experiments.report.published import TABLES
-from experiments.reproduce.perform import reproduce
-from experiments.reproduce.plan import FIGURES
-from experiments.setup import command_line
+from experiments.report.published import FIGURES, TABLES
+from experiments.setup import command_line, compiled
 
 
 def _folders(text: str) -> dict[str, str]:
@@ -78,6 +76,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reproduce the tables and figures of the command line."""
     options = parse(argv)
+    from experiments.reproduce.perform import reproduce
+
+    compiled.keep()
     logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
     try:
         code = reproduce(

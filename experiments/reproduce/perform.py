@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from dicepp_jax import score_files
+from experiments.report import contents
 from experiments.report import write as report
 from experiments.reproduce import plan as plans
 from experiments.reproduce.plan import FAILURES, AvailableData, Planned, Task, duration
@@ -139,7 +140,7 @@ def reproduce(
     with directory.lock(folder):
         outcome = perform(planned, sources, scale, folder, data_dir, start + budget)
         if any(folder.rglob(f"{score_files.FOLDER}/{score_files.CASES}")):
-            print(f"\n{report.write([folder], folder / report.FOLDER)}")
+            print(f"\n{report.write([folder], folder / contents.FOLDER)}")
     if outcome.left:
         left = ", ".join(outcome.left)
         print(f"{len(outcome.left)} tasks are left; the same command resumes: {left}")

@@ -14,19 +14,10 @@ from ml_collections import ConfigDict
 from configs import paper as cells
 from dicepp_jax import score_files, train
 from dicepp_jax.text_table import layout
-from experiments.report.published import PAIR, TABLES, PaperTable
+from experiments.report.published import FIGURES, PAIR, TABLES, PaperTable
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.workdirs import derived, directory, log
-
-FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
-    1: (3, PAIR),
-    2: (3, (cells.GAMMA,)),
-    3: (4, TABLES[4].methods),
-    4: (5, TABLES[5].methods),
-    5: (3, PAIR),
-}
-"""For each figure, the table whose data sets it shows, and the cells that are trained for it."""
 
 FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 """Errors that end one run but not the others."""

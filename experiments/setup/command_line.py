@@ -16,8 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from dicepp_jax import parallel
-from dicepp_jax.train import NonFiniteLossError
+from experiments.setup import compiled
 
 INTERRUPTED = 130
 CONFIGS = Path(configs.__file__).parent
@@ -75,15 +74,20 @@ def run(
                 f"error: unexpected {' '.join(argv[1:])}; configs are given by --config=NAME, and "
                 "their fields by --config.FIELD=VALUE"
             )
+        hosts = _hosts()
+        if hosts and not on_several_hosts:
+            sys.exit(
+                "error: this command runs as one process, on all devices of its machine; omit "
+                "--coordinator, --processes, --process and --distributed"
+            )
         # At INFO, Orbax logs every file that it opens.
         logging.set_verbosity(logging.WARNING)
+        # Here, since they load JAX and flax.
+        from dicepp_jax import parallel
+        from dicepp_jax.train import NonFiniteLossError
+
+        compiled.keep()
         try:
-            hosts = _hosts()
-            if hosts and not on_several_hosts:
-                raise ValueError(
-                    "this command runs as one process, on all devices of its machine; omit "
-                    "--coordinator, --processes, --process and --distributed"
-                )
             main(Options(flags.FLAGS.config, _workdir(ending), hosts))
         except (ValueError, OSError, NonFiniteLossError) as error:
             if flags.FLAGS.debug:

@@ -1,12 +1,11 @@
 """The records of a training run: its log, TensorBoard scalars, and progress."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from tensorboardX import SummaryWriter
+from typing import Any, NamedTuple
 
 from dicepp_jax import parallel, train
 from dicepp_jax.progress import TrainingProgress
@@ -60,15 +59,21 @@ def recorder(
         yield Recorder(lambda epoch, step, loss: None, lambda epoch: None)
         return
     log.trim(workdir, first_epoch)
-    with (
-        TrainingProgress(name, epochs, steps, first_epoch) as progress,
-        SummaryWriter(str(workdir / "tensorboard"), purge_step=first_epoch) as board,
-    ):
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(TrainingProgress(name, epochs, steps, first_epoch))
+
+        @functools.cache
+        def board() -> Any:
+            # Here, since it loads torch where that is installed, which delays the first step.
+            from tensorboardX import SummaryWriter
+
+            folder = str(workdir / "tensorboard")
+            return stack.enter_context(SummaryWriter(folder, purge_step=first_epoch))
 
         def record(epoch: train.Epoch) -> None:
             log.append(workdir, epoch)
             for tag, value in log.record(epoch).items():
-                board.add_scalar(tag, value, epoch.epoch)
+                board().add_scalar(tag, value, epoch.epoch)
             progress.epoch(epoch)
 
         yield Recorder(progress.step, record)

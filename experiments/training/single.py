@@ -15,8 +15,6 @@ from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
-from dicepp_jax.plots import canvas, curves
-from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
 from dicepp_jax.text_table import normal_table, summary_table
@@ -208,6 +206,10 @@ def draw(
     folder: Path,
 ) -> None:
     """Draw predictions, reliability and training curves of one or several methods."""
+    # Here, so that the first step does not wait for matplotlib.
+    from dicepp_jax.plots import canvas, curves
+    from dicepp_jax.plots import cases as case_plots
+
     by_case = zip(*(s.shown for s in scores.values()), strict=True)
     for same_case in by_case:
         views = dict(zip(scores, same_case, strict=True))

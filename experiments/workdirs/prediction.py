@@ -7,6 +7,7 @@ from pathlib import Path
 from dicepp_jax.data import geometry
 from dicepp_jax.predictions import images, outputs
 from dicepp_jax.predictions.decisions import decide
+from dicepp_jax.predictions.wanted import Wanted
 from dicepp_jax.saved import PARAMS
 from experiments.workdirs import trained
 
@@ -15,7 +16,7 @@ def predict(
     workdir: Path,
     inputs: Sequence[str],
     output: Path,
-    wanted: outputs.Wanted,
+    wanted: Wanted,
     *,
     threshold: float | None = None,
     recall: float | None = None,
