@@ -124,8 +124,14 @@ def _log_softmax_jvp(
 def log_not_p(v: Voxels) -> list[jax.Array]:
     """log(1 - p) of every class: the log of the sum of the other classes' probabilities.
 
-    Nothing is subtracted from 1, so the result is accurate however small 1 - p is.
+    Nothing is subtracted from 1, so the result is accurate however small 1 - p is. Where labels are
+    hard, it holds at voxels of the class alone: losses need it nowhere else.
     """
+    if v.hard and len(v.log_p) > 2:
+        others = [jnp.where(y > 0, _FLOOR, x) for y, x in zip(v.labels, v.log_p, strict=True)]
+        largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, others))
+        total = jnp.log(add([jnp.exp(x - largest) for x in others]))
+        return [largest + total] * len(others)
     before = list(itertools.accumulate(v.log_p, jnp.logaddexp))
     after = list(itertools.accumulate(v.log_p[::-1], jnp.logaddexp))[::-1]
     between = map(jnp.logaddexp, before[:-2], after[2:])
