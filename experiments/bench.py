@@ -87,7 +87,7 @@ def _time(args: argparse.Namespace, line: str) -> None:
 def _plot(args: argparse.Namespace) -> None:
     if len(args.reports) > 2:
         raise ValueError(f"found {len(args.reports)} reports; give one, or two: before and after")
-    reports = {str(path): bars(read_json(path)) for path in args.reports}
+    reports = {path.stem: bars(read_json(path)) for path in args.reports}
     canvas.save(ratios.ratio_bars(reports), args.output)
 
 
