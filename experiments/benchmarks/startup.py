@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 import experiments
+from configs import quickstart
 from dicepp_jax import train
 from dicepp_jax.data import pipeline
 from experiments.benchmarks.timing import NOT_INSTALLED, Shape, TimedCase
@@ -43,14 +44,13 @@ def startup_cases(shape: Shape, filters: int) -> dict[str, TimedCase]:
     def warm() -> None:
         _run(["-c", code], _cached(os.path.join(folder, "cache")))
 
-    cases = {
+    return {
         "first_step_cold": TimedCase(cold, "compilation cache empty"),
         "first_step_warm": TimedCase(warm, "compilation cache filled"),
         "run_help": TimedCase(lambda: _run(["-m", "experiments.run", "--help"]), "experiments.run"),
         "import_losses": TimedCase(lambda: _run(["-c", OURS]), OURS),
         "import_monai_losses": TimedCase(*_import_monai()),
     }
-    return cases
 
 
 def _import_monai() -> tuple[Callable[[], object] | None, str]:
@@ -98,8 +98,6 @@ def first_step(shape: Shape, filters: int, data_dir: str) -> None:
       filters: of the U-Net at full resolution.
       data_dir: where its data set is, or is prepared.
     """
-    from configs import quickstart
-
     config = quickstart.get_config()
     batch_size, *size, _ = shape
     config.loss.name = "dscpp"
