@@ -1,63 +1,88 @@
-"""Sliding windows over a volume with a U-Net, and MONAI's with the same network in torch."""
+"""Prediction with a U-Net, whole or by sliding windows, beside the same network in torch."""
 
 import functools
 import math
-from typing import Any, cast
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dicepp_jax.inference import sliding_window
-from dicepp_jax.models.layers import INSTANCE_NORM_EPSILON
 from dicepp_jax.models.unet import UNet
 from dicepp_jax.preprocess import window_starts
-from dicepp_jax.train import ApplyFn
+from experiments.benchmarks.networks import Network, unet
 from experiments.benchmarks.timing import NOT_INSTALLED, Shape, TimedCase, text
+from experiments.benchmarks.torch_unet import (
+    eager_note,
+    from_torch,
+    to_torch,
+    torch_device,
+    torch_unet,
+    wait,
+)
 
 
 def inference_cases(
-    shape: Shape, window: Shape, filters: int, batch_size: int
+    shape: Shape, window: Shape, filters: int, channels: int, batch_size: int
 ) -> dict[str, TimedCase]:
-    """A volume by windows that overlap by half, with the U-Net of the paper's depth."""
-    batch, *spatial, num_classes = shape
-    if batch != 1 or len(window) != len(spatial):
+    """An image from host memory to its probabilities there, with the U-Net of the paper's depth."""
+    batch, *spatial, classes = shape
+    if batch != 1 or len(window) not in (0, len(spatial)):
         raise ValueError(
             f"--shapes {text(shape)}, --window {text(window)}: expected a batch of 1, and a "
             f"window of as many sides as the volume, such as {'x'.join(['32'] * len(spatial))}"
         )
     halved = 2**UNet.depth
     # Of a single voxel in the deepest block torch takes no instance norm.
-    if any(n % halved for n in window) or max(window) == halved:
+    if window and (any(n % halved for n in window) or max(window) == halved):
         raise ValueError(
             f"--window {text(window)}: sides must be multiples of {halved}, and one {2 * halved} "
             "or more"
         )
-    volume = np.random.default_rng(0).normal(size=(*spatial, 1)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(*spatial, channels)).astype(np.float32)
+    network = unet(len(spatial), channels, classes, filters)
+    if window:
+        return _by_windows(network, image, window, batch_size)
+    return _whole(network, image)
+
+
+def _forward(network: Network) -> Callable[[np.ndarray], jax.Array]:
+    """From images to probabilities, compiled; parameters are no constants of the program."""
+    softmax = jax.jit(lambda params, images: jax.nn.softmax(network.apply(params, images)))
+    return functools.partial(softmax, jax.device_put(network.params))
+
+
+def _by_windows(
+    network: Network, volume: np.ndarray, window: Shape, batch_size: int
+) -> dict[str, TimedCase]:
+    """By windows that overlap by half."""
     overlap = tuple(n // 2 for n in window)
-    windows = math.prod(
-        len(window_starts(*axis)) for axis in zip(spatial, window, overlap, strict=True)
+    count = math.prod(
+        len(window_starts(*axis)) for axis in zip(volume.shape, window, overlap, strict=False)
     )
-    model = UNet(num_classes=num_classes, filters=filters)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *window, 1)))
-    # Drawing them would run the network, whose memory is to be measured later.
-    params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes)
-    apply = cast(ApplyFn, model.apply)
-    softmax = jax.jit(lambda params, images: jax.nn.softmax(apply(params, images)))
-    forward = functools.partial(softmax, params)
+    forward = _forward(network)
+
+    def predict() -> np.ndarray:
+        return sliding_window(
+            forward, volume, window, overlap, network.classes, batch_size=batch_size
+        )
+
     ours = TimedCase(
-        lambda: sliding_window(
-            forward, volume, window, overlap, num_classes, batch_size=batch_size
-        ),
-        f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters",
-        windows,
+        predict,
+        f"{network.size:,} parameters",
+        count,
+        "windows",
+        output=lambda: {"probabilities": predict()},
     )
-    theirs = _monai_windows(volume, window, num_classes, filters, batch_size)
-    return {"sliding_window": ours, "monai_sliding_window": theirs._replace(windows=windows)}
+    theirs = _monai_windows(network, volume, window, batch_size)
+    return {
+        "sliding_window": ours,
+        "monai_sliding_window": theirs._replace(items=count, item="windows"),
+    }
 
 
 def _monai_windows(
-    volume: np.ndarray, window: Shape, num_classes: int, filters: int, batch_size: int
+    network: Network, volume: np.ndarray, window: Shape, batch_size: int
 ) -> TimedCase:
     """MONAI's sliding window, whose windows lie as ours; not compiled."""
     try:
@@ -65,66 +90,72 @@ def _monai_windows(
         from monai.inferers import sliding_window_inference
     except ImportError:
         return TimedCase(None, NOT_INSTALLED)
-    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    network = _torch_unet(volume.ndim - 1, filters, num_classes).to(device).eval()
-    x = torch.from_numpy(np.moveaxis(volume, -1, 0)[None].copy())
+    device = torch_device()
+    model = torch_unet(network, device).eval()
+    x = to_torch(volume[None], "cpu")
 
-    def call() -> None:
+    def predict() -> np.ndarray:
         with torch.inference_mode():
-            sliding_window_inference(
+            probs = sliding_window_inference(
                 x,
                 window,
                 batch_size,
-                lambda images: network(images).softmax(1),
+                lambda images: model(images).softmax(1),
                 overlap=0.5,
                 sw_device=device,
                 device="cpu",
             )
+        return from_torch(probs)[0]
 
-    parameters = sum(p.numel() for p in network.parameters())
     return TimedCase(
-        call, f"{parameters:,} parameters, eager, torch {torch.__version__} on {device}"
+        predict,
+        eager_note(device),
+        output=lambda: {"probabilities": predict()},
+        same_as="sliding_window",
     )
 
 
-def _torch_unet(ndim: int, filters: int, num_classes: int) -> Any:
-    """The layers of `UNet` in torch, for images of one channel."""
-    import torch
-    from torch import nn
+def _whole(network: Network, image: np.ndarray) -> dict[str, TimedCase]:
+    """At once; sides that cannot be halved are padded by repeating the border."""
+    forward = _forward(network)
 
-    convolution, transposed, pool, norm = (
-        getattr(nn, f"{kind}{ndim}d")
-        for kind in ("Conv", "ConvTranspose", "MaxPool", "InstanceNorm")
+    def predict() -> np.ndarray:
+        return np.asarray(forward(image[None]))[0]
+
+    ours = TimedCase(
+        predict,
+        f"{network.size:,} parameters",
+        1,
+        "images",
+        output=lambda: {"probabilities": predict()},
     )
+    theirs = _torch_whole(network, image)
+    return {"whole_image": ours, "torch_whole_image": theirs._replace(items=1, item="images")}
 
-    def block(before: int, after: int) -> nn.Module:
-        layers: list[nn.Module] = []
-        for width in (before, after):
-            layers += [convolution(width, after, 3, padding=1), nn.ReLU()]
-            layers += [norm(after, eps=INSTANCE_NORM_EPSILON, affine=True)]
-        return nn.Sequential(*layers)
 
-    class TorchUNet(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            *widths, deepest = (filters * 2**level for level in range(UNet.depth + 1))
-            self.down = nn.ModuleList(map(block, (1, *widths[:-1]), widths))
-            self.bottom = block(widths[-1], deepest)
-            self.up = nn.ModuleList(transposed(2 * n, n, 2, stride=2) for n in widths[::-1])
-            self.joined = nn.ModuleList(block(2 * n, n) for n in widths[::-1])
-            self.halve = pool(2)
-            self.logits = convolution(filters, num_classes, 1)
+def _torch_whole(network: Network, image: np.ndarray) -> TimedCase:
+    """The same network in torch, padded likewise; not compiled."""
+    try:
+        import torch
+    except ImportError:
+        return TimedCase(None, NOT_INSTALLED)
+    device = torch_device()
+    model = torch_unet(network, device).eval()
+    spatial = image.shape[:-1]
+    # torch lists the last axis first.
+    pads = [n for side in reversed(spatial) for n in (0, -side % 2**UNet.depth)]
+    crop = tuple(slice(0, n) for n in spatial)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            skips = []
-            for block in self.down:
-                x = block(x)
-                skips.append(x)
-                x = self.halve(x)
-            x = self.bottom(x)
-            for up, block in zip(self.up, self.joined, strict=True):
-                x = block(torch.cat([up(x), skips.pop()], 1))
-            return self.logits(x)
+    def predict() -> np.ndarray:
+        with torch.inference_mode():
+            x = torch.nn.functional.pad(to_torch(image[None], device), pads, mode="replicate")
+            probs = model(x).softmax(1)
+            wait(device)
+        return from_torch(probs)[0][crop]
 
-    return TorchUNet()
+    return TimedCase(
+        predict,
+        eager_note(device),
+        output=lambda: {"probabilities": predict()},
+        same_as="whole_image",
+    )
