@@ -17,6 +17,7 @@ from experiments.benchmarks.commands import COMMANDS
 from experiments.benchmarks.machine import this_machine
 from experiments.benchmarks.results import bars, describe, make_report, read_json, write_json
 from experiments.benchmarks.timing import Timing, bench, settings
+from experiments.setup import allocator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,6 +68,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def _time(args: argparse.Namespace, line: str) -> None:
     """Time, write and print; the machine's speed first, which is at the head."""
+    # As in training.
+    allocator.keep_memory()
     machine = this_machine()
     rows: list[Timing] = []
     for name, command in COMMANDS.items():

@@ -9,13 +9,14 @@ from flax import linen as nn
 from scipy import ndimage, signal
 
 from dicepp_jax.models import MODELS, UNet
-from dicepp_jax.models.unet import (
+from dicepp_jax.models.cpu import convolve
+from dicepp_jax.models.layers import (
     INSTANCE_NORM_EPSILON,
-    Block,
-    ConvTransposeCPU,
-    convolve_slices,
-    pad_to_multiple,
+    ConvTranspose,
+    InstanceNorm,
+    max_pool,
 )
+from dicepp_jax.models.unet import Block, pad_to_multiple
 
 PARAMETERS_2D = 7_766_018
 PARAMETERS_3D = 22_581_283
@@ -104,36 +105,72 @@ def gradients(function, *args):
     return jax.jit(jax.grad(lambda *xs: (function(*xs) ** 2).sum(), arguments))(*args)
 
 
-def test_convolution_by_slices_equals_the_convolution():
-    keys = jax.random.split(jax.random.key(0))
-    image = jax.random.normal(keys[0], (2, 5, 6, 4, 2))
-    kernel = jax.random.normal(keys[1], (3, 3, 3, 2, 3))
-    y = convolve_slices(image, kernel, "what flax gives", dimension_numbers=None)
-    for b, o in np.ndindex(2, 3):
+def plain_convolution(x, kernel):
+    names = ("NHWC", "HWIO", "NHWC") if x.ndim == 4 else ("NDHWC", "DHWIO", "NDHWC")
+    ones = (1,) * (x.ndim - 2)
+    return jax.lax.conv_general_dilated(x, kernel, ones, "SAME", dimension_numbers=names)
+
+
+@pytest.mark.parametrize(
+    ("shape", "taps", "filters"),
+    [
+        ((2, 5, 6, 4, 2), 3, 3),
+        ((1, 3, 2, 2, 6), 3, 5),
+        ((1, 3, 2, 2, 6), 1, 5),
+        ((2, 7, 5, 3), 3, 4),
+        # Enough channels to be convolved as they are, and a copy of the fewer filters.
+        ((2, 18, 17, 20), 3, 17),
+        # A kernel so much larger than the image that a matrix product comes first.
+        ((2, 4, 5, 20), 3, 18),
+        ((1, 1, 1, 3), 3, 2),
+        ((2, 6, 5, 3), 1, 4),
+    ],
+)
+def test_convolution_for_a_cpu_equals_the_convolution(shape, taps, filters):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(*(taps,) * (len(shape) - 2), shape[-1], filters)).astype(np.float32)
+    y = convolve(image, kernel, "what flax gives", dimension_numbers=None)
+    for b, o in [(0, 0), (-1, -1)]:
         channels = (
             ndimage.correlate(
-                np.asarray(image[b, ..., i], np.float64), kernel[..., i, o], mode="constant"
+                image[b, ..., i].astype(np.float64), kernel[..., i, o], mode="constant"
             )
-            for i in range(2)
+            for i in range(shape[-1])
         )
-        np.testing.assert_allclose(y[b, ..., o], sum(channels), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(y[b, ..., o], sum(channels), rtol=1e-4, atol=1e-4)
 
-    def reference(x, k):
-        dimensions = ("NDHWC", "DHWIO", "NDHWC")
-        return jax.lax.conv_general_dilated(x, k, (1, 1, 1), "SAME", dimension_numbers=dimensions)
-
-    for got, expected in zip(
-        gradients(convolve_slices, image, kernel), gradients(reference, image, kernel), strict=True
-    ):
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+    ours, xla = (gradients(f, image, kernel) for f in (convolve, plain_convolution))
+    for got, expected in zip(ours, xla, strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(got / scale, expected / scale, atol=1e-5)
 
 
+def test_convolution_for_a_cpu_is_mapped_and_differentiated_twice():
+    rng = np.random.default_rng(0)
+    image, kernel = (
+        rng.normal(size=s).astype(np.float32) for s in [(3, 1, 5, 4, 2), (3, 3, 3, 2, 2)]
+    )
+
+    def penalty(convolution):
+        def of_one(x, k):
+            in_x = jax.grad(lambda x: (convolution(x, k) ** 3).sum())(x)
+            return (in_x**2).sum()
+
+        return jax.jit(jax.vmap(jax.grad(of_one, (0, 1))))(image, kernel)
+
+    ours, xla = penalty(convolve), penalty(plain_convolution)
+    for got, expected in zip(ours, xla, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("spatial", [(3, 4), (3, 4, 2)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_transposed_convolution_for_a_cpu_equals_that_of_flax(dtype):
-    image = jax.random.normal(jax.random.key(0), (2, 3, 4, 2, 5))
-    init = nn.initializers.glorot_uniform()
-    flax = nn.ConvTranspose(3, (2, 2, 2), (2, 2, 2), dtype=dtype, kernel_init=init)
-    ours = ConvTransposeCPU(3, dtype)
+def test_transposed_convolution_equals_that_of_flax(spatial, dtype):
+    image = jax.random.normal(jax.random.key(0), (2, *spatial, 5))
+    init, two = nn.initializers.glorot_uniform(), (2,) * len(spatial)
+    flax = nn.ConvTranspose(3, two, two, dtype=dtype, kernel_init=init)
+    ours = ConvTranspose(3, dtype)
     variables, expected = (jit_quickly(m.init)(jax.random.key(1), image) for m in (ours, flax))
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     variables = jax.tree.map(lambda x: x + 0.25, variables)
@@ -141,6 +178,94 @@ def test_transposed_convolution_for_a_cpu_equals_that_of_flax(dtype):
     assert y.dtype == expected.dtype == dtype
     tolerance = 1e-5 if dtype == jnp.float32 else 0.05
     np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (y, expected)), atol=tolerance)
+
+
+@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_norm_equals_relu_and_the_norm_of_flax_in_value_and_gradient(spatial, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(0.3 + rng.normal(size=(2, *spatial, 3)), dtype)
+    # A channel that ReLU makes constant.
+    x = x.at[..., 2].set(-1)
+    g = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    flax = nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON, dtype=dtype)
+    variables = flax.init(jax.random.key(0), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(
+        InstanceNorm().init(jax.random.key(0), x)
+    )
+    variables = jax.tree.map(lambda v: v + rng.normal(size=v.shape).astype(v.dtype), variables)
+
+    def value_and_gradient(apply):
+        y, backward = jax.vjp(apply, variables, x)
+        return y, backward(g.astype(y.dtype))
+
+    ours = value_and_gradient(InstanceNorm().apply)
+    theirs = value_and_gradient(lambda v, x: flax.apply(v, nn.relu(x)))
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05
+    assert ours[0].dtype == dtype
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=tolerance, atol=tolerance
+        ),
+        ours,
+        theirs,
+    )
+
+
+@pytest.mark.parametrize("spatial", [(6, 4), (4, 2, 6)])
+def test_pooling_equals_that_of_flax_in_value_and_gradient(spatial):
+    two = (2,) * len(spatial)
+    x = jax.random.normal(jax.random.key(0), (2, *spatial, 3))
+    np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, two, two))
+    ours, flax = (gradients(f, x) for f in (max_pool, lambda x: nn.max_pool(x, two, two)))
+    np.testing.assert_array_equal(ours, flax)
+
+
+class PlainUNet(nn.Module):
+    """The network of layers of flax alone, as it is described."""
+
+    filters: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x):
+        rank = x.ndim - 2
+        two = (2,) * rank
+
+        def block(number, level, x):
+            class Block(nn.Module):
+                filters: int
+
+                @nn.compact
+                def __call__(self, x):
+                    for _ in range(2):
+                        x = nn.relu(nn.Conv(self.filters, (3,) * rank)(x))
+                        x = nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON)(x)
+                    return x
+
+            return Block(self.filters * 2**level, name=f"Block_{number}")(x)
+
+        skips = []
+        for level in range(self.depth):
+            skips.append(block(level, level, x))
+            x = nn.max_pool(skips[-1], two, two)
+        x = block(self.depth, self.depth, x)
+        for number, level in enumerate(reversed(range(self.depth))):
+            x = nn.ConvTranspose(self.filters * 2**level, two, two)(x)
+            x = block(self.depth + 1 + number, level, jnp.concatenate([x, skips[level]], -1))
+        return nn.Conv(2, (1,) * rank)(x)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 24, 3), (1, 8, 12, 16, 1)])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_network_equals_that_of_plain_layers(shape, backend, monkeypatch):
+    """Runs that were trained before layers had faster forms predict the same."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    image = jax.random.normal(jax.random.key(0), shape)
+    ours, plain = UNet(2, filters=4, depth=2), PlainUNet(filters=4, depth=2)
+    variables = jit_quickly(ours.init)(jax.random.key(1), image)
+    probabilities = (nn.softmax(jax.jit(m.apply)(variables, image)) for m in (ours, plain))
+    np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("spatial", [(12, 12), (4, 8, 8)])

@@ -35,7 +35,13 @@ class ConvTranspose(nn.Module):
         y = y.reshape(batch, *spatial, *(2,) * rank, self.filters)
         interleaved = [axis for i in range(1, rank + 1) for axis in (i, i + rank)]
         y = y.transpose(0, *interleaved, 2 * rank + 1)
-        return y.reshape(batch, *(2 * n for n in spatial), self.filters) + bias
+        y = y.reshape(batch, *(2 * n for n in spatial), self.filters)
+        return y + _of_channels(bias, y)
+
+
+def _of_channels(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`(channels,)` with as many axes as an array `(B, *spatial, channels)`."""
+    return x.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -89,7 +95,7 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array
     # As flax, in one pass over the array.
     variance = jnp.maximum((r * r).mean(axes, keepdims=True) - mean * mean, 0)
     inverse = jax.lax.rsqrt(variance + INSTANCE_NORM_EPSILON)
-    y = (r - mean) * (inverse * scale) + bias
+    y = (r - mean) * (inverse * _of_channels(scale, x)) + _of_channels(bias, x)
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 
@@ -101,7 +107,7 @@ def _backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     sum_g = upstream.sum(axes, keepdims=True)
     sum_gn = ((upstream * r).sum(axes, keepdims=True) - mean * sum_g) * inverse
     slope = -inverse * sum_gn / count
-    in_r = scale * inverse * (upstream + slope * (r - mean) - sum_g / count)
+    in_r = _of_channels(scale, x) * inverse * (upstream + slope * (r - mean) - sum_g / count)
     per_channel = (0, *axes)
     in_x = jnp.where(x > 0, in_r, 0).astype(x.dtype)
     return in_x, sum_gn.sum(per_channel), sum_g.sum(per_channel)
