@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dicepp_jax.plots import canvas, ratios
-from dicepp_jax.rows import write_csv
 from experiments.benchmarks.arguments import parse_count, parse_shape
 from experiments.benchmarks.commands import COMMANDS
 from experiments.benchmarks.machine import this_machine
@@ -68,6 +66,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def _time(args: argparse.Namespace, line: str) -> None:
     """Time, write and print; the machine's speed first, which is at the head."""
+    from dicepp_jax.rows import write_csv
+
     # As in training.
     allocator.keep_memory()
     machine = this_machine()
@@ -88,6 +88,8 @@ def _time(args: argparse.Namespace, line: str) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
+    from dicepp_jax.plots import canvas, ratios
+
     if len(args.reports) > 2:
         raise ValueError(f"found {len(args.reports)} reports; give one, or two: before and after")
     reports = {path.stem: bars(read_json(path)) for path in args.reports}

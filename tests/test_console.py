@@ -9,8 +9,7 @@ import pytest
 from experiments.console import COMMANDS
 
 HEAVY = {"jax", "flax", "orbax", "tensorflow_datasets", "matplotlib", "scipy"}
-# The options of `bench` are those of what it times.
-QUICK = sorted(set(COMMANDS) - {"bench"})
+QUICK = sorted(COMMANDS)
 
 
 def dicepp(folder, *arguments):

@@ -1,4 +1,11 @@
-"""The table of what experiments.bench times."""
+"""The table of what experiments.bench times.
+
+What is timed is imported when it is timed, so that `--help` need not load JAX.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
 
 from experiments.benchmarks.arguments import (
     parse_count,
@@ -6,29 +13,41 @@ from experiments.benchmarks.arguments import (
     parse_probability,
     parse_window,
 )
-from experiments.benchmarks.arrays import loss_cases, threshold_cases
-from experiments.benchmarks.augmentations import augment_cases
-from experiments.benchmarks.epochs import data_cases
-from experiments.benchmarks.grids import sweep_cases
-from experiments.benchmarks.startup import startup_cases
-from experiments.benchmarks.steps import train_cases
-from experiments.benchmarks.timing import Command, Flag, Setting, text
-from experiments.benchmarks.windows import inference_cases
+from experiments.benchmarks.timing import Command, Flag, Setting, TimedCase, text
 
 LOGITS = "logits, BxHxWxC or BxDxHxWxC"
 IMAGES = "images, BxHxWxC or BxDxHxWxC"
 ARRAYS = (Setting((8, 512, 512, 2)), Setting((1, 80, 160, 160, 3)))
 FILTERS = Flag(parse_count, 8, "of the U-Net at full resolution")
 
+
+def _cases(module: str, function: str, *args: object, **flags: object) -> dict[str, TimedCase]:
+    found = importlib.import_module(f"experiments.benchmarks.{module}")
+    return getattr(found, function)(*args, **flags)
+
+
+def _late(module: str, function: str) -> Callable[..., dict[str, TimedCase]]:
+    """The cases of a module of this package, which is imported when they are asked for."""
+    return functools.partial(_cases, module, function)
+
+
 COMMANDS: dict[str, Command] = {
     "losses": Command(
-        loss_cases, ("optax_dice",), "value and gradient of every loss", LOGITS, ARRAYS
+        _late("arrays", "loss_cases"),
+        ("optax_dice",),
+        "value and gradient of every loss",
+        LOGITS,
+        ARRAYS,
     ),
     "thresholds": Command(
-        threshold_cases, ("thresholds_1",), "threshold_counts, 1 and 91 thresholds", LOGITS, ARRAYS
+        _late("arrays", "threshold_cases"),
+        ("thresholds_1",),
+        "threshold_counts, 1 and 91 thresholds",
+        LOGITS,
+        ARRAYS,
     ),
     "train": Command(
-        train_cases,
+        _late("steps", "train_cases"),
         ("torch_eager", "train_step"),
         "a training step: forward, DSC++, backward, update",
         IMAGES,
@@ -48,7 +67,7 @@ COMMANDS: dict[str, Command] = {
         5,
     ),
     "augment": Command(
-        augment_cases,
+        _late("augmentations", "augment_cases"),
         ("batchgenerators", "augment"),
         "augmentation of examples, mirroring always with 1/2",
         "an example, HxWxC or DxHxWxC",
@@ -65,7 +84,7 @@ COMMANDS: dict[str, Command] = {
         5,
     ),
     "inference": Command(
-        inference_cases,
+        _late("windows", "inference_cases"),
         ("monai_sliding_window", "torch_whole_image", "sliding_window", "whole_image"),
         "prediction, whole and by sliding windows: images or windows per second and memory",
         LOGITS,
@@ -85,7 +104,7 @@ COMMANDS: dict[str, Command] = {
         memory=True,
     ),
     "sweep": Command(
-        sweep_cases,
+        _late("grids", "sweep_cases"),
         ("alone",),
         "a training step of a grid, by every strategy",
         LOGITS,
@@ -102,7 +121,7 @@ COMMANDS: dict[str, Command] = {
         5,
     ),
     "data": Command(
-        data_cases,
+        _late("epochs", "data_cases"),
         ("cached",),
         "epochs of the input pipeline, and how long training waits for it",
         IMAGES,
@@ -111,7 +130,7 @@ COMMANDS: dict[str, Command] = {
         5,
     ),
     "startup": Command(
-        startup_cases,
+        _late("startup", "startup_cases"),
         ("first_step_cold",),
         "until commands begin: help, imports, a first step with a cold and a warm cache",
         IMAGES,

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 PACKAGES = ("jax", "torch", "monai", "batchgenerators")
 SIDE = 2048
 BYTES = 256 * 2**20
@@ -51,6 +48,8 @@ def this_machine() -> Machine:
 
 def hardware() -> str:
     """The accelerator, or the processor with its cores."""
+    import jax
+
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
@@ -81,14 +80,17 @@ def measure_floor(side: int, nbytes: int) -> Floor:
       A `Floor`. A product of matrices takes 2 side**3 operations; the sum reads and writes
       nbytes each.
     """
+    import jax
+    import jax.numpy as jnp
+
     square = jnp.ones((side, side))
     # In full precision, where an accelerator would round to fewer bits.
     product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
     array = jnp.ones(nbytes // 4)
     added = jax.jit(lambda x: x + 1)
     return Floor(
-        2e-9 * side**3 / _fastest(lambda: product(square)),
-        2e-9 * nbytes / _fastest(lambda: added(array)),
+        2e-9 * side**3 / _fastest(lambda: product(square).block_until_ready()),
+        2e-9 * nbytes / _fastest(lambda: added(array).block_until_ready()),
     )
 
 
@@ -97,6 +99,6 @@ def _fastest(call: Callable[[], object]) -> float:
     seconds = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
-        jax.block_until_ready(call())
+        call()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 
 from dicepp_jax.atomic import write_text
-from dicepp_jax.text_table import layout
 from experiments.benchmarks.machine import Floor, Machine
 from experiments.benchmarks.timing import Timing
 
@@ -93,6 +92,7 @@ def describe(report: Report) -> str:
 
 def _table(rows: Sequence[Timing]) -> str:
     """Ratios first, then times, then what else the rows have."""
+    from dicepp_jax.text_table import layout
 
     def number(value: float) -> str:
         return "-" if np.isnan(value) else f"{value:.2f}"

@@ -20,12 +20,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from experiments.benchmarks.agreement import TOLERANCE, Outputs, largest_difference
-from experiments.benchmarks.machine import hardware
+from experiments.benchmarks.machine import hardware, versions
 
 NOT_INSTALLED = "not installed: pip install -e '.[bench]'"
 
@@ -306,7 +305,7 @@ def _rows(
     peaks: Mapping[str, float],
 ) -> list[Timing]:
     reference = next(name for name in references if name in times)
-    about = hardware(), jax.__version__, datetime.date.today().isoformat()
+    about = hardware(), versions()["jax"], datetime.date.today().isoformat()
     rows = []
     for name, case in cases.items():
         row = times.get(name, np.array([np.nan]))
