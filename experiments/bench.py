@@ -15,7 +15,7 @@ from experiments.benchmarks.commands import COMMANDS
 from experiments.benchmarks.machine import this_machine
 from experiments.benchmarks.results import bars, describe, make_report, read_json, write_json
 from experiments.benchmarks.timing import Timing, bench, settings
-from experiments.setup import allocator
+from experiments.setup import huge_pages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,8 +68,6 @@ def _time(args: argparse.Namespace, line: str) -> None:
     """Time, write and print; the machine's speed first, which is at the head."""
     from dicepp_jax.rows import write_csv
 
-    # As in training.
-    allocator.keep_memory()
     machine = this_machine()
     rows: list[Timing] = []
     for name, command in COMMANDS.items():
@@ -97,4 +95,5 @@ def _plot(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()

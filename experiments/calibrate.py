@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
-from experiments.setup import command_line, compiled
+from experiments.setup import command_line, compiled, huge_pages
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,4 +58,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()

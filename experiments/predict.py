@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from dicepp_jax.predictions.wanted import STORED, UINT8, Wanted
-from experiments.setup import compiled
+from experiments.setup import compiled, huge_pages
 from experiments.setup.command_line import INTERRUPTED
 
 
@@ -90,4 +90,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-FEW_CHANNELS = 16
+FEW_CHANNELS = 8
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:

@@ -16,7 +16,7 @@ from absl import logging
 
 from configs import paper as cells
 from experiments.report.published import FIGURES, TABLES
-from experiments.setup import command_line, compiled
+from experiments.setup import command_line, compiled, huge_pages
 
 
 def _folders(text: str) -> dict[str, str]:
@@ -100,4 +100,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     main()

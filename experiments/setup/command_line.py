@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from experiments.setup import compiled
+from experiments.setup import compiled, huge_pages
 
 INTERRUPTED = 130
 CONFIGS = Path(configs.__file__).parent
@@ -80,6 +80,7 @@ def run(
                 "error: this command runs as one process, on all devices of its machine; omit "
                 "--coordinator, --processes, --process and --distributed"
             )
+        huge_pages.use()
         # At INFO, Orbax logs every file that it opens.
         logging.set_verbosity(logging.WARNING)
         # Here, since they load JAX and flax.

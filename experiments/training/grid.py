@@ -24,7 +24,7 @@ from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import get_loss
 from dicepp_jax.progress import GridProgress
-from experiments.setup import allocator, components
+from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training import step_memory
 from experiments.training.grid_points import expand
@@ -80,7 +80,6 @@ def fit(
     Raises:
       OutOfTimeError: if training stops at the deadline.
     """
-    allocator.keep_memory()
     names = list(configs)
     first = built[names[0]]
     status = _read_status(workdir)

@@ -18,7 +18,7 @@ from dicepp_jax.losses import LOSSES
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
 from dicepp_jax.text_table import normal_table, summary_table
-from experiments.setup import allocator, components
+from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training import step_memory
 from experiments.training.recorder import SLOW, check_time, recorder
@@ -134,7 +134,6 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
     Raises:
       OutOfTimeError: if training stops at the deadline.
     """
-    allocator.keep_memory()
     name, batch_size = config.loss.name, config.data.batch_size
     training = components.examples(built, config, "train")
     validation = components.examples(built, config, "validation")
