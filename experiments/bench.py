@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="ratios of one report of --json, or before and after")
     plot.add_argument("reports", nargs="+", type=Path, metavar="FILE.json", help="one or two")
     plot.add_argument("--output", type=Path, required=True, metavar="FIGURE.png")
+    plot.add_argument("--commands", nargs="+", choices=tuple(COMMANDS), default=tuple(COMMANDS),
+                      help="whose rows are drawn; default: every one's")  # fmt: skip
     return parser
 
 
@@ -90,7 +92,7 @@ def _plot(args: argparse.Namespace) -> None:
 
     if len(args.reports) > 2:
         raise ValueError(f"found {len(args.reports)} reports; give one, or two: before and after")
-    reports = {path.stem: bars(read_json(path)) for path in args.reports}
+    reports = {path.stem: bars(read_json(path), args.commands) for path in args.reports}
     canvas.save(ratios.ratio_bars(reports), args.output)
 
 

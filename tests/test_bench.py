@@ -375,6 +375,9 @@ def test_all_runs_every_command(
     figure = tmp_path / "figure.png"
     bench.main(["plot", str(file), str(file), "--output", str(figure)])
     assert figure.read_bytes().startswith(b"\x89PNG")
+    every, some = (results.bars(results.read_json(file), names) for names in (["a", "b"], ["b"]))
+    assert {name: bar for name, bar in every.items() if name.startswith("b: ")} == some
+    assert 0 < len(some) < len(every)
 
 
 def test_a_report_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

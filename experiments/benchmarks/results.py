@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -130,11 +130,11 @@ def _table(rows: Sequence[Timing]) -> str:
 Bar = tuple[float, float, float]
 
 
-def bars(report: Report) -> dict[str, Bar]:
+def bars(report: Report, commands: Collection[str]) -> dict[str, Bar]:
     """Ratio and quartiles of every row but the references, by a name that says what it is."""
     return {
         f"{row.command}: {row.name} / {row.reference}, {row.shape}"
         + (f", {row.options}" if row.options else ""): (row.ratio, row.ratio_low, row.ratio_high)
         for row in report.rows
-        if row.name != row.reference and not math.isnan(row.ratio)
+        if row.command in commands and row.name != row.reference and not math.isnan(row.ratio)
     }
