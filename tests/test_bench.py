@@ -392,6 +392,12 @@ def test_a_report_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert "found 3 reports; give one, or two" in capsys.readouterr().err
 
 
+def test_sides_that_cannot_be_halved_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["train", "--shapes", "1x50x48x3", "--filters", "1"])
+    assert "--shapes 1x50x48x3: sides must be multiples of 16" in capsys.readouterr().err
+
+
 def test_bars_are_the_ratios() -> None:
     before, after = {"a": (2.0, 1.5, 4.0), "b": (0.5, 0.4, 0.6)}, {"b": (0.25, 0.2, 0.3)}
     axes = ratio_bars({"before": before, "after": after}).axes[0]

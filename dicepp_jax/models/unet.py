@@ -48,6 +48,9 @@ class UNet(nn.Module):
     Sides that are not divisible by 2**depth are padded by repeating the border, and the logits are
     cropped back.
 
+    The network has gradients of any order, but no forward-mode derivative (`jax.jvp`,
+    `jax.hessian`): the gradients of its norm, and of its convolutions on a CPU, are written out.
+
     Attributes:
       num_classes: number of classes C.
       filters: number of filters at full resolution.

@@ -10,9 +10,10 @@ import numpy as np
 
 from dicepp_jax import train
 from dicepp_jax.losses import get_loss
+from dicepp_jax.models.unet import UNet
 from experiments.benchmarks.agreement import Outputs
 from experiments.benchmarks.networks import Network, unet
-from experiments.benchmarks.timing import NOT_INSTALLED, CannotTimeError, Shape, TimedCase
+from experiments.benchmarks.timing import NOT_INSTALLED, CannotTimeError, Shape, TimedCase, text
 from experiments.benchmarks.torch_unet import (
     eager_note,
     from_torch,
@@ -30,6 +31,10 @@ PEERS = ("torch_eager", "torch_compile")
 
 def train_cases(shape: Shape, filters: int, classes: int) -> dict[str, TimedCase]:
     """Forward, DSC++, backward and update on images `(B, *spatial, channels)`, not augmented."""
+    halved = 2**UNet.depth
+    # The network in torch does not pad.
+    if any(n % halved for n in shape[1:-1]):
+        raise ValueError(f"--shapes {text(shape)}: sides must be multiples of {halved}")
     network = unet(len(shape) - 2, shape[-1], classes, filters)
     rng = np.random.default_rng(0)
     batch = {
