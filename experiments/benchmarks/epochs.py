@@ -6,12 +6,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dicepp_jax import data, schedule, train
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import get_loss
-from experiments.benchmarks.networks import unet
+from experiments.benchmarks.networks import Network, unet
 from experiments.benchmarks.timing import Shape, TimedCase, text
 
 PHANTOMS = {2: "phantom", 3: "phantom_3d"}
@@ -58,12 +57,12 @@ def data_cases(shape: Shape, filters: int) -> dict[str, TimedCase]:
     return {
         "cached": case(cached),
         "uncached": case(examples(0)),
-        "training": _training(network.params, step, evaluate, cached, batch_size),
+        "training": _training(network, step, evaluate, cached, batch_size),
     }
 
 
 def _training(
-    params: Any,
+    network: Network,
     step: train.TrainStep,
     evaluate: train.EvalStep,
     cases: pipeline.Cases,
@@ -77,8 +76,7 @@ def _training(
         return pipeline.batches(cases, batch_size, shuffle_seed=0, epoch=epoch)
 
     def call() -> None:
-        held = jax.tree.map(jnp.array, params)
-        state = train.TrainState(jnp.zeros((), jnp.int32), held, train.sgd(0.0).init(held))
+        state = network.state
         start = time.perf_counter()
         (epoch,) = train.fit(
             state,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dicepp_jax import train
 from dicepp_jax.models.unet import UNet
 from dicepp_jax.train import ApplyFn
 
@@ -34,6 +35,12 @@ class Network(NamedTuple):
     def size(self) -> int:
         """The number of parameters."""
         return sum(x.size for x in jax.tree.leaves(self.params))
+
+    @property
+    def state(self) -> train.TrainState:
+        """The state before the first step, in arrays of its own: a step may overwrite them."""
+        params = jax.tree.map(jnp.array, self.params)
+        return train.TrainState(jnp.zeros((), jnp.int32), params, train.sgd(0.0).init(params))
 
 
 def unet(ndim: int, channels: int, classes: int, filters: int) -> Network:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dicepp_jax import train
@@ -42,17 +41,15 @@ def train_cases(shape: Shape, filters: int, classes: int) -> dict[str, TimedCase
         "label": rng.integers(0, classes, shape[:-1]).astype(np.int32),
     }
     step = train.make_train_step(network.apply, get_loss("dscpp"), None)
-    params = jax.tree.map(jnp.asarray, network.params)
-    state = train.TrainState(jnp.zeros((), jnp.int32), params, train.sgd(0.0).init(params))
     key = jax.random.key(0)
 
     def output() -> Outputs:
-        logits = jax.jit(network.apply)(params, batch["image"])
-        later, loss = step(jax.tree.map(jnp.copy, state), batch, key, RATE)
+        logits = jax.jit(network.apply)(network.params, batch["image"])
+        later, loss = step(network.state, batch, key, RATE)
         _, second = step(later, batch, key, RATE)
         return {"logits": logits, "loss": loss, "loss after a step": second}
 
-    ours = stepped(step, state, batch, key)._replace(output=output)
+    ours = stepped(step, network.state, batch, key)._replace(output=output)
     ours = ours._replace(note=f"{network.size:,} parameters, {ours.note}")
     return {"train_step": ours, **_torch_cases(network, batch)}
 
@@ -60,11 +57,11 @@ def train_cases(shape: Shape, filters: int, classes: int) -> dict[str, TimedCase
 def stepped(
     step: train.JittedStep, state: train.TrainState, batch: Mapping[str, Any], key: jax.Array
 ) -> TimedCase:
-    """A step that goes on from where its last call ended."""
+    """A step from the state that its last call gave; the first overwrites the one passed here."""
     start = time.perf_counter()
     step.compile(state, dict(batch), key)
     seconds = time.perf_counter() - start
-    current = [jax.tree.map(jnp.copy, state)]
+    current = [state]
 
     def call() -> None:
         current[0], loss = step(current[0], dict(batch), key, RATE)
