@@ -315,13 +315,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def is_alone() -> bool:
+    """Whether this process is the only one."""
+    return jax.process_count() == 1
+
+
 def wait(name: str) -> None:
     """Wait until all processes have called this, for up to a week.
 
     Args:
       name: of the point in the program, the same in all processes.
     """
-    if jax.process_count() > 1:
+    if not is_alone():
         # Imported here because it is slow to load. Unlike JAX's own barrier, orbax's uses no
         # collective of the devices, which would time out.
         from orbax.checkpoint import multihost

@@ -72,16 +72,17 @@ class TrainingProgress:
       epochs: number of epochs at most.
       steps: number of steps in an epoch.
       first_epoch: epochs done before.
+      taken: steps done before in the epoch after these.
     """
 
-    def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 0):
+    def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 0, taken: int = 0):
         self._name, self._epochs = name, epochs
         self._start, self._first = time.monotonic(), first_epoch
         self._last_line = self._start
         self._notes: dict[str, str] = {}
         self._bar = tqdm(
             total=epochs * steps,
-            initial=first_epoch * steps,
+            initial=first_epoch * steps + taken,
             desc=name,
             unit="step",
             disable=None,

@@ -6,9 +6,10 @@ nothing, on any number of devices.
 """
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -121,6 +122,20 @@ class Epoch(NamedTuple):
     data_wait: float
     state: TrainState
     schedule: schedule.State
+
+
+class StoppedError(Exception):
+    """Training was stopped after a step, as requested.
+
+    Attributes:
+      epoch: zero-based number of the epoch.
+      losses: of the steps taken in it; of a grid, by index of the member.
+      state: after them; of a grid likewise.
+    """
+
+    def __init__(self, epoch: int, steps: int, losses: Any, state: Any):
+        super().__init__(f"stopped after step {steps} of epoch {epoch + 1}")
+        self.epoch, self.losses, self.state = epoch, losses, state
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -287,7 +302,9 @@ def fit(
     epochs: int,
     first_epoch: int = 0,
     schedule_state: schedule.State | None = None,
+    taken: Sequence[float] = (),
     on_step: OnStep = lambda epoch, step, loss: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
     """Train epoch by epoch, cutting the rate on a plateau, until the schedule stops.
 
@@ -302,14 +319,18 @@ def fit(
       epochs: number of epochs at most, counted from 0.
       first_epoch: the first to run, for a run that resumes.
       schedule_state: the schedule before it, None for a new run.
+      taken: losses of the steps taken before in that epoch, for a run that resumes in the middle of
+        it; its batches are then those after them.
       on_step: called with the epoch, the step in it and its loss, one step late, so that the host
         prepares a step while the device computes one.
+      stop: asked after each step whether to stop there.
 
     Yields:
       An `Epoch` after each. Its state is donated to the next epoch: copy what has to outlive it.
 
     Raises:
       NonFiniteLossError: if a training loss is NaN or infinite, naming step and learning rate.
+      StoppedError: if it was stopped, with what training goes on from.
     """
     plan = schedule_state or schedule.init(settings)
     for epoch in range(first_epoch, epochs):
@@ -317,16 +338,32 @@ def fit(
             return
         start, rate = time.perf_counter(), plan.learning_rate
         waits: list[float] = []
+        before = taken if epoch == first_epoch else ()
+        batches = timed(train_batches(epoch), waits)
         state, losses = _train_epoch(
-            state, key, train_step, timed(train_batches(epoch), waits), epoch, rate, on_step
+            state, key, train_step, batches, epoch, rate, before, on_step, stop
         )
-        validation = timed(val_batches(epoch), waits)
+        stopped = functools.partial(StoppedError, epoch, len(losses), losses, state)
+        validation = stoppable(timed(val_batches(epoch), waits), stop, stopped)
         values = [eval_step(state.params, batch) for batch in validation]
         val_loss = float(np.concatenate(values).astype(np.float64).mean())
         plan = schedule.update(settings, plan, val_loss)
         seconds = time.perf_counter() - start
         train_loss = float(np.mean(losses))
         yield Epoch(epoch, rate, train_loss, val_loss, seconds, sum(waits), state, plan)
+
+
+def _non_finite(params: Any) -> str:
+    """Which parameters are not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in leaves
+        if not np.isfinite(np.asarray(leaf, np.float32)).all()
+    ]
+    if not names:
+        return "all parameters are finite"
+    return f"{len(names)} of {len(leaves)} parameters are not finite, the first is {names[0]}"
 
 
 def timed(batches: Iterable[Data], waits: list[float]) -> Iterator[Data]:
@@ -338,6 +375,16 @@ def timed(batches: Iterable[Data], waits: list[float]) -> Iterator[Data]:
         start = time.perf_counter()
 
 
+def stoppable(
+    batches: Iterable[Data], stop: Callable[[], bool], error: Callable[[], Exception]
+) -> Iterator[Data]:
+    """The same batches, until asked to stop, when an error is raised."""
+    for batch in batches:
+        if stop():
+            raise error()
+        yield batch
+
+
 def _train_epoch(
     state: TrainState,
     key: jax.Array,
@@ -345,19 +392,22 @@ def _train_epoch(
     batches: Iterable[Batch],
     epoch: int,
     rate: float,
+    taken: Sequence[float],
     on_step: OnStep,
+    stop: Callable[[], bool],
 ) -> tuple[TrainState, list[float]]:
     """Run the steps of an epoch, reading the loss of each only after the next is dispatched."""
-    losses: list[float] = []
+    losses = list(taken)
 
     def finish(value: jax.Array) -> None:
         loss, step = float(value), len(losses)
         if not math.isfinite(loss):
+            kept = f"; the state after epoch {epoch} is kept" if epoch else ""
             raise NonFiniteLossError(
-                f"the training loss is {loss} at step {step} of epoch {epoch}, learning rate "
-                f"{rate:g}. Try a lower train.learning_rate, a loss with cross entropy in it "
-                "(loss.name dscpp_ce), or model.dtype float32 if it is bfloat16. The checkpoint "
-                "of the previous epoch is unchanged."
+                f"the training loss is {loss} at step {step + 1} of epoch {epoch + 1}, learning "
+                f"rate {rate:g}; {_non_finite(state.params)}{kept}. Try a lower "
+                "train.learning_rate, a loss with cross entropy in it (loss.name dscpp_ce), or "
+                "model.dtype float32 if it is bfloat16"
             )
         losses.append(loss)
         on_step(epoch, step, loss)
@@ -368,7 +418,11 @@ def _train_epoch(
         if running is not None:
             finish(running)
         running = value
-    if running is None:
+        if stop():
+            finish(running)
+            raise StoppedError(epoch, len(losses), losses, state)
+    if running is not None:
+        finish(running)
+    if not losses:
         raise ValueError("the training split has no cases, so there is nothing to train on")
-    finish(running)
     return state, losses

@@ -275,7 +275,9 @@ def fit(
     epochs: int,
     first_epoch: int = 0,
     schedules: Mapping[int, schedule.State] | None = None,
+    taken: Mapping[int, Sequence[float]] | None = None,
     on_step: OnStep = lambda epoch, step, losses: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Round]:
     """Train the members of a grid together, each until its own schedule stops it.
 
@@ -289,10 +291,15 @@ def fit(
       epochs: maximum number of epochs, including those before first_epoch.
       first_epoch: the first epoch to run, for a grid that is resumed.
       schedules: states of the schedules before that epoch, by index; None for a new grid.
+      taken: losses of the steps taken before in that epoch, by index, as in `train.fit`.
       on_step: called with the losses, one step late, as in `train.fit`.
+      stop: asked after each step whether to stop there.
 
     Yields:
       A `Round` after each epoch.
+
+    Raises:
+      train.StoppedError: if it was stopped, with what training goes on from.
     """
     plans = dict(schedules or {n: schedule.init(members[n].settings) for n in states})
     keys = jnp.stack([_key(members, stream) for stream in range(len(training))])
@@ -306,11 +313,20 @@ def fit(
         rates = {n: plans[n].learning_rate for n in active}
         groups = _regrouped(groups, active, rates, members, left, strategy)
         waits: list[float] = []
+        before = (taken or {}) if epoch == first_epoch else {}
+        history = [
+            dict(zip(before, losses, strict=True)) for losses in zip(*before.values(), strict=True)
+        ]
         batches = train.timed(_stacked(training, epoch), waits)
-        losses, diverged = _train_epoch(groups, programs, batches, keys, epoch, strategy, on_step)
-        val_losses = _evaluate(
-            groups, programs, train.timed(_stacked(validation, epoch), waits), strategy
+        _train_epoch(groups, programs, batches, keys, epoch, strategy, history, on_step, stop)
+        batches = train.stoppable(
+            train.timed(_stacked(validation, epoch), waits),
+            stop,
+            functools.partial(_stopped, groups, epoch, history),
         )
+        val_losses = _evaluate(groups, programs, batches, strategy)
+        losses = {n: float(np.mean([step[n] for step in history])) for n in active}
+        diverged = _diverged(history, epoch, rates)
         seconds, wait = time.perf_counter() - start, sum(waits)
         done = {}
         for group in groups:
@@ -361,22 +377,15 @@ def _train_epoch(
     keys: jax.Array,
     epoch: int,
     strategy: Strategy,
+    history: list[dict[int, float]],
     on_step: OnStep,
-) -> tuple[dict[int, float], dict[int, str]]:
-    """Run the steps of an epoch.
-
-    Returns:
-      The mean loss by member, and the reasons of the members that diverged.
-    """
+    stop: Callable[[], bool],
+) -> None:
+    """Run the steps of an epoch, and append the losses of each, by member, to the history."""
     step = programs.train(strategy.devices)
-    history: list[dict[int, float]] = []
-    diverged: dict[int, str] = {}
 
     def finish(values: list[jax.Array]) -> None:
         losses = _by_member(groups, values)
-        for n, loss in losses.items():
-            if not math.isfinite(loss):
-                diverged.setdefault(n, f"loss {loss} at step {len(history)} of epoch {epoch}")
         history.append(losses)
         on_step(epoch, len(history) - 1, losses)
 
@@ -392,10 +401,38 @@ def _train_epoch(
         if running is not None:
             finish(running)
         running = values
-    if running is None:
+        if stop():
+            finish(running)
+            raise _stopped(groups, epoch, history)
+    if running is not None:
+        finish(running)
+    if not history:
         raise ValueError("the training split has no cases, so there is nothing to train on")
-    finish(running)
-    return {n: float(np.mean([losses[n] for losses in history])) for n in history[0]}, diverged
+
+
+def _stopped(
+    groups: Sequence[_Group], epoch: int, history: Sequence[Mapping[int, float]]
+) -> train.StoppedError:
+    states = {
+        n: state
+        for group in groups
+        for n, state in zip(group.members, group.states(), strict=False)
+    }
+    losses = {n: [of_step[n] for of_step in history] for n in states}
+    return train.StoppedError(epoch, len(history), losses, states)
+
+
+def _diverged(
+    history: Sequence[Mapping[int, float]], epoch: int, rates: Mapping[int, float]
+) -> dict[int, str]:
+    """Why members diverged in an epoch, by index."""
+    reasons: dict[int, str] = {}
+    for number, losses in enumerate(history, 1):
+        for n, loss in losses.items():
+            if not math.isfinite(loss):
+                place = f"step {number} of epoch {epoch + 1}, learning rate {rates[n]:g}"
+                reasons.setdefault(n, f"loss {loss} at {place}")
+    return reasons
 
 
 def _evaluate(

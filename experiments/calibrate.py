@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
-from experiments.setup import command_line, compiled, huge_pages
+from experiments.setup import compiled, huge_pages, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,11 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = posthoc.scale_temperature(workdirs[0], options.data_dir, options.manual_dir)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        command_line.leave("the same command starts again")
     print(f"\n{text}\n\nscores: {output / score_files.FOLDER}")
 
 
 if __name__ == "__main__":
     huge_pages.use()
+    stopping.listen("the same command starts again")
     main()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.setup import compiled
+from experiments.setup import compiled, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,4 +50,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    stopping.listen("the same command starts again")
     main()

@@ -15,8 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from dicepp_jax.predictions.wanted import STORED, UINT8, Wanted
-from experiments.setup import compiled, huge_pages
-from experiments.setup.command_line import INTERRUPTED
+from experiments.setup import compiled, huge_pages, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,9 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes after the last case", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     lines = "\n".join(f"  {line}" for line in failed)
     cases = f"{len(failed)} case{'' if len(failed) == 1 else 's'}"
     sys.exit(f"error: {cases} failed:\n{lines}" if failed else 0)
@@ -91,4 +87,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     huge_pages.use()
+    stopping.listen("the same command resumes after the last case")
     main()

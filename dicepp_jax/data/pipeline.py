@@ -401,6 +401,7 @@ def batches(
     *,
     shuffle_seed: int | None = None,
     epoch: int = 0,
+    first: int = 0,
     share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """One epoch of batches; the last one has the remaining cases.
@@ -411,6 +412,7 @@ def batches(
       shuffle_seed: seed of the order of cases, which differs between epochs; None for no shuffling.
       epoch: number of the epoch; order and patches depend on nothing else, so any epoch can be
         reproduced.
+      first: number of the first batch, for an epoch that is resumed; those before it are not read.
       share: the part of each batch to read. If the last batch cannot be divided into equal parts,
         its last case is repeated.
 
@@ -426,7 +428,7 @@ def batches(
     else:
         dataset = _shared(dataset, batch_size, share)
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=PREFETCH)
-    return iter(dataset.to_iter_dataset(options))
+    return iter(dataset[first:].to_iter_dataset(options))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ from absl import logging
 
 from configs import paper as cells
 from experiments.report.published import FIGURES, TABLES
-from experiments.setup import command_line, compiled, huge_pages
+from experiments.setup import compiled, huge_pages, stopping
+
+RESUMES = "the same command resumes"
 
 
 def _folders(text: str) -> dict[str, str]:
@@ -95,10 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        command_line.leave("the same command resumes")
+        stopping.leave(RESUMES)
     sys.exit(code)
 
 
 if __name__ == "__main__":
     huge_pages.use()
+    stopping.listen(RESUMES)
     main()

@@ -5,20 +5,18 @@ Flags are defined when a main runs, so that importing a module defines none.
 
 import contextlib
 import difflib
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from experiments.setup import compiled, huge_pages
+from experiments.setup import compiled, huge_pages, stopping
 
-INTERRUPTED = 130
 CONFIGS = Path(configs.__file__).parent
 QUICKSTART = CONFIGS / "quickstart.py"
 
@@ -62,7 +60,7 @@ def run(
 
     Args:
       main: takes the options.
-      interrupted: printed after Ctrl-C: what the same command does next.
+      interrupted: printed after Ctrl-C or SIGTERM: what the same command does next.
       ending: of the default working directory's name.
       on_several_hosts: whether the main can run on several hosts.
     """
@@ -81,6 +79,7 @@ def run(
                 "--coordinator, --processes, --process and --distributed"
             )
         huge_pages.use()
+        stopping.listen(interrupted)
         # At INFO, Orbax logs every file that it opens.
         logging.set_verbosity(logging.WARNING)
         # Here, since they load JAX and flax.
@@ -95,18 +94,9 @@ def run(
                 raise
             parallel.leave(error)
         except KeyboardInterrupt:
-            leave(interrupted)
+            stopping.leave(interrupted)
 
     app.run(guarded, flags_parser=_parse)
-
-
-def leave(interrupted: str) -> NoReturn:
-    """End an interrupted program at once, and say what the same command does next."""
-    print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    # Checkpoints are closed. XLA may be compiling in a thread, and an orderly exit of the
-    # interpreter would crash on it.
-    os._exit(INTERRUPTED)
 
 
 def _define(on_several_hosts: bool) -> None:

@@ -25,4 +25,4 @@ def use() -> None:
         return
     given = f"{tunables}:" if tunables else ""
     environment = os.environ | {TUNABLES: f"{given}{HUGE_PAGES}=1"}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    os.execve(sys.executable, sys.orig_argv, environment)

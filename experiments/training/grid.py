@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from dicepp_jax import schedule, train_many
+from dicepp_jax import schedule, train, train_many, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import get_loss
 from dicepp_jax.progress import GridProgress
-from experiments.setup import components
+from dicepp_jax.unfinished import Unfinished
+from experiments.setup import components, stopping
 from experiments.setup.components import Components
 from experiments.training import step_memory
 from experiments.training.grid_points import expand
@@ -79,6 +81,7 @@ def fit(
 
     Raises:
       OutOfTimeError: if training stops at the deadline.
+      KeyboardInterrupt: if it was stopped by Ctrl-C or SIGTERM, after a step that is saved.
     """
     names = list(configs)
     first = built[names[0]]
@@ -97,16 +100,20 @@ def fit(
         seeds = list(dict.fromkeys(member.seed for member in configs.values()))
         members = _members(config, configs, built, seeds)
         programs = _programs(config, first)
-        training = _streams(first, config, "train", seeds, shuffled=True)
-        validation = _streams(first, config, "validation", seeds, shuffled=False)
+        resumed = _within_epoch(workdir / directory.UNFINISHED, resumed, names)
+        steps = len(next(iter(resumed.taken.values()), ()))
+        training = _streams(first, config, "train", seeds, {resumed.first_epoch: steps})
+        validation = _streams(first, config, "validation", seeds, {})
         print(f"{config.loss.name}: {len(names)} members, {components.describe(first)}")
         if "description" not in status or not _is_unchanged(status, config):
             state = next(iter(resumed.states.values()))
-            example = [next(iter(stream(0))) for stream in training]
+            # Of an epoch that is not begun.
+            example = [next(iter(stream(resumed.first_epoch + 1))) for stream in training]
             status |= _strategy(config, programs, members, state, example)
             _write_status(workdir, status)
         print(f"strategy: {status['description']}")
         progress = stack.enter_context(GridProgress(names, config.train.epochs))
+        stop = stack.enter_context(stopping.deferred())
         rounds = train_many.fit(
             members,
             resumed.states,
@@ -117,23 +124,45 @@ def fit(
             epochs=config.train.epochs,
             first_epoch=resumed.first_epoch,
             schedules=resumed.schedules,
+            taken=resumed.taken,
             on_step=progress.step,
+            stop=stop,
         )
-        for done in rounds:
-            status["diverged"] |= {names[n]: why for n, why in done.diverged.items()}
-            _write_status(workdir, status)
-            for checkpoint in checkpoints.values():
-                checkpoint.wait()  # So that no member is two epochs ahead of another.
-            for n, epoch in done.epochs.items():
-                if epoch.epoch not in checkpoints[names[n]].epochs:
-                    checkpoints[names[n]].save(epoch)
-                log.append(workdir / names[n], epoch)
-            progress.epoch(
-                {names[n]: epoch for n, epoch in done.epochs.items()}, status["diverged"]
+        try:
+            for done in rounds:
+                status["diverged"] |= {names[n]: why for n, why in done.diverged.items()}
+                _write_status(workdir, status)
+                _save(done, names, checkpoints, workdir)
+                progress.epoch(
+                    {names[n]: epoch for n, epoch in done.epochs.items()}, status["diverged"]
+                )
+                for epoch in done.epochs.values():
+                    check_time(epoch, config.train.epochs, deadline)
+        except train.StoppedError as stopped:
+            losses, states = (
+                {names[n]: x for n, x in part.items()} for part in (stopped.losses, stopped.state)
             )
-            for epoch in done.epochs.values():
-                check_time(epoch, config.train.epochs, deadline)
+            unfinished.write(
+                workdir / directory.UNFINISHED, Unfinished(stopped.epoch, losses, states)
+            )
+            print(f"{config.loss.name}: {stopped}, which is saved", file=sys.stderr)
     return status["diverged"]
+
+
+def _save(
+    done: train_many.Round,
+    names: Sequence[str],
+    checkpoints: Mapping[str, Checkpoints],
+    workdir: Path,
+) -> None:
+    """Save and log an epoch of the members that trained."""
+    for checkpoint in checkpoints.values():
+        checkpoint.wait()  # So that no member is two epochs ahead of another.
+    for n, epoch in done.epochs.items():
+        if epoch.epoch not in checkpoints[names[n]].epochs:
+            checkpoints[names[n]].save(epoch)
+        log.append(workdir / names[n], epoch)
+    (workdir / directory.UNFINISHED).unlink(missing_ok=True)
 
 
 def _members(
@@ -169,12 +198,14 @@ class Resumed(NamedTuple):
       states: of these members, by number.
       schedules: of these members, by number.
       epochs: the number that each member has finished, by name.
+      taken: the losses of the steps that these members have taken in the first epoch, by number.
     """
 
     first_epoch: int
     states: dict[int, Any]
     schedules: dict[int, schedule.State]
     epochs: dict[str, int]
+    taken: Mapping[int, Sequence[float]]
 
 
 def _resume(
@@ -221,13 +252,33 @@ def _resume(
             state, plan = saved.state, saved.schedule
         states[names.index(name)], schedules[names.index(name)] = state, plan
         done[name] = common
-    return Resumed(common, states, schedules, done)
+    return Resumed(common, states, schedules, done, {})
+
+
+def _within_epoch(path: Path, resumed: Resumed, names: Sequence[str]) -> Resumed:
+    """After the last step that was saved, if that is within the epoch to be trained."""
+    states = {names[n]: state for n, state in resumed.states.items()}
+    part = unfinished.read(path, resumed.first_epoch, states)
+    if part is None:
+        return resumed
+    taken = {n: part.losses[names[n]] for n in resumed.states}
+    steps = len(next(iter(taken.values())))
+    print(f"resuming after step {steps} of epoch {part.epoch + 1}")
+    return resumed._replace(states={n: part.states[names[n]] for n in taken}, taken=taken)
 
 
 def _streams(
-    built: Components, config: ConfigDict, split: str, seeds: Sequence[int], shuffled: bool
+    built: Components,
+    config: ConfigDict,
+    split: str,
+    seeds: Sequence[int],
+    first: Mapping[int, int],
 ) -> list[train_many.Stream]:
-    """The batches of every seed; a single stream where they do not depend on the seed."""
+    """The batches of every seed; a single stream where they do not depend on the seed.
+
+    `first` has the number of the first batch in epochs that do not begin at 0.
+    """
+    shuffled = split == "train"
     cases = components.examples(built, config, split)
     drawn = isinstance(cases, pipeline.Patches)
 
@@ -236,7 +287,11 @@ def _streams(
         if isinstance(cases, pipeline.Patches):
             own = dataclasses.replace(cases, seed=seed)
         return lambda epoch: pipeline.batches(
-            own, config.data.batch_size, shuffle_seed=seed if shuffled else None, epoch=epoch
+            own,
+            config.data.batch_size,
+            shuffle_seed=seed if shuffled else None,
+            epoch=epoch,
+            first=first.get(epoch, 0),
         )
 
     return [stream(seed) for seed in (seeds if shuffled or drawn else seeds[:1])]

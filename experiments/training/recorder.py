@@ -44,7 +44,7 @@ class Recorder(NamedTuple):
 
 @contextlib.contextmanager
 def recorder(
-    workdir: Path, name: str, *, epochs: int, steps: int, first_epoch: int
+    workdir: Path, name: str, epochs: int, steps: int, first_epoch: int, taken: int
 ) -> Iterator[Recorder]:
     """The recorder of a run, which drops records of later epochs than its checkpoint has.
 
@@ -54,13 +54,14 @@ def recorder(
       epochs: number of epochs at most.
       steps: number of steps in an epoch.
       first_epoch: the first to be trained.
+      taken: number of steps of it that were taken before.
     """
     if not parallel.is_first():  # Only the first process writes.
         yield Recorder(lambda epoch, step, loss: None, lambda epoch: None)
         return
     log.trim(workdir, first_epoch)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(TrainingProgress(name, epochs, steps, first_epoch))
+        progress = stack.enter_context(TrainingProgress(name, epochs, steps, first_epoch, taken))
 
         @functools.cache
         def board() -> Any:

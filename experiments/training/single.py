@@ -5,12 +5,14 @@ import copy
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from dicepp_jax import inference, parallel, schedule, train
+from dicepp_jax import inference, parallel, schedule, train, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
@@ -18,7 +20,8 @@ from dicepp_jax.losses import LOSSES
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
 from dicepp_jax.text_table import normal_table, summary_table
-from experiments.setup import components
+from dicepp_jax.unfinished import Unfinished
+from experiments.setup import components, stopping
 from experiments.setup.components import Components
 from experiments.training import step_memory
 from experiments.training.recorder import SLOW, check_time, recorder
@@ -123,7 +126,7 @@ def _claimed(
 
 
 def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = math.inf) -> None:
-    """Train to the end of the schedule, resuming from the last checkpoint if there is one.
+    """Train to the end of the schedule, resuming after the last step that was saved.
 
     Args:
       config: of the run.
@@ -133,53 +136,94 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
 
     Raises:
       OutOfTimeError: if training stops at the deadline.
+      KeyboardInterrupt: if it was stopped by Ctrl-C or SIGTERM, after a step that is saved.
     """
     name, batch_size = config.loss.name, config.data.batch_size
     training = components.examples(built, config, "train")
     validation = components.examples(built, config, "validation")
     batches = functools.partial(pipeline.batches, batch_size=batch_size, share=built.devices.share)
     print(f"{name}: {components.describe(built)}")
-    with Checkpoints(workdir / directory.CHECKPOINTS) as checkpoints:
-        if checkpoints.last_epoch is None:
-            first_epoch, plan = 0, schedule.init(built.settings)
-            state = components.init_state(built, config.seed)
-        else:
-            last = checkpoints.restore(checkpoints.last_epoch, components.state_shapes(built))
-            first_epoch, plan, state = last.epoch + 1, last.schedule, last.state
-            print(f"{name}: resuming after {first_epoch} epochs in {workdir}")
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / directory.CHECKPOINTS))
+        start = _start(config, built, workdir, checkpoints)
         train_step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
-        if not plan.stopped and first_epoch < config.train.epochs:
+        epochs, steps = config.train.epochs, -(-len(training) // batch_size)
+        if not start.plan.stopped and start.epoch < epochs:
             cases = min(batch_size, len(training))
-            lines = step_memory.describe(config, built, train_step, state, cases)
+            lines = step_memory.describe(config, built, train_step, start.state, cases)
             print(f"{name}: " + "\n".join(lines))
+        record = stack.enter_context(
+            recorder(workdir, name, epochs, steps, start.epoch, len(start.taken))
+        )
+
+        def shuffled(epoch: int) -> Iterator[pipeline.Batch]:
+            first = len(start.taken) if epoch == start.epoch else 0
+            return batches(training, shuffle_seed=config.seed, epoch=epoch, first=first)
+
+        # Several hosts would stop at different steps and wait for each other: they end at once.
+        stop = stack.enter_context(stopping.deferred()) if parallel.is_alone() else lambda: False
         waited = spent = 0.0
-        steps = -(-len(training) // batch_size)
-        epochs = config.train.epochs
-        with recorder(workdir, name, epochs=epochs, steps=steps, first_epoch=first_epoch) as record:
+        try:
             for epoch in train.fit(
-                state,
+                start.state,
                 components.step_key(config.seed),
                 train_step,
                 train.make_eval_step(built.apply, built.loss, built.devices),
-                lambda epoch: batches(training, shuffle_seed=config.seed, epoch=epoch),
+                shuffled,
                 lambda epoch: batches(validation, epoch=epoch),
                 built.settings,
                 epochs=epochs,
-                first_epoch=first_epoch,
-                schedule_state=plan,
+                first_epoch=start.epoch,
+                schedule_state=start.plan,
+                taken=start.taken,
                 on_step=record.step,
+                stop=stop,
             ):
                 checkpoints.save(epoch)
+                (workdir / directory.UNFINISHED).unlink(missing_ok=True)
                 record.epoch(epoch)
                 check_time(epoch, epochs, deadline)
-                if epoch.epoch > first_epoch:  # The first epoch reads cases from disk.
+                if epoch.epoch > start.epoch:  # The first epoch reads cases from disk.
                     waited, spent = waited + epoch.data_wait, spent + epoch.seconds
+        except train.StoppedError as stopped:
+            part = Unfinished(stopped.epoch, {name: stopped.losses}, {name: stopped.state})
+            unfinished.write(workdir / directory.UNFINISHED, part)
+            print(f"{name}: {stopped}, which is saved", file=sys.stderr)
     needed = max(training.nbytes, validation.nbytes) / 2**30
     if waited > SLOW * spent and needed > config.data.cache_gib:
         print(
             f"{name}: {waited / spent:.0%} of the training time was spent waiting for data; "
             f"data.cache_gib is {config.data.cache_gib:g}, and {needed:.1f} would hold all cases"
         )
+
+
+class _Start(NamedTuple):
+    """Where training begins: an epoch, the losses of the steps already taken in it, and states."""
+
+    epoch: int
+    taken: Sequence[float]
+    plan: schedule.State
+    state: train.TrainState
+
+
+def _start(
+    config: ConfigDict, built: Components, workdir: Path, checkpoints: Checkpoints
+) -> _Start:
+    """After the last step that was saved, or at the beginning."""
+    name, last_epoch = config.loss.name, checkpoints.last_epoch
+    if last_epoch is None:
+        epoch, plan = 0, schedule.init(built.settings)
+        state = components.init_state(built, config.seed)
+    else:
+        last = checkpoints.restore(last_epoch, components.state_shapes(built))
+        epoch, plan, state = last.epoch + 1, last.schedule, last.state
+        print(f"{name}: resuming after {epoch} epochs in {workdir}")
+    part = unfinished.read(workdir / directory.UNFINISHED, epoch, {name: state})
+    if part is None:
+        return _Start(epoch, (), plan, state)
+    taken = part.losses[name]
+    print(f"{name}: resuming after step {len(taken)} of epoch {epoch + 1}")
+    return _Start(epoch, taken, plan, part.states[name])
 
 
 def best_predictor(

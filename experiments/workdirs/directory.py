@@ -28,6 +28,7 @@ from dicepp_jax.data.specs import Download, Spec
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
+UNFINISHED = "unfinished.msgpack"
 REPORT = "report.txt"
 SPLIT = "split.json"
 SPEC = "spec.json"
