@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from dicepp_jax import schedule
+from dicepp_jax.atomic import check_room
 from dicepp_jax.train import Epoch, TrainState
 
 
@@ -105,10 +106,16 @@ class Checkpoints:
         return max(self.epochs, key=lambda e: _rank(self._manager.metrics(e)), default=None)
 
     def save(self, epoch: Epoch) -> None:
-        """Save the state after an epoch; returns before it is on disk."""
+        """Save the state after an epoch; returns before it is on disk.
+
+        Raises:
+          OSError: if the disk has not enough room.
+        """
         # Copied, as the next training step reuses the memory of the state while it is still being
         # written. As host arrays, the state is independent of the devices it came from.
         state = jax.tree.map(np.array, epoch.state)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        check_room(Path(self._manager.directory), size)
         self._manager.save(
             epoch.epoch,
             args=ocp.args.Composite(

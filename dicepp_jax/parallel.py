@@ -348,12 +348,12 @@ def first_alone(name: str) -> Iterator[None]:
         wait(name)
 
 
-def leave(error: Exception) -> NoReturn:
+def leave(message: str) -> NoReturn:
     """End a process with an error.
 
     One of several ends at once: an orderly exit would wait for the others, which wait for it.
     """
     if not jax.distributed.is_initialized():
-        sys.exit(f"error: {error}")
-    print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(f"error: {message}")
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -7,13 +7,12 @@ that there is no test split, each case has the score of the run that was not tra
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
 
-from experiments.setup import compiled, huge_pages, stopping
+from experiments.setup import compiled, failures, huge_pages, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,17 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.workdirs import derived
 
     compiled.keep()
-    logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, too.
     workdirs = [path.expanduser() for path in options.runs]
-    try:
+    with failures.reported():
         if options.output:
             output = options.output.expanduser()
             text = posthoc.combine(workdirs, output, options.data_dir, options.manual_dir)
         else:
             output = workdirs[0] / derived.TEMPERATURE
             text = posthoc.scale_temperature(workdirs[0], options.data_dir, options.manual_dir)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     print(f"\n{text}\n\nscores: {output / score_files.FOLDER}")
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.setup import compiled, stopping
+from experiments.setup import compiled, failures, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,12 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dicepp_jax.predictions import label_maps
 
     compiled.keep()
-    try:
+    with failures.reported():
         failed = label_maps.evaluate(
             options.predictions, options.truth, options.classes, options.tolerance, options.output
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     lines = "\n".join(f"  {line}" for line in failed)
     sys.exit(f"error: not everything could be scored:\n{lines}" if failed else 0)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from dicepp_jax.predictions.wanted import STORED, UINT8, Wanted
-from experiments.setup import compiled, huge_pages, stopping
+from experiments.setup import compiled, failures, huge_pages, stopping
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.workdirs.prediction import predict
 
     compiled.keep()
-    logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
-    try:
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, too.
+    with failures.reported():
         failed = predict(
             options.workdir.expanduser(),
             options.input,
@@ -78,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             target=options.target,
             calibrated=options.calibrated,
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     lines = "\n".join(f"  {line}" for line in failed)
     cases = f"{len(failed)} case{'' if len(failed) == 1 else 's'}"
     sys.exit(f"error: {cases} failed:\n{lines}" if failed else 0)

@@ -22,4 +22,4 @@ def main(options: command_line.Options) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "the same command resumes after the last finished epoch, if any")
+    command_line.run(main, "the same command resumes after the last saved step")

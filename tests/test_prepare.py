@@ -192,13 +192,14 @@ def start(place, tmp_path, setup=""):
     )
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_made(place, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_nothing_half_made(place, tmp_path):
     written = toy.write(place[0], 40)
     # Files may grow to a few kB only: what a write says then is what it says of a full disk.
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))"
     output, error = start(place, tmp_path, limit).communicate(timeout=120)
     assert "prepared" not in output
-    assert "while preparing Toy in" in error and "--config.data.data_dir on another disk" in error
+    assert "while preparing Toy, of which nothing is left" in error
+    assert f"{Path(place[1]) / 'toy'}" in error and "--config.data.data_dir" in error
     assert os.listdir(Path(place[1]) / "toy") == [".lock"]
     assert_holds(prepare_toy(place), written)
 

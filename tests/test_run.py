@@ -1,69 +1,24 @@
 """The command line, end to end and in processes of its own."""
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import jax
 import layouts
 import layouts_3d
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
+from runs import ROOT, call, command, final_state, tiny
 
 from configs import base
-from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import SETS
 from dicepp_jax.rows import Comparison, Row, Summary, read_csv
 from dicepp_jax.score_files import SplitScores
 from experiments.setup import components
 from experiments.training import single
 from experiments.workdirs import directory, log
-
-ROOT = Path(__file__).parents[1]
-
-
-def tiny(data_dir: str, **fields) -> ConfigDict:
-    """The smallest run that does everything."""
-    config = base.get_config()
-    config.data.data_dir = data_dir
-    config.data.size = (16, 16)
-    config.model.filters = 2
-    config.model.depth = 1
-    config.train.epochs = 2
-    config.evaluation.figures = 1
-    config.update_from_flattened_dict(fields)
-    return config
-
-
-def command(data_dir: str, workdir: Path, *flags: str) -> list[str]:
-    """The command line of `tiny`."""
-    fields = [
-        f"--config.data.data_dir={data_dir}",
-        "--config.data.size=(16,16)",
-        "--config.model.filters=2",
-        "--config.model.depth=1",
-        "--config.evaluation.figures=0",
-        "--config.loss.name=dscpp",
-    ]
-    return [sys.executable, "-m", "experiments.run", f"--workdir={workdir}", *fields, *flags]
-
-
-def call(arguments: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def final_state(workdir: Path, config: ConfigDict):
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        epoch = checkpoints.last_epoch
-        return epoch, checkpoints.restore(epoch, components.state_shapes(components.build(config)))
 
 
 def test_compares_two_losses(data_dir, tmp_path, capsys):
@@ -153,38 +108,6 @@ def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):
         [entry["val_loss"] for entry in log.read(tmp_path / name)] for name in ("whole", "parts")
     ]
     assert losses[0] == losses[1]
-
-
-def test_killed_in_mid_epoch_it_ends_with_the_same_parameters(data_dir, tmp_path):
-    flags = ("--config.train.epochs=12", "--config.train.stop_patience=50")
-    whole = call(command(data_dir, tmp_path / "whole", *flags))
-    assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        command(data_dir, tmp_path / "killed", *flags),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while len(log.read(tmp_path / "killed")) < 3:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    reached = len(log.read(tmp_path / "killed"))
-    assert reached < 12
-    again = call(command(data_dir, tmp_path / "killed", *flags))
-    assert again.returncode == 0, again.stderr
-    assert "epochs in" in again.stdout
-    config = tiny(data_dir)
-    (last, a), (last_again, b) = (final_state(tmp_path / n, config) for n in ("whole", "killed"))
-    assert last == last_again == 11
-    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
-    logs = [log.read(tmp_path / name) for name in ("whole", "killed")]
-    for entries in logs:
-        assert [entry["epoch"] for entry in entries] == list(range(12))
-    assert [e["val_loss"] for e in logs[0]] == [e["val_loss"] for e in logs[1]]
 
 
 def test_three_dimensions(data_dir, tmp_path):
@@ -298,31 +221,6 @@ def test_a_comparison_is_one_experiment(data_dir, tmp_path):
     single.train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run.1" / "dsc" / "run.json").exists()
     assert not (tmp_path / "run" / "dsc").exists()
-
-
-def test_interrupted_it_ends_in_one_line(data_dir, tmp_path):
-    # Where the tests run in the background, a signal that is ignored would be so in the child too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        command(data_dir, tmp_path, "--config.train.epochs=100000"),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not log.read(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    # One that Python meets in a destructor is lost, so press again as a person would.
-    for _ in range(10):
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            _, stderr = process.communicate(timeout=10)
-            break
-    assert process.returncode == 130
-    assert "interrupted; the same command resumes" in stderr
-    assert "Fatal" not in stderr
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_clear_line(data_dir, tmp_path):

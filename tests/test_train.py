@@ -199,7 +199,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad):
     epochs, _ = counting_fit([1.0] * 3, lambda e, s: bad if (e, s) == (1, 0) else 1.0)
     assert next(epochs).epoch == 0
     with pytest.raises(
-        train.NonFiniteLossError, match=r"step 0 of epoch 1, learning rate 0\.1.*Try"
+        train.NonFiniteLossError,
+        match=r"step 1 of epoch 2, learning rate 0\.1; .*after epoch 1 is kept.*Try",
     ):
         next(epochs)
 

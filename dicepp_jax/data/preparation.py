@@ -1,7 +1,6 @@
 """Prepares a set once: by one process at a time, completely or not at all, anew if files change."""
 
 import contextlib
-import errno
 import io
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dicepp_jax.atomic import NO_ROOM
 from dicepp_jax.data.builder import (
     FORMAT,
     Case,
@@ -19,8 +19,6 @@ from dicepp_jax.data.builder import (
     make_builder,
 )
 from dicepp_jax.spec import Spec
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def prepare(
@@ -151,12 +149,12 @@ def _explaining_full_disk(title: str, folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         code = getattr(error, "errno", None)
-        full = [c for c in FULL if c == code or (code is None and os.strerror(c) in str(error))]
+        full = [c for c in NO_ROOM if c == code or (code is None and os.strerror(c) in str(error))]
         if not full:
             raise
         raise OSError(
             full[0],
-            f"{os.strerror(full[0])} while preparing {title} in {folder}, "
-            f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free; the incomplete set was "
-            "deleted. Free some space, or choose a --config.data.data_dir on another disk",
+            f"{os.strerror(full[0])} while preparing {title}, of which nothing is left there; "
+            "another --config.data.data_dir may have room",
+            str(folder),
         ) from error

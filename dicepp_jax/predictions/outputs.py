@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from dicepp_jax.atomic import write_atomically, write_text
+from dicepp_jax.atomic import NO_ROOM, write_atomically, write_text
 from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.formats import Pixels
 from dicepp_jax.data.geometry import Remark
@@ -292,6 +292,8 @@ def predict_cases(
             to = paths(output, case, model.spec, wanted)
             write(to, case, image, probs, mask, model, wanted)
         except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) in NO_ROOM:
+                raise  # As it would for all other cases.
             failed.append(f"{case.name}: {error}")
             continue
         if image.turned:

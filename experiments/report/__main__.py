@@ -8,11 +8,11 @@ give equal files.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.report.contents import DRAWN, FOLDER
+from experiments.setup import failures
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,11 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.report.write import write
 
     workdirs = [path.expanduser() for path in options.workdirs]
-    try:
+    with failures.reported():
         output = (options.output or workdirs[0] / FOLDER).expanduser()
         print(write(workdirs, output, options.figures))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from absl import logging
 
 from configs import paper as cells
 from experiments.report.published import FIGURES, TABLES
-from experiments.setup import compiled, huge_pages, stopping
+from experiments.setup import compiled, failures, huge_pages, stopping
 
 RESUMES = "the same command resumes"
 
@@ -81,21 +81,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.reproduce.perform import reproduce
 
     compiled.keep()
-    logging.set_verbosity(logging.ERROR)  # Below, Orbax logs every file that it opens.
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, too.
     try:
-        code = reproduce(
-            tuple(TABLES) if options.all else tuple(options.table),
-            tuple(FIGURES) if options.all else tuple(options.figure),
-            scale=options.scale,
-            folders=options.data,
-            data_dir=options.data_dir,
-            workdir=options.workdir.expanduser(),
-            seeds=options.seeds,
-            budget=60 * options.budget_minutes,
-            dry_run=options.dry_run,
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        with failures.reported():
+            code = reproduce(
+                tuple(TABLES) if options.all else tuple(options.table),
+                tuple(FIGURES) if options.all else tuple(options.figure),
+                scale=options.scale,
+                folders=options.data,
+                data_dir=options.data_dir,
+                workdir=options.workdir.expanduser(),
+                seeds=options.seeds,
+                budget=60 * options.budget_minutes,
+                dry_run=options.dry_run,
+            )
     except KeyboardInterrupt:
         stopping.leave(RESUMES)
     sys.exit(code)

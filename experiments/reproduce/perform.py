@@ -13,6 +13,7 @@ from experiments.report import contents
 from experiments.report import write as report
 from experiments.reproduce import plan as plans
 from experiments.reproduce.plan import FAILURES, AvailableData, Planned, Task, duration
+from experiments.setup import failures
 from experiments.training import grid, posthoc, single
 from experiments.training.recorder import OutOfTimeError
 from experiments.workdirs import directory
@@ -77,6 +78,8 @@ def perform(
             print(f"{task.name}: {error}")
             left.append(task.name)
         except FAILURES as error:
+            if failures.no_room(error):
+                raise
             print(f"error: {task.name}: {error}", file=sys.stderr, flush=True)
             failed[task.name] = str(error)
         # Compiled programs of this task are not needed again.

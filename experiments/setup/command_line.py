@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from experiments.setup import compiled, huge_pages, stopping
+from experiments.setup import compiled, failures, huge_pages, stopping
 
 CONFIGS = Path(configs.__file__).parent
 QUICKSTART = CONFIGS / "quickstart.py"
@@ -80,19 +80,17 @@ def run(
             )
         huge_pages.use()
         stopping.listen(interrupted)
-        # At INFO, Orbax logs every file that it opens.
-        logging.set_verbosity(logging.WARNING)
-        # Here, since they load JAX and flax.
+        logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, too.
+        # Here, since it loads JAX.
         from dicepp_jax import parallel
-        from dicepp_jax.train import NonFiniteLossError
 
         compiled.keep()
         try:
             main(Options(flags.FLAGS.config, _workdir(ending), hosts))
-        except (ValueError, OSError, NonFiniteLossError) as error:
-            if flags.FLAGS.debug:
+        except Exception as error:
+            if flags.FLAGS.debug or not failures.is_expected(error):
                 raise
-            parallel.leave(error)
+            parallel.leave(failures.describe(error))
         except KeyboardInterrupt:
             stopping.leave(interrupted)
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dicepp_jax.atomic import write_text
+from dicepp_jax.atomic import naming, write_text
 from dicepp_jax.train import Epoch
 
 LOG = "log.jsonl"
@@ -29,5 +29,6 @@ def trim(workdir: Path, epochs: int) -> None:
 
 def append(workdir: Path, epoch: Epoch) -> None:
     """Add the record of an epoch."""
-    with (workdir / LOG).open("a") as file:
+    path = workdir / LOG
+    with naming(path), path.open("a") as file:
         file.write(f"{json.dumps({'epoch': epoch.epoch, **record(epoch)})}\n")
