@@ -65,7 +65,8 @@ def _bar(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
 class TrainingProgress:
     """Progress of the training of one network.
 
-    The time left is what the remaining epochs would take; early stopping may shorten it.
+    The time left is what the remaining epochs would take at the pace so far, of which the first
+    epoch is left out, since it compiles; early stopping may shorten it.
 
     Args:
       name: of the network.
@@ -77,8 +78,8 @@ class TrainingProgress:
 
     def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 0, taken: int = 0):
         self._name, self._epochs = name, epochs
-        self._start, self._first = time.monotonic(), first_epoch
-        self._last_line = self._start
+        self._first, self._settled = first_epoch, 0.0
+        self._last_line = -LINE_EVERY
         self._notes: dict[str, str] = {}
         self._bar = tqdm(
             total=epochs * steps,
@@ -112,11 +113,14 @@ class TrainingProgress:
         rate = epoch.schedule.learning_rate
         self._notes = {"val": f"{epoch.val_loss:.4f}", "lr": f"{rate:g}"}
         now, done = time.monotonic(), epoch.epoch + 1
+        if epoch.epoch == self._first:
+            self._settled = now
         last = done == self._epochs or epoch.schedule.stopped
         if sys.stderr.isatty() or (now - self._last_line < LINE_EVERY and not last):
             return
         self._last_line = now
-        each = (now - self._start) / (done - self._first)
+        counted = done - self._first - 1
+        each = (now - self._settled) / counted if counted else epoch.seconds
         waited = epoch.data_wait / max(epoch.seconds, 1e-9)
         print(
             f"{self._name} epoch {done}/{self._epochs} loss {epoch.train_loss:.4f} "

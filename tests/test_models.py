@@ -8,6 +8,7 @@ from conftest import jit_quickly
 from flax import linen as nn
 from scipy import ndimage, signal
 
+from dicepp_jax.losses import get_loss
 from dicepp_jax.models import MODELS, UNet
 from dicepp_jax.models.cpu import convolve
 from dicepp_jax.models.layers import (
@@ -309,3 +310,35 @@ def test_kernels_are_initialised_glorot_uniform_and_biases_zero():
 def test_refuses_an_image_without_a_batch_axis():
     with pytest.raises(ValueError, match=r"\(B, H, W, channels\).*got \(8, 8, 3\)"):
         UNet(2).init(jax.random.key(0), jnp.zeros((8, 8, 3)))
+
+
+@pytest.mark.parametrize("spatial", [(32, 32), (8, 16, 16)])
+def test_bfloat16_agrees_with_float32(spatial):
+    """Within the tolerance that docs/running.md states."""
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(2, *spatial, 1)), jnp.float32)
+    labels = jnp.asarray(rng.random((2, *spatial)) < 0.3, jnp.int32)
+    nets = [UNet(2, filters=4, depth=1, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    params = jit_quickly(nets[0].init)(jax.random.key(0), image)
+    loss = get_loss("dscpp")
+
+    def of(net):
+        def mean_loss(params):
+            logits = net.apply(params, image)
+            return loss(logits, labels).mean(), logits
+
+        program = jit_quickly(jax.value_and_grad(mean_loss, has_aux=True))
+        (value, logits), gradient = program(params)
+        flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+        return float(value), np.asarray(logits), np.asarray(flat)
+
+    (value, logits, gradient), (value_half, logits_half, gradient_half) = map(of, nets)
+    assert np.linalg.norm(logits_half - logits) < 0.02 * np.linalg.norm(logits)
+    assert value_half == pytest.approx(value, rel=0.01)
+    cosine = gradient @ gradient_half / np.linalg.norm(gradient) / np.linalg.norm(gradient_half)
+    assert cosine > 0.95
+    print(
+        np.linalg.norm(logits_half - logits) / np.linalg.norm(logits),
+        value_half / value - 1,
+        cosine,
+    )

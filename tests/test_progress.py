@@ -1,4 +1,4 @@
-"""The remaining time, told by a fake clock."""
+"""The remaining time, by a fake clock."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 import tqdm.std
 
-from dicepp_jax import progress
+from dicepp_jax import progress, schedule, train
 
 
 class Clock:
@@ -57,6 +57,23 @@ def test_the_first_case_does_not_count_in_a_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     run(Clock(monkeypatch), [60, *[8] * 9])
     shown = re.findall(r"(\d+)/10 \[[\d:]+<([\d:?]+)", terminal.getvalue())
-    told = {int(done): left for done, left in shown}
-    assert told[0] == told[1] == "?"
-    assert [told[done] for done in (2, 5, 9, 10)] == ["01:04", "00:40", "00:08", "00:00"]
+    lefts = {int(done): left for done, left in shown}
+    assert lefts[0] == lefts[1] == "?"
+    assert [lefts[done] for done in (2, 5, 9, 10)] == ["01:04", "00:40", "00:08", "00:00"]
+
+
+def test_the_first_epoch_does_not_count(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    plan = schedule.init(schedule.Settings())
+    with progress.TrainingProgress("dsc", 32, 1, first_epoch=2) as bar:
+        for number, seconds in ((2, 120.0), (3, 20.0), (4, 40.0)):
+            clock.now += seconds
+            bar.epoch(train.Epoch(number, 0.1, 0.5, 0.25, seconds, seconds / 4, None, plan))
+    assert capsys.readouterr().err.splitlines() == [
+        "dsc epoch 3/32 loss 0.5000 val 0.2500 lr 0.1, 120.00 s an epoch, 25.0% of it waiting for "
+        "data, at most 58.0 min left",
+        "dsc epoch 4/32 loss 0.5000 val 0.2500 lr 0.1, 20.00 s an epoch, 25.0% of it waiting for "
+        "data, at most 9.3 min left",
+        "dsc epoch 5/32 loss 0.5000 val 0.2500 lr 0.1, 30.00 s an epoch, 25.0% of it waiting for "
+        "data, at most 13.5 min left",
+    ]

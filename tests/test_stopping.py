@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or out of room end as if they had run through."""
+"""Runs that are killed, stopped, out of room or started elsewise end as if they had run through."""
 
 import contextlib
 import errno
@@ -77,6 +77,30 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(whole, tmp_path):
     config = tiny(str(place / "data"), **{"train.epochs": 4, "data.batch_size": 8})
     (last, one), (again, other) = (final_state(path, config) for path in (run, tmp_path / "run"))
     assert last == again == 3
+    jax.tree.map(np.testing.assert_array_equal, one.state, other.state)
+
+
+ELSEWISE = """
+import runpy, sys
+from dicepp_jax.data import pipeline
+pipeline.READERS, pipeline.PREFETCH = 1, 1
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_equal_command_with_other_threads_and_hashes_gives_equal_bits(
+    whole, tmp_path, monkeypatch
+):
+    arguments, run, place = whole
+    _, _, *same = (argument.replace(str(place / "run"), str(tmp_path)) for argument in arguments)
+    monkeypatch.setenv("PYTHONHASHSEED", "12345")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    done = call([sys.executable, "-c", ELSEWISE, *same])
+    assert done.returncode == 0, done.stderr
+    assert files(run) == files(tmp_path)
+    config = tiny(str(place / "data"), **{"train.epochs": 4, "data.batch_size": 8})
+    (_, one), (_, other) = (final_state(path, config) for path in (run, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, one.state, other.state)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -192,6 +193,34 @@ def test_an_epoch_reports_how_long_it_waited_for_data():
     (waiting,), (ready,) = (list(counting_fit([1.0], wait=wait)[0]) for wait in (0.05, 0.0))
     assert 3 * 0.05 <= waiting.data_wait <= waiting.seconds
     assert ready.data_wait < 0.05
+
+
+def test_a_loss_that_is_not_finite_names_the_first_such_parameter(batch):
+    state = fresh_state()
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    path, broken = leaves[3]
+    name = "/".join(key.key for key in path)
+    params = jax.tree_util.tree_map_with_path(
+        lambda at, leaf: leaf.at[(0,) * leaf.ndim].set(jnp.inf) if at == path else leaf,
+        state.params,
+    )
+
+    def step(state, batch, key, rate):
+        return state, jnp.asarray(np.nan)
+
+    epochs = train.fit(
+        state._replace(params=params),
+        jax.random.key(0),
+        step,
+        None,
+        lambda epoch: [batch],
+        lambda epoch: [batch],
+        schedule.Settings(),
+        epochs=1,
+    )
+    expected = f"1 of {len(leaves)} parameters are not finite, the first is {name}. Try"
+    with pytest.raises(train.NonFiniteLossError, match=re.escape(expected)):
+        next(epochs)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
