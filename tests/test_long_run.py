@@ -72,7 +72,7 @@ def test_two_thousand_steps_and_two_hundred_validations():
     model, key = MODELS["unet"](num_classes=2, filters=2, depth=1), jax.random.key(0)
     observed = Observed()
     with observed.compiling():
-        for finished in train.fit(
+        for finished in train.fit(  # noqa: B007
             train.init_state(model, key, (1, 8, 8, 1)),
             key,
             train.make_train_step(model.apply, get_loss("dscpp"), None),

@@ -337,8 +337,3 @@ def test_bfloat16_agrees_with_float32(spatial):
     assert value_half == pytest.approx(value, rel=0.01)
     cosine = gradient @ gradient_half / np.linalg.norm(gradient) / np.linalg.norm(gradient_half)
     assert cosine > 0.95
-    print(
-        np.linalg.norm(logits_half - logits) / np.linalg.norm(logits),
-        value_half / value - 1,
-        cosine,
-    )

@@ -226,7 +226,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_were():
 
     rounds = fit([0, 1, 2])
     assert [sorted(finished.epochs) for finished in rounds] == [[0, 2]] * 3
-    assert list(rounds[0].diverged) == [1] and "at step 0 of epoch 0" in rounds[0].diverged[1]
+    assert list(rounds[0].diverged) == [1] and "at step 1 of epoch 1" in rounds[0].diverged[1]
     assert not rounds[1].diverged
     for n in (0, 2):
         step, known = alone(members[n], state, linear, loss, None, stream, stream, 3)[-1].state[:2]
