@@ -271,15 +271,15 @@ def test_no_network(server, tmp_path):
 
 @pytest.mark.parametrize("broken", [TimeoutError("timed out"), ConnectionResetError("reset")])
 def test_a_lost_connection_is_opened_again(server, tmp_path, monkeypatch, broken):
-    urlopen, errors = urllib.request.urlopen, [broken]
+    really, errors = urllib.request.OpenerDirector.open, [broken]
 
     def lose_once(*args, **kwargs):
         assert kwargs["timeout"] > 0
         if errors:
             raise errors.pop()
-        return urlopen(*args, **kwargs)
+        return really(*args, **kwargs)
 
-    monkeypatch.setattr("urllib.request.urlopen", lose_once)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lose_once)
     fetch(server, tmp_path)
     assert server.asked == [None]
     assert_whole(tmp_path)
