@@ -68,8 +68,8 @@ def download(downloads: Sequence[Download], folder: Path) -> None:
     Raises:
       ConnectionError: if a file cannot be downloaded, with how to get it manually.
       OSError: if it cannot be written, as on a full disk; the part received so far is kept.
-      ValueError: if its checksum is wrong or it is larger than `MOST`, and then the file is deleted;
-        or if an address is neither https nor on this machine.
+      ValueError: if its checksum is wrong or it is larger than `MOST`; the file is deleted. Also if
+        an address is neither https nor on this machine.
 
     Example:
       >>> import tempfile
@@ -181,8 +181,8 @@ def _check_size(url: str, part: Path, size: int) -> None:
     if size > MOST:
         part.unlink(missing_ok=True)
         raise ValueError(
-            f"{url} has {size} bytes or more, expected at most {MOST}, and was deleted; look for the "
-            "file on the set's homepage"
+            f"{url} has {size} bytes or more, expected at most {MOST}, and was deleted; look for "
+            "it on the set's homepage"
         )
 
 

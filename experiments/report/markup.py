@@ -158,8 +158,8 @@ def _markdown_cell(cell: Cell) -> str:
     return f"**{text}**" if cell.bold else text
 
 
-MARKUP = re.compile(r"[\\`|<>&\[\]*~]|(?<!\w)_|_(?!\w)|^(?:[#+=-]|\d+(?=[.)]\s))")
-"""What Markdown takes for more than text: anywhere, beside a word, and at the start of a line."""
+MARKUP = re.compile(r"[\\`|\[\]*~]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
+"""What Markdown takes for more than text within a line."""
 
 
 def escape_markdown(text: str) -> str:
@@ -167,9 +167,9 @@ def escape_markdown(text: str) -> str:
 
     Example:
       >>> print(escape_markdown("a_b | [x](javascript:y)\n<img>"))
-      a_b \| \[x\](javascript:y) \<img\>
+      a_b \| \[x\](javascript:y) \<img>
     """
-    return MARKUP.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _one_line(text))
+    return MARKUP.sub(r"\\\g<0>", _one_line(text))
 
 
 def _one_line(text: str) -> str:
