@@ -5,6 +5,7 @@ model. They are printed, and files are named after them.
 """
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\..*)?", re.IGNORECASE)
 """Names that are devices on Windows, with or without an ending."""
+
+WINDOWS = os.name == "nt"
 
 LONGEST = 255
 """Bytes of a file's name that all common file systems take."""
@@ -41,11 +44,11 @@ def check(name: str, what: str) -> None:
       >>> check("No\u00ebl (1)", "the case")
       >>> check("\x1b[2J", "the class")
       Traceback (most recent call last):
-      ValueError: the class '\x1b[2J' has the character '\x1b', which can not be shown; rename it
+      ValueError: the class '\x1b[2J' has the character '\x1b', which cannot be shown; rename it
     """
     if found := UNSAFE.search(name):
         raise ValueError(
-            f"{what} {ascii(name)} has the character {ascii(found[0])}, which can not be shown; "
+            f"{what} {ascii(name)} has the character {ascii(found[0])}, which cannot be shown; "
             "rename it"
         )
 
@@ -72,13 +75,11 @@ def file_name(text: str) -> str:
 
     Example:
       >>> file_name("a (1)"), file_name("../../etc/x"), file_name("CON"), file_name("-\n")
-      ('a (1)', '_.._.._etc_x', 'CON_', '_-_')
+      ('a (1)', '_.._.._etc_x', '_CON', '_-_')
     """
     name = re.sub(r'[\\/:*?"<>|]', "_", UNSAFE.sub("_", text))
-    if not name or name[0] in ".-~":
+    if not name or name[0] in ".-~" or RESERVED.fullmatch(name):
         name = f"_{name}"
-    if RESERVED.fullmatch(name):
-        name = f"{name}_"
     encoded = name.encode()
     if len(encoded) > SHORT:
         digest = hashlib.blake2b(encoded, digest_size=4).hexdigest()
@@ -107,7 +108,7 @@ def folder_names(labels: Sequence[str]) -> list[str]:
 
 
 def check_output(folder: Path, path: Path) -> None:
-    """Refuse to write a file that would lie elsewhere, or that some system cannot name.
+    """Refuse to write a file that would lie elsewhere, or that cannot have its name.
 
     Args:
       folder: that all files are to be in.
@@ -121,9 +122,9 @@ def check_output(folder: Path, path: Path) -> None:
         raise ValueError(f"{ascii(str(path))} is not in {folder}; rename the case")
     for part in path.relative_to(folder).parts:
         check(part, "the file")
-        if RESERVED.fullmatch(part) or len((PREFIX + part).encode()) > LONGEST:
+        if (WINDOWS and RESERVED.fullmatch(part)) or len((PREFIX + part).encode()) > LONGEST:
             raise ValueError(
-                f"a file can not be called {part[:60]!r} on every system: it is longer than "
+                f"a file cannot be called {part[:60]!r}: it is longer than "
                 f"{LONGEST - len(PREFIX)} bytes or the name of a device; rename the case"
             )
     if not path.parent.resolve().is_relative_to(folder.resolve()):

@@ -45,11 +45,11 @@ def check_packed(size: int, stored: int, what: str) -> None:
       >>> check_packed(10**6, 10**3, "mask.png")
       >>> check_packed(10**12, 10**3, "mask.png")  # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      ValueError: mask.png states 931.3 GiB in 1000 bytes, which can not hold that: ...
+      ValueError: mask.png states 931.3 GiB in 1000 bytes, which cannot hold that: ...
     """
     if stored and size > FREE + RATIO * stored:
         raise ValueError(
-            f"{what} states {size / GIB:.1f} GiB in {stored} bytes, which can not hold that: it is "
+            f"{what} states {size / GIB:.1f} GiB in {stored} bytes, which cannot hold that: it is "
             "damaged, or made to exhaust the memory"
         )
 

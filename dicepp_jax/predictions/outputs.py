@@ -92,8 +92,8 @@ def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
       The paths.
 
     Raises:
-      ValueError: if one of them would lie outside the folder, also by a link, or is not a valid
-        name on every system.
+      ValueError: if one of them would lie outside the folder, also by a link, or cannot have its
+        name.
     """
     ending = ".npy" if spec.ndim == 3 else ".png"
     is_dicom = dicom.is_series(case.files[0])
