@@ -112,7 +112,7 @@ def test_objects_in_arrays_are_not_loaded(tmp_path):
             return Path.touch, (tmp_path / "harm",)
 
     np.save(tmp_path / "a.npy", np.array([[Harm()]], object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"a\.npy cannot be read as .* \(Object arrays"):
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read as .* arrays could run"):
         readers.read_image(files.from_path(tmp_path / "a.npy"))
     save_linear(tmp_path, PHANTOM, (8, 8))
     path = tmp_path / "model" / PARAMS
@@ -204,7 +204,7 @@ def test_a_series_that_its_files_cannot_hold_is_refused(tmp_path, monkeypatch):
 def test_more_than_the_memory_is_refused(tmp_path, monkeypatch, name):
     array = np.zeros((20, 20, 20) if name == "a.nii" else (100, 100), np.uint8)
     if name == "s":
-        layouts_dicom.write_series(tmp_path / "s", layouts_dicom.stored((4, 50, 60)))
+        layouts_dicom.write_series(tmp_path / "s", layouts_dicom.stored((9, 20, 20)))
         [file] = dicom.gather(files.tree(tmp_path / "s").values(), ())
     else:
         if name == "a.nii":
@@ -214,7 +214,7 @@ def test_more_than_the_memory_is_refused(tmp_path, monkeypatch, name):
         else:
             Image.fromarray(array).save(tmp_path / name)
         file = files.from_path(tmp_path / name)._replace(size=0)
-    monkeypatch.setattr(limits, "memory", lambda: 3000)
+    monkeypatch.setattr(limits, "memory", lambda: 10_000 if name == "s" else 5000)
     read = dicom.read if name == "s" else nifti.read if name == "a.nii" else readers.read_image
     with pytest.raises(ValueError, match=rf"{name} cannot be read .*more than the 0.0 GiB of this"):
         read(file)

@@ -17,7 +17,7 @@ from dicepp_jax.data import geometry, limits, nifti
 from dicepp_jax.data.files import File
 from dicepp_jax.data.geometry import Remark
 from dicepp_jax.data.nifti import TOLERANCE, Grid
-from dicepp_jax.wording import listed
+from dicepp_jax.wording import by, listed
 
 ENDING = ".dcm"
 
@@ -204,8 +204,8 @@ def _check_size(file: File, slices: Slices, dtype: np.dtype) -> None:
         for one, header in zip(slices.files, slices.headers, strict=True):
             limits.check_array((columns, rows), int(header.BitsAllocated) // 8, one.size)
         # A slice is rescaled in float64.
-        limits.check_array((columns, rows), 2 * np.dtype(np.float64).itemsize, 0)
-        limits.check_array(slices.grid.shape, dtype.itemsize, 0)
+        voxel = len(slices.files) * dtype.itemsize + 2 * np.dtype(np.float64).itemsize
+        limits.check_memory(columns * rows * voxel, f"a series of {by(slices.grid.shape)}")
     except ValueError as error:
         raise ValueError(f"{file} cannot be read as DICOM ({error}); export it again") from error
 
