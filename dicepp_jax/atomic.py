@@ -35,6 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".part.{path.name}")
     try:
         with naming(path):
+            # What lies there would be written through if it were a link, as in a folder from others.
+            temporary.unlink(missing_ok=True)
             write(temporary)
             os.replace(temporary, path)
     finally:

@@ -3,12 +3,14 @@
 A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
 `Comparison` two methods side by side, `FalsePositives` what was predicted where nothing is.
 `write_csv` and `read_csv` preserve exactly any kind whose fields are str, int, float or another
-such kind, whose columns then stand in its place. Importing this module loads NumPy and scipy alone,
-so that results can be read where jax is not installed.
+such kind, whose columns then stand in its place. A text that a spreadsheet would take for a
+formula gets an apostrophe in front, which reading removes. Importing this module loads NumPy and
+scipy alone, so that results can be read where jax is not installed.
 """
 
 import csv
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,10 @@ from dicepp_jax.atomic import write_atomically
 
 WHOLE_IMAGE = "image"
 ALL_CLASSES = "all"
+
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet would run; with apostrophes in front it is one that has been
+given one, or looks like it."""
 
 # Label, region and metric; a key has the case in front.
 Place = tuple[str, str, str]
@@ -288,7 +294,7 @@ def _flat(row: tuple) -> Iterator[Any]:
         if isinstance(value, tuple):
             yield from _flat(value)
         else:
-            yield value
+            yield f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
@@ -342,6 +348,8 @@ def _parsed(texts: Iterator[str], kind: Callable[..., Any], place: str) -> Any:
             values.append(_parsed(texts, of, place))
             continue
         text = next(texts)
+        if of is str and text.startswith("'") and FORMULA.match(text):
+            text = text[1:]
         try:
             values.append(of(text))
         except ValueError:

@@ -6,13 +6,16 @@ StableHLO for CPU, CUDA and TPU: a function from its parameters by name and floa
 temperature and a loss are all applied to them. `params.npz` contains the parameters. `model.json`
 describes the inputs and outputs, the origin of the network, and the checksums of the other two.
 
-`load_model` imports jax, numpy and scipy, but neither flax nor anything that reads data sets.
+`load_model` imports jax, numpy and scipy, but neither flax nor anything that reads data sets. It
+runs no Python of the files: the network is a program of StableHLO operations on arrays, which XLA
+compiles, and is refused if it calls anything else, such as functions of the host.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,6 +38,9 @@ FOLDER = "model"
 NETWORK, PARAMS, ABOUT = "network.jaxexport", "params.npz", "model.json"
 KIND, FORMAT = "dicepp_jax model", 1
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+CALL = re.compile(r"custom_call(?! @shape_assertion\()[^({]*")
+"""A call to what is not StableHLO. `jax.export` makes one, which checks the size of the batch."""
 
 FACTS = (
     *("name", "title", "classes", "channels", "dtype", "spacing", "intensity_range"),
@@ -292,7 +298,8 @@ def load_model(workdir: str | Path) -> Model:
 
     Raises:
       FileNotFoundError: if there is no model, or one of its files is missing.
-      ValueError: if a file has another format or is corrupt.
+      ValueError: if a file has another format or is corrupt, or the network calls anything but
+        StableHLO operations.
 
     Example:
       >>> import tempfile
@@ -322,10 +329,12 @@ def load_model(workdir: str | Path) -> Model:
     about = _read_about(folder / ABOUT)
     network, packed = (_read(folder / name, about["sha256"][name]) for name in (NETWORK, PARAMS))
     exported = _deserialize(network, about)
-    with np.load(io.BytesIO(packed)) as arrays:
-        params = dict(arrays)
+    params = _arrays(folder / PARAMS, packed)
     facts = {fact: _as_tuple(about[fact]) for fact in FACTS}
-    spec = Spec(**facts, size=tuple(about["size"]), counts=())
+    try:
+        spec = Spec(**facts, size=tuple(about["size"]), counts=())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / ABOUT} cannot be used ({error}); {_REMEDY}") from error
     windows = Windows(**{setting: _as_tuple(about[setting]) for setting in SETTINGS})
     predict = make_predict(exported.call, params, spec, spec.size, windows=windows)
     return Model(spec, about, folder / ABOUT, predict)
@@ -333,12 +342,27 @@ def load_model(workdir: str | Path) -> Model:
 
 def _deserialize(network: bytes, about: Mapping[str, Any]) -> export.Exported:
     try:
-        return export.deserialize(bytearray(network))
+        exported = export.deserialize(bytearray(network))
+        calls = CALL.findall(exported.mlir_module())
     except Exception as error:  # jax raises many types of exceptions for unknown formats.
         raise ValueError(
             f"jax {jax.__version__} cannot read the {NETWORK} that jax {about['versions']['jax']} "
             f"wrote ({error!r}); install that version, or let experiments.predict save it again"
         ) from error
+    if calls:
+        raise ValueError(
+            f"{NETWORK} is not only arithmetic, but has a {calls[0].strip()}, which could run any "
+            "code; use a model from someone you trust"
+        )
+    return exported
+
+
+def _arrays(path: Path, packed: bytes) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zipfile and NumPy raise many types; objects are a ValueError.
+        raise ValueError(f"{path} cannot be read as arrays ({error}); {_REMEDY}") from error
 
 
 def _as_tuple(value: Any) -> Any:

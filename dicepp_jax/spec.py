@@ -3,6 +3,8 @@
 import dataclasses
 from typing import NamedTuple
 
+from dicepp_jax import names
+
 
 class Download(NamedTuple):
     """A file to download.
@@ -53,6 +55,10 @@ class Spec:
         "position from 1" (in the sorted list of cases), "name" (the number in the case's name);
         None if such files name the cases.
       version: of the stored set, to be increased if what is stored changes.
+
+    Raises:
+      ValueError: if its name, its title or a class has a character that is not safe to print, since
+        these may come from someone else's data set, run or saved model.
     """
 
     name: str
@@ -80,6 +86,13 @@ class Spec:
     excluded: tuple[str, ...] = ()
     index: str | None = None
     version: str = "2.0.0"
+
+    def __post_init__(self) -> None:
+        for what, name in (
+            *(("the name of a data set", self.name), ("the title of a data set", self.title)),
+            *(("the class", label) for label in self.classes),
+        ):
+            names.check(name, what)
 
     @property
     def ndim(self) -> int:

@@ -1,6 +1,7 @@
 """Downloads from a server of the test's own that misbehaves to order."""
 
 import errno
+import functools
 import hashlib
 import http.client
 import re
@@ -14,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from dicepp_jax.data.download import download
+from dicepp_jax.data.download import _Redirects, download
 from dicepp_jax.data.specs import Download
 
 CONTENT = np.random.default_rng([4, 0]).bytes(300_000)
@@ -31,11 +32,12 @@ class Server(ThreadingHTTPServer):
       ranges: whether it knows ranges.
       content_range: what it says of a part, in place of the truth.
       length: whether it says how long an answer is.
+      elsewhere: the address that it sends requests to, None for its own answer.
     """
 
     daemon_threads = True
     ranges = length = True
-    content_range = None
+    content_range = elsewhere = None
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -52,6 +54,12 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(self.headers["Range"])
         if server.codes:
             self.send_error(server.codes.pop(0))
+            return
+        if server.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", server.elsewhere)
+            self.end_headers()
+            server.elsewhere = None
             return
         start = 0
         if server.ranges and self.headers["Range"]:
@@ -271,15 +279,15 @@ def test_no_network(server, tmp_path):
 
 @pytest.mark.parametrize("broken", [TimeoutError("timed out"), ConnectionResetError("reset")])
 def test_a_lost_connection_is_opened_again(server, tmp_path, monkeypatch, broken):
-    urlopen, errors = urllib.request.urlopen, [broken]
+    really, errors = urllib.request.OpenerDirector.open, [broken]
 
     def lose_once(*args, **kwargs):
         assert kwargs["timeout"] > 0
         if errors:
             raise errors.pop()
-        return urlopen(*args, **kwargs)
+        return really(*args, **kwargs)
 
-    monkeypatch.setattr("urllib.request.urlopen", lose_once)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lose_once)
     fetch(server, tmp_path)
     assert server.asked == [None]
     assert_whole(tmp_path)
@@ -350,3 +358,45 @@ def test_progress_on_a_terminal(server, tmp_path, monkeypatch, capsys):
     fetch(server, tmp_path)
     told = capsys.readouterr().err
     assert "deep/file.zip (1 of 1): 100%" in told and "300k/300k" in told
+
+
+ELSEWHERE = ("http://example.invalid/file", "ftp://127.0.0.1/file", "file:///etc/passwd")
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_only_https_and_this_machine_are_asked(tmp_path, url):
+    with pytest.raises(ValueError, match=r"is not an https address, so .*; download the file man"):
+        download([Download(url, "file.zip", SHA256)], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_a_server_cannot_lead_elsewhere(server, tmp_path, url):
+    server.elsewhere = url
+    # Python itself does not follow to files.
+    refused = f"'{url}' is not (an https address|allowed)"
+    with pytest.raises((ValueError, ConnectionError), match=refused):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / "deep").iterdir())
+    server.elsewhere = server.url
+    fetch(server, tmp_path)
+    assert_whole(tmp_path)
+
+
+def test_https_leads_to_https_alone(server):
+    asked = urllib.request.Request("https://example.invalid/file")
+    redirect = functools.partial(
+        _Redirects().redirect_request, asked, None, 302, "Found", http.client.HTTPMessage()
+    )
+    assert redirect("https://other.invalid/file").full_url == "https://other.invalid/file"
+    with pytest.raises(ValueError, match="is not an https address"):
+        redirect(server.url)
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_file_without_end_is_not_kept(server, tmp_path, monkeypatch, length):
+    server.length = length
+    monkeypatch.setattr("dicepp_jax.data.download.MOST", len(CONTENT) - 1)
+    with pytest.raises(ValueError, match=r"/file has 300000 bytes or more, .* 299999"):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / "deep").iterdir())

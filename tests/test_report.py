@@ -475,7 +475,7 @@ def test_the_page_needs_nothing_else(drive):
     links = [a["href"] for tag, a in page.found if tag == "a"]
     assert {"#table4", "#figures"} <= {*links}
     assert {link.removeprefix("#") for link in links} <= {*ids}
-    assert '![A "figure" & <more>](figures/figure.png)' in (folder / "report.md").read_text()
+    assert r'![A "figure" & \<more>](figures/figure.png)' in (folder / "report.md").read_text()
     assert (folder / "figures" / "figure.png").exists()
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dicepp_jax.data import geometry, nifti
+from dicepp_jax.data import geometry, limits, nifti
 from dicepp_jax.data.files import File
 from dicepp_jax.data.geometry import Remark
 from dicepp_jax.data.nifti import TOLERANCE, Grid
-from dicepp_jax.wording import listed
+from dicepp_jax.wording import by, listed
 
 ENDING = ".dcm"
 
@@ -125,6 +125,7 @@ def _series(folder: str, slices: Sequence[File]) -> File:
         archived=first.archived,
         open=first.open,
         parts=tuple(slices),
+        size=sum(one.size for one in slices),
     )
 
 
@@ -144,7 +145,9 @@ def read(file: File) -> nifti.Volume:
         read.
     """
     slices = arrange(file)
-    array = np.empty(slices.grid.canonical_shape, _type(slices.headers))
+    dtype = _type(slices.headers)
+    _check_size(file, slices, dtype)
+    array = np.empty(slices.grid.canonical_shape, dtype)
     native = nifti.to_native(array, slices.grid)  # A view of `array`.
     for number, one in enumerate(slices.files):
         native[:, :, number] = _pixels(one).T
@@ -192,6 +195,19 @@ def arrange(file: File) -> Slices:
     remarks += geometry.shear(affine)
     shape = (int(first.Columns), int(first.Rows), len(files))
     return Slices(files, tuple(headers), Grid(shape, TO_RAS @ affine, None, tuple(remarks)))
+
+
+def _check_size(file: File, slices: Slices, dtype: np.dtype) -> None:
+    """Check that the files can hold the pixels that their headers state, and the memory too."""
+    columns, rows, _ = slices.grid.shape
+    try:
+        for one, header in zip(slices.files, slices.headers, strict=True):
+            limits.check_array((columns, rows), int(header.BitsAllocated) // 8, one.size)
+        # A slice is rescaled in float64.
+        voxel = len(slices.files) * dtype.itemsize + 2 * np.dtype(np.float64).itemsize
+        limits.check_memory(columns * rows * voxel, f"a series of {by(slices.grid.shape)}")
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as DICOM ({error}); export it again") from error
 
 
 def _read(file: File, **options: bool) -> Any:

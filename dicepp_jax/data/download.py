@@ -3,6 +3,9 @@
 Data goes to a file with the suffix `.part`, from which the next attempt resumes. The file gets its
 final name once it is complete and its checksum, if there is one, is correct; a file with its final
 name is therefore complete and is not downloaded again.
+
+Addresses are https, also those that a server redirects to, so that nobody on the way can exchange a
+file; http is for servers on this machine.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ import math
 import re
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +32,9 @@ WAITS = (1.0, 3.0, 10.0, 30.0)
 TIMEOUT = 60.0
 """Seconds without data after which a connection counts as lost."""
 
+MOST = 1 << 35
+"""Bytes of the largest file that is downloaded; the largest of the sets has a third of it."""
+
 CHUNK = 2**20
 HEADERS = {"User-Agent": "dicepp_jax"}
 BUSY = {408, 429, *range(500, 600)}
@@ -35,6 +42,16 @@ BUSY = {408, 429, *range(500, 600)}
 
 CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/([0-9]+)")
 LINE = "{desc}: {n_fmt}{unit} of {total_fmt}{unit}, {remaining} left"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server only to addresses that are allowed, and from https only to https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        _check_address(newurl, ("https",) if req.type == "https" else ("https", "http"))
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Interrupted(Exception):
@@ -51,7 +68,8 @@ def download(downloads: Sequence[Download], folder: Path) -> None:
     Raises:
       ConnectionError: if a file cannot be downloaded, with how to get it manually.
       OSError: if it cannot be written, as on a full disk; the part received so far is kept.
-      ValueError: if its checksum is wrong; the file is deleted.
+      ValueError: if its checksum is wrong or it is larger than `MOST`; the file is deleted. Also if
+        an address is neither https nor on this machine.
 
     Example:
       >>> import tempfile
@@ -70,8 +88,20 @@ def download(downloads: Sequence[Download], folder: Path) -> None:
             part.replace(target)
 
 
+def _check_address(url: str, schemes: Sequence[str] = ("https", "http", "data")) -> None:
+    """Refuse other protocols; http must stay on this machine, data is in the address itself."""
+    found = urllib.parse.urlsplit(url)
+    local = found.hostname in ("127.0.0.1", "::1", "localhost")
+    if found.scheme not in schemes or (found.scheme == "http" and not local):
+        raise ValueError(
+            f"{url!r} is not an https address, so what it leads to may be exchanged on the way; "
+            "download the file manually"
+        )
+
+
 def _fetch(url: str, part: Path, target: Path, title: str) -> None:
     """Try until a file is complete."""
+    _check_address(url)
     most, waits = _size(part), iter(WAITS)
     manually = f"download it manually to {target}"
     while True:
@@ -101,7 +131,7 @@ def _try(url: str, part: Path, title: str) -> None:
     start = _size(part)
     headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(
+        response = urllib.request.build_opener(_Redirects).open(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT
         )
     except HTTPError as error:
@@ -128,10 +158,12 @@ def _try(url: str, part: Path, title: str) -> None:
         else:
             start, length = 0, response.headers["Content-Length"]
             total = int(length) if length else None
+        _check_size(url, part, total or 0)
         try:
             with part.open("ab" if start else "wb") as file:
                 for chunk in _track(_chunks(response), title, start, total):
                     file.write(chunk)
+                    _check_size(url, part, file.tell())
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -143,6 +175,15 @@ def _try(url: str, part: Path, title: str) -> None:
         if size > total:
             part.unlink()
         raise _Interrupted(f"received {size} of {total} bytes")
+
+
+def _check_size(url: str, part: Path, size: int) -> None:
+    if size > MOST:
+        part.unlink(missing_ok=True)
+        raise ValueError(
+            f"{url} has {size} bytes or more, expected at most {MOST}, and was deleted; look for "
+            "it on the set's homepage"
+        )
 
 
 def _chunks(response: Any) -> Iterator[bytes]:

@@ -6,21 +6,31 @@ archive is named as if the archive were a folder, as in
 the one in the archive is used, since the unpacked copy may be incomplete.
 
 Names are compared in one spelling, see `spelt`; `where` keeps the spelling on disk.
+
+Archives are read in place: nothing is unpacked to disk. Members that would lie elsewhere if they
+were are refused all the same, since files are named after cases, and these after members.
 """
 
 import io
 import os
 import re
+import stat
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from dicepp_jax import names
+from dicepp_jax.data import limits
+
 HIDDEN = re.compile(
-    r"(^|/)(\.[^/]*|__MACOSX|@eaDir|(eh)?thumbs\.db|desktop\.ini)(/|$)", re.IGNORECASE
+    r"(^|/)(\.[^/]*|__MACOSX|@eaDir|(eh)?thumbs\.db|desktop\.ini|Icon\r)(/|$)", re.IGNORECASE
 )
 """What operating systems and network drives add: thumbnails, AppleDouble files, settings."""
+
+DRIVE = re.compile("[A-Za-z]:")
+"""The beginning of a path on a drive of Windows."""
 
 UTF8 = 0x800
 """The flag of a zip member whose name is declared to be UTF-8."""
@@ -36,6 +46,7 @@ class File(NamedTuple):
       archived: whether it is in an archive.
       open: opens it for reading.
       parts: the slices of a DICOM series, which counts as one file.
+      size: in bytes, in an archive when unpacked; 0 if unknown.
     """
 
     name: str
@@ -44,12 +55,18 @@ class File(NamedTuple):
     archived: bool
     open: Callable[[], BinaryIO]
     parts: tuple["File", ...] = ()
+    size: int = 0
 
     def __str__(self) -> str:
         return self.where
 
     def read(self) -> bytes:
-        """Its content."""
+        """Its content.
+
+        Raises:
+          ValueError: if it is larger than the memory of this machine.
+        """
+        limits.check_memory(self.size, str(self))
         with self.open() as stream:
             return stream.read()
 
@@ -58,10 +75,16 @@ Tree = Mapping[str, File]
 
 
 def from_path(path: Path, name: str | None = None) -> File:
-    """A file in the file system."""
+    """A file in the file system.
+
+    Raises:
+      ValueError: if its name is not safe to print.
+    """
+    names.check(path.name if name is None else name, "the file")
     state = path.stat()
-    stamp = f"{state.st_size}:{state.st_mtime_ns}"
-    return File(spelt(name or path.name), str(path), stamp, False, lambda: path.open("rb"))
+    size, stamp = state.st_size, f"{state.st_size}:{state.st_mtime_ns}"
+    spelling = spelt(name or path.name)
+    return File(spelling, str(path), stamp, False, lambda: path.open("rb"), size=size)
 
 
 def spelt(name: str) -> str:
@@ -89,7 +112,8 @@ def tree(root: Path) -> Tree:
 
     Raises:
       FileNotFoundError: if there is no such folder.
-      ValueError: if an archive is damaged, or the names of two files differ in spelling alone.
+      ValueError: if an archive is damaged, the names of two files differ in spelling alone, a name
+        is not safe to print, or a member of an archive is no file in it.
       PermissionError: if a folder is not readable.
     """
     if not root.exists():
@@ -110,6 +134,10 @@ def tree(root: Path) -> Tree:
     for file in in_order:
         other = files.setdefault(file.name, file)
         if other is not file and not (other.archived and other.stamp == file.stamp):
+            if other.where == file.where:
+                raise ValueError(
+                    f"{file.where!r} is there twice with different contents; pack the archive again"
+                )
             raise ValueError(
                 f"{other.where!r} and {file.where!r} have one name, apart from how its accents and "
                 "spaces are written; remove or rename one of them"
@@ -133,8 +161,8 @@ def _walk(root: Path) -> Iterator[File]:
     def stop(error: OSError) -> None:
         raise _permission_error(error.filename, error) from error
 
-    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
-        for path in (Path(folder) / name for name in names):
+    for folder, _, here in os.walk(root, onerror=stop, followlinks=True):
+        for path in (Path(folder) / name for name in here):
             name = path.relative_to(root).as_posix()
             if HIDDEN.search(name) or not path.exists():
                 continue
@@ -148,11 +176,16 @@ def _permission_error(where: str, error: OSError) -> PermissionError:
     return PermissionError(f"{where} cannot be read ({error.strerror}); get read permission")
 
 
-def _unzip(name: str, where: str, source: Path | Callable[[], BinaryIO]) -> Iterator[File]:
-    try:
-        archive = zipfile.ZipFile(
-            source if isinstance(source, Path) else io.BytesIO(source().read())
+def _unzip(name: str, where: str, source: Path | File, depth: int = 1) -> Iterator[File]:
+    if depth > limits.ARCHIVES:
+        raise ValueError(
+            f"{where!r} lies in archives in archives, more than {limits.ARCHIVES} deep; unpack the "
+            "outer ones, if you trust them"
         )
+    if isinstance(source, File):
+        limits.check_memory(source.size, where)
+    try:
+        archive = zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source.read()))
     except PermissionError as error:
         raise _permission_error(where, error) from error
     except Exception as error:  # zipfile raises many types for damaged archives.
@@ -161,14 +194,37 @@ def _unzip(name: str, where: str, source: Path | Callable[[], BinaryIO]) -> Iter
             "incomplete, so download it again"
         ) from error
     for member in archive.infolist():
+        _check_member(where, member)
         if member.is_dir() or HIDDEN.search(member.filename):
             continue
         inner, shown = (f"{above}/{_member_name(member)}" for above in (name, where))
+        stamp, opener = f"{member.file_size}:{member.CRC}", _opener(archive, member, shown)
+        file = File(spelt(inner), shown, stamp, True, opener, size=member.file_size)
         if inner.lower().endswith(".zip"):
-            yield from _unzip(inner, shown, _opener(archive, member))
+            yield from _unzip(inner, shown, file, depth + 1)
         else:
-            stamp = f"{member.file_size}:{member.CRC}"
-            yield File(spelt(inner), shown, stamp, True, _opener(archive, member))
+            yield file
+
+
+def _check_member(where: str, member: zipfile.ZipInfo) -> None:
+    """Refuse a member that is no file below the archive."""
+    name, kind = _member_name(member), stat.S_IFMT(member.external_attr >> 16)
+    if HIDDEN.search(name) and ".." not in re.split(r"[/\\]", name):
+        return
+    names.check(member.orig_filename, f"in {where}, the member")
+    first, *others = re.split(r"[/\\]", name)
+    if not first or DRIVE.match(name) or ".." in (first, *others):
+        problem = "would lie outside the folder that the archive is unpacked to"
+    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        problem = "is a link or a device, not a file"
+    elif max(len(part.encode()) for part in (first, *others)) > names.LONGEST:
+        problem = f"has a name of more than {names.LONGEST} bytes"
+    else:
+        return
+    raise ValueError(
+        f"in {where}, the member {name[:99]!r} {problem}; if you trust the archive, pack it again "
+        "without it"
+    )
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
@@ -181,8 +237,14 @@ def _member_name(member: zipfile.ZipInfo) -> str:
         return member.filename
 
 
-def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-    return lambda: archive.open(member)  # type: ignore[return-value]
+def _opener(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str
+) -> Callable[[], BinaryIO]:
+    def open_member() -> BinaryIO:
+        limits.check_packed(member.file_size, member.compress_size, shown)
+        return archive.open(member)  # type: ignore[return-value]
+
+    return open_member
 
 
 def match(files: Tree, pattern: str) -> dict[str, File]:

@@ -178,7 +178,7 @@ def read(file: File) -> list[Fold]:
     """
     try:
         content: Any = json.loads(file.read().decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); {FORM}") from error
     if not isinstance(content, list) or len(content) < 2:
         raise ValueError(f"{file} is not a list of two or more folds; {FORM}")

@@ -29,7 +29,7 @@ from nibabel.orientations import (
 )
 
 from dicepp_jax.atomic import write_atomically
-from dicepp_jax.data import geometry
+from dicepp_jax.data import geometry, limits
 from dicepp_jax.data.files import File
 from dicepp_jax.data.geometry import Placement, Remark
 
@@ -397,7 +397,8 @@ def _open(file: File, opened: contextlib.ExitStack) -> tuple[IO[bytes], nib.Nift
 
 def _header(kind: type[nib.Nifti1Header], stream: IO[bytes]) -> nib.Nifti1Header:
     """A header that nibabel has checked, but for the sizes of voxels."""
-    header = kind.from_fileobj(stream, check=False)
+    # Without the extensions, which nobody needs and which may state any length.
+    header = kind(stream.read(kind.template_dtype.itemsize), check=False)
     sizes = np.abs(header["pixdim"][1:4])
     # nibabel's check would make any size of 0 a size of 1; axes of one voxel may go without.
     sizes[(sizes == 0) & (header["dim"][1:4] <= 1)] = 1
@@ -468,6 +469,7 @@ def _load(
                 "per voxel; save the magnitude, or one file per channel"
             )
         with _reading(file):  # A damaged header may state any size.
+            limits.check_array(grid.shape, proxy.dtype.itemsize, file.size)
             array = np.empty(grid.canonical_shape, dtype(proxy))
         native = to_native(array, grid)  # A view of `array`, which is filled in canonical order.
         *plane, depth = grid.shape
@@ -478,8 +480,8 @@ def _load(
                 slab = proxy[part]
             native[part] = convert(slab)
         with _reading(file):  # To the end of the file, where gzip has its checksum.
-            while stream.read(SLAB):
-                pass
+            if len(stream.read(SLAB)) == SLAB:
+                raise ValueError("it goes on after the voxels that its header states")
     return Volume(array, grid)
 
 

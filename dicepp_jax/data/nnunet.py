@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dicepp_jax import names
 from dicepp_jax.data.files import File, Tree, match, natural
 from dicepp_jax.data.formats import ENDINGS, CaseFiles, LabelEncoding
 from dicepp_jax.data.survey import CaseListing, Options
@@ -71,8 +72,8 @@ def find_cases(files: Tree, options: Options) -> CaseListing:
     cases = _cases(files, below, TRAINING, ending, channels, None)
     if _below(files, f"{below}{TEST[1]}/"):
         test = _cases(files, below, TEST, ending, channels, "test")
-        names = {case.id for case in cases}
-        both = [case.id for case in test if case.id in names]
+        known = {case.id for case in cases}
+        both = [case.id for case in test if case.id in known]
         if both:
             raise ValueError(
                 f"cases in both {TRAINING[0]} and {TEST[0]} ({len(both)}): {listed(both)}; remove "
@@ -97,7 +98,7 @@ def _below(files: Tree, folder: str) -> bool:
 def _load(file: File) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); correct it") from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -130,6 +131,8 @@ def _label_encoding(file: File, content: Mapping[str, Any]) -> LabelEncoding:
         classes = {int(value): name for name, value in given.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file} has labels that are not numbers, {given}; {remedy}") from error
+    for name in classes.values():
+        names.check(name, f"{file}: the label")
     values = tuple(sorted(classes))
     if values[0] != 0 or len(values) != len(given) or len(values) < 2:
         raise ValueError(
@@ -150,7 +153,10 @@ def _channels(file: File, content: Mapping[str, Any]) -> tuple[str, ...]:
             f"{file} has {'no' if given is None else 'invalid'} channel_names (modality in version "
             '1), expected "channel_names": {"0": "CT"} or {"0": "T1", "1": "T2", ...}'
         )
-    return tuple(str(given[str(number)]) for number in range(len(given)))
+    channels = tuple(str(given[str(number)]) for number in range(len(given)))
+    for channel in channels:
+        names.check(channel, f"{file}: the channel")
+    return channels
 
 
 def _cases(

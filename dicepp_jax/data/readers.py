@@ -5,6 +5,9 @@ samples declared as grey (CVC-ClinicDB), 16 bits per colour, or 16 bits with whi
 reads all other formats, and TIFFs that tifffile has no decoder for. A 16-bit colour PNG is reduced
 to 8 bits by Pillow.
 
+Images of more pixels than Pillow reads, 179 million, are refused, and so is a header that states
+more than its file can hold, before memory is reserved. Arrays of Python objects are never loaded.
+
 Images and masks are turned upright if their EXIF data (JPEG, PNG, TIFF) say so.
 """
 
@@ -17,7 +20,12 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from dicepp_jax.data import limits
 from dicepp_jax.data.files import File
+
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises for more pixels than it reads; the second for half of them, where warnings
+are errors."""
 
 AS_STORED = (np.uint8, np.uint16, np.float32)
 """Image types returned as stored; others become float32."""
@@ -392,7 +400,7 @@ def _stored(file: File, mask: bool = False) -> Stored:
     try:
         content = file.read()
         if file.name.lower().endswith(".npy"):
-            stored = Stored(np.load(io.BytesIO(content), allow_pickle=False))
+            stored = Stored(_numpy(content))
         else:
             stored = _tiff(content) or _pillow(content)
     except FileNotFoundError as error:
@@ -400,6 +408,10 @@ def _stored(file: File, mask: bool = False) -> Stored:
     except PermissionError as error:
         raise PermissionError(
             f"{file} cannot be read ({error.strerror}); get read permission"
+        ) from error
+    except TOO_LARGE as error:
+        raise ValueError(
+            f"{file} cannot be read as an image ({error}); cut it into tiles, or save it as TIFF"
         ) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError and others for damaged files.
         unknown = isinstance(error, UnidentifiedImageError)
@@ -420,6 +432,21 @@ def _stored(file: File, mask: bool = False) -> Stored:
     return stored
 
 
+def _numpy(content: bytes) -> np.ndarray:
+    """The array of an NPY file, whose size and type its header states."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    old = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(
+            "Object arrays could run code when they are loaded; save an array of numbers"
+        )
+    limits.check_array(shape, dtype.itemsize, len(content))
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
 def _tiff(content: bytes) -> Stored | None:
     """A TIFF's first image; None if Pillow should read it."""
     if not content.startswith(TIFF):
@@ -433,6 +460,7 @@ def _tiff(content: bytes) -> Stored | None:
         page = pages[0]
         if page.photometric not in (MIN_IS_WHITE, MIN_IS_BLACK, RGB):
             return None
+        limits.check_array(page.shape, -(-page.bitspersample // 8), len(content))
         try:
             values = page.asarray()
         except ValueError as error:  # tifffile has no decoder for it; Pillow may have one.
@@ -469,6 +497,7 @@ def _pillow(content: bytes) -> Stored:
         # The additional images in an MPO are previews that the camera adds to a JPEG.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         # Of the samples in the file, such as "RGB;16B".
+        limits.check_array(image.size, len(image.getbands()), len(content))
         deep = image.format == "PNG" and str(image.tile[0][3]).endswith("16B")
         turned = _exif_orientation(image)
         image.load()

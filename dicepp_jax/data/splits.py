@@ -314,7 +314,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the split file {path} does not exist; {FORM}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); {FORM}") from error
 
 

@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dicepp_jax.atomic import write_atomically
 
@@ -15,7 +16,14 @@ DPI, PHOTOGRAPH_DPI = 150, 110
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and close it; the file appears whole or not at all."""
+    """Write a figure as PNG and close it; the file appears whole or not at all.
+
+    Two dollars in the name of a case or a class are no formula; only numbers on axes may be one.
+    """
+    axes = [axis for of in figure.axes for axis in (of.xaxis, of.yaxis)]
+    numbers = {label for axis in axes for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        text.set_parse_math(text in numbers)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(
         path,

@@ -16,6 +16,7 @@ from dicepp_jax.data.files import File
 from dicepp_jax.data.folder import FOLDERS
 from dicepp_jax.data.formats import ENDINGS
 from dicepp_jax.data.nifti import Grid
+from dicepp_jax.names import folded
 from dicepp_jax.predictions import dicom_seg
 from dicepp_jax.spec import Spec
 from dicepp_jax.wording import listed
@@ -121,12 +122,15 @@ def find(inputs: Sequence[str], spec: Spec, output: Path) -> list[InputCase]:
         names = [_name(where, common) for where in outside]
     _check_no_masks(names)
     by_name: dict[str, File] = {}
+    taken: dict[str, str] = {}
     for name, (_, file) in zip(names, outside.values(), strict=True):
-        first = by_name.setdefault(name, file)
+        other = taken.setdefault(folded(name), name)
+        first = by_name.setdefault(other, file)
         if first is not file:
+            alike = "" if other == name else f", which is {other} on macOS and Windows"
             raise ValueError(
-                f"{first} and {file} would both be predicted as {name}; give only one of them, or "
-                "predict them into different folders (--output)"
+                f"{first} and {file} would both be predicted as {name}{alike}; give only one of "
+                "them, or predict them into different folders (--output)"
             )
     return sorted(_cases(by_name, spec), key=lambda case: files.natural(case.name))
 

@@ -18,6 +18,7 @@ from dicepp_jax.data import files, formats, nifti, readers
 from dicepp_jax.data.files import File
 from dicepp_jax.data.formats import Pixels
 from dicepp_jax.metrics import surface
+from dicepp_jax.names import folder_names
 from dicepp_jax.predictions import outputs
 from dicepp_jax.predictions.images import ENDING
 from dicepp_jax.progress import track
@@ -143,7 +144,7 @@ def pair(
     for case, file in found.items():
         if case in true:
             name = os.path.relpath(file.where, predictions.root)  # as it is spelt on disk
-            maps = tuple(folder / outputs.folder_of(label) / name for label in classes[1:])
+            maps = tuple(folder / of / name for of in folder_names(classes[1:]))
             beside = predictions.root.name == outputs.MASKS and any(map(Path.exists, maps))
             pairs.append(Pair(case, file, true[case], maps if beside else ()))
     return pairs, alone

@@ -16,7 +16,6 @@ EXIF orientation are predicted upright, and so are their files.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
+from dicepp_jax import names
 from dicepp_jax.atomic import NO_ROOM, write_atomically, write_text
 from dicepp_jax.data import dicom, files, formats, nifti
 from dicepp_jax.data.formats import Pixels
@@ -44,6 +44,7 @@ from dicepp_jax.wording import listed
 SETTINGS = "prediction.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
 ENTROPY, LESIONS, SEGMENTATIONS = "entropy", "lesions", "segmentations"
+FOLDERS = (MASKS, PROBABILITIES, OVERLAYS, ENTROPY, LESIONS, SEGMENTATIONS)
 
 SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 """The largest slope that a NIfTI header can hold with 255 * SLOPE <= 1; the next one is above."""
@@ -68,11 +69,14 @@ class Paths(NamedTuple):
     entropy: Path | None
     segmentation: Path | None
 
+    def every(self) -> tuple[Path, ...]:
+        """All of them."""
+        optional = filter(None, (self.entropy, self.segmentation))
+        return (self.mask, *self.probabilities, self.overlay, self.lesions, *optional)
+
     def newer_than(self, moment: float) -> bool:
         """Whether all exist and were written after a moment, in seconds."""
-        optional = filter(None, (self.entropy, self.segmentation))
-        every = (self.mask, *self.probabilities, self.overlay, self.lesions, *optional)
-        return all(path.exists() and path.stat().st_mtime > moment for path in every)
+        return all(path.exists() and path.stat().st_mtime > moment for path in self.every())
 
 
 def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
@@ -86,30 +90,27 @@ def paths(output: Path, case: InputCase, spec: Spec, wanted: Wanted) -> Paths:
 
     Returns:
       The paths.
+
+    Raises:
+      ValueError: if one of them would lie outside the folder, also by a link, or cannot have its
+        name.
     """
     ending = ".npy" if spec.ndim == 3 else ".png"
     is_dicom = dicom.is_series(case.files[0])
     has_grid = is_dicom or formats.is_nifti(case.files[0])
     name = case.name + (".nii.gz" if has_grid else ending)
     classes = spec.classes[1:] if wanted.probabilities != NONE else ()
-    return Paths(
+    made = Paths(
         output / MASKS / name,
-        tuple(output / PROBABILITIES / folder_of(label) / name for label in classes),
+        tuple(output / PROBABILITIES / of / name for of in names.folder_names(classes)),
         output / OVERLAYS / f"{case.name}.png",
         output / LESIONS / f"{case.name}.csv",
         output / ENTROPY / name if wanted.entropy else None,
         output / SEGMENTATIONS / f"{case.name}.dcm" if is_dicom else None,
     )
-
-
-def folder_of(label: str) -> str:
-    """The name of a class as a folder name.
-
-    Example:
-      >>> folder_of("left kidney/cyst")
-      'left_kidney_cyst'
-    """
-    return re.sub(r"[^\w.-]+", "_", label)
+    for path in made.every():
+        names.check_output(output, path)
+    return made
 
 
 def write(
@@ -226,9 +227,16 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
       about: what else is worth knowing.
 
     Raises:
-      ValueError: if the folder holds predictions made with other settings.
+      ValueError: if the folder holds predictions made with other settings, or files that are not
+        predictions and would be replaced, such as the masks of a data set.
     """
     path = output / SETTINGS
+    there = [name for name in FOLDERS if (output / name).exists()]
+    if there and not path.exists():
+        raise ValueError(
+            f"{output} has {listed(there)}, but no {SETTINGS}, so these may be files that are not "
+            "predictions; choose another --output"
+        )
     # A setting that is not there is newer than the folder, whose cases will be predicted anew.
     earlier = json.loads(path.read_text()) if path.exists() else {}
     changes = [
@@ -247,12 +255,16 @@ def write_settings(output: Path, settings: Mapping[str, Any], about: Mapping[str
 
 def is_done(model: Model, case: InputCase, output: Path, wanted: Wanted) -> bool:
     """Whether all files of a case exist and are newer than the model and the image."""
+    try:
+        made = paths(output, case, model.spec, wanted)
+    except ValueError:  # Whoever writes them says why it cannot be done.
+        return False
     # A folder of slices changes when a slice is removed.
     read = [one for file in case.files for one in (file, *file.parts)]
     sources = [model.path, *(Path(one.where) for one in read)]
     # A member of an archive has no path of its own.
     newest = max(path.stat().st_mtime for path in sources if path.exists())
-    return paths(output, case, model.spec, wanted).newer_than(newest)
+    return made.newer_than(newest)
 
 
 class Outcome(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure as Drawing
 
+from dicepp_jax.names import file_name
 from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.plots import paper_figures
 from dicepp_jax.plots.views import View
@@ -70,7 +71,7 @@ def _of_class(
     group: Group, drawn: Mapping[str, _Drawn], target: int, label: str
 ) -> Iterator[ReportFigure]:
     several = len(group.spec.classes) > 2
-    end = f"{_name(group)}_{label}" if several else _name(group)
+    end = _name(group, *([label] if several else []))
     where = f"{group.title}, {label}"
     pair = _some(drawn, PAIR)
     losses = _some(drawn, LOSSES)
@@ -180,5 +181,6 @@ def _cases(drawn: Mapping[str, _Drawn], target: int) -> list[dict[str, View]]:
     return [{title: views[case] for title, views in by_title.items()} for case in common]
 
 
-def _name(group: Group) -> str:
-    return f"{group.spec.name}_{group.tag}"
+def _name(group: Group, *more: str) -> str:
+    """The end of the names of files."""
+    return file_name("_".join((group.spec.name, group.tag, *more)))

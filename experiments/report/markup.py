@@ -1,9 +1,15 @@
-"""Tables of a report, and how they are written in HTML, Markdown and LaTeX."""
+"""Tables of a report, and how they are written in HTML, Markdown and LaTeX.
+
+Every text is escaped, since names of cases, classes and sets may come from others.
+"""
 
 import html
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from dicepp_jax.names import UNSAFE
 
 
 class Cell(NamedTuple):
@@ -124,18 +130,14 @@ def to_markdown(table: ReportTable) -> str:
     """A table in the pipes of GitHub's Markdown."""
     heads = [f"{column.group}, {column.name}".removeprefix(", ") for column in table.columns]
     lines = [
-        f"**{_pipes(table.title)}.** {table.caption}",
+        f"**{escape_markdown(table.title)}.** {escape_markdown(table.caption)}",
         "",
-        _pipe_row(heads),
+        _pipe_row(map(escape_markdown, heads)),
         _pipe_row(["---", *["---:"] * (len(heads) - 1)]),
-        *(
-            _pipe_row([f"**{cell.text}**" if cell.bold else cell.text for cell in row])
-            for block in table.blocks
-            for row in block
-        ),
+        *(_pipe_row(map(_markdown_cell, row)) for block in table.blocks for row in block),
     ]
     for note in table.notes:
-        lines += ["", note]
+        lines += ["", escape_markdown(note)]
     for line in table.missing:
         lines += ["", line_markdown(line)]
     return "\n".join(lines)
@@ -143,15 +145,36 @@ def to_markdown(table: ReportTable) -> str:
 
 def line_markdown(line: Line) -> str:
     """A missing item, with its command as a block of code."""
-    return f"{line.text}\n\n    {line.command}" if line.command else line.text
+    text = escape_markdown(line.text)
+    return f"{text}\n\n    {_one_line(line.command)}" if line.command else text
 
 
-def _pipe_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_pipes, cells))} |"
+def _pipe_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _pipes(text: str) -> str:
-    return text.replace("|", "\\|")
+def _markdown_cell(cell: Cell) -> str:
+    text = escape_markdown(cell.text)
+    return f"**{text}**" if cell.bold else text
+
+
+MARKUP = re.compile(r"[\\`|\[\]*~]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
+"""What Markdown takes for more than text within a line."""
+
+
+def escape_markdown(text: str) -> str:
+    r"""Text as Markdown shows it, on one line.
+
+    Example:
+      >>> print(escape_markdown("a_b | [x](javascript:y)\n<img>"))
+      a_b \| \[x\](javascript:y) \<img>
+    """
+    return MARKUP.sub(r"\\\g<0>", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and other control characters."""
+    return UNSAFE.sub(" ", text)
 
 
 LATEX = {
@@ -160,6 +183,8 @@ LATEX = {
     "^": r"\textasciicircum{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{character: f"${character}$" for character in "<>|"},
+    # Else an option of the line break before them.
+    **{character: f"{{{character}}}" for character in "[*"},
     "±": r"$\pm$",
     "−": "$-$",
 }
@@ -173,7 +198,7 @@ def escape_latex(text: str) -> str:
       >>> print(escape_latex("50 % of a_b ± 1"))
       50 \% of a\_b $\pm$ 1
     """
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in _one_line(text))
 
 
 def to_latex(table: ReportTable) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from experiments.report.findings import Finding
 from experiments.report.markup import (
     Line,
     ReportTable,
+    escape_markdown,
     line_html,
     line_markdown,
     to_html,
@@ -127,7 +129,10 @@ def to_page(page: Page) -> str:
         f"<h1>{title}</h1>",
         *(f"<p>{html.escape(paragraph)}</p>" for paragraph in page.intro),
         '<nav aria-label="Contents"><ul>',
-        *(f'<li><a href="#{name}">{html.escape(text)}</a></li>' for name, text in contents),
+        *(
+            f'<li><a href="#{html.escape(name)}">{html.escape(text)}</a></li>'
+            for name, text in contents
+        ),
         "</ul></nav>",
         "<main>",
         *_findings_html(page.findings),
@@ -142,7 +147,7 @@ def to_page(page: Page) -> str:
 
 
 def _heading(name: str, title: str) -> str:
-    return f'<h2 id="{name}">{html.escape(title)}</h2>'
+    return f'<h2 id="{html.escape(name)}">{html.escape(title)}</h2>'
 
 
 def _findings_html(findings: Sequence[Finding]) -> Iterator[str]:
@@ -161,7 +166,7 @@ def _findings_html(findings: Sequence[Finding]) -> Iterator[str]:
 
 def _verdict_html(verdict: str) -> str:
     kind = {"holds": " holds", "does not hold": " fails"}.get(verdict, "")
-    return f'<span class="verdict{kind}">{verdict}</span>'
+    return f'<span class="verdict{kind}">{html.escape(verdict)}</span>'
 
 
 def _section_html(section: Section) -> Iterator[str]:
@@ -193,17 +198,19 @@ def to_markdown_page(page: Page, folder: Path) -> str:
     Returns:
       The text of the file.
     """
-    blocks = [f"# {page.title}", *page.intro, f"## {FINDINGS[1]}", JUDGED_BY]
+    text = escape_markdown
+    blocks = [f"# {text(page.title)}", *map(text, page.intro), f"## {FINDINGS[1]}", JUDGED_BY]
     for finding in page.findings:
-        lines = [f"{finding.claim}: **{finding.verdict}**."]
-        lines += [f"- {j.where}: **{j.verdict}**. {j.numbers}." for j in finding.judged]
+        lines = [f"{text(finding.claim)}: **{finding.verdict}**."]
+        lines += [f"- {text(j.where)}: **{j.verdict}**. {text(j.numbers)}." for j in finding.judged]
         blocks.append("\n".join(lines).replace("\n", "\n\n", 1))
     for section in page.sections:
-        blocks += [f"## {section.title}", *map(to_markdown, section.tables)]
+        blocks += [f"## {text(section.title)}", *map(to_markdown, section.tables)]
         blocks += map(line_markdown, section.missing)
     if page.pictures:
         blocks.append(f"## {FIGURES[1]}")
     for picture in page.pictures:
-        path = picture.path.relative_to(folder).as_posix()
-        blocks += [f"![{picture.title}]({path})", f"**{picture.title}.** {picture.caption}"]
+        path = urllib.parse.quote(picture.path.relative_to(folder).as_posix())
+        title = text(picture.title)
+        blocks += [f"![{title}]({path})", f"**{title}.** {text(picture.caption)}"]
     return "\n\n".join(blocks) + "\n"

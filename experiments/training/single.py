@@ -17,6 +17,7 @@ from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
+from dicepp_jax.names import file_name
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
 from dicepp_jax.text_table import normal_table, summary_table
@@ -257,7 +258,7 @@ def draw(
     by_case = zip(*(s.shown for s in scores.values()), strict=True)
     for same_case in by_case:
         views = dict(zip(scores, same_case, strict=True))
-        case = same_case[0][0].case
+        case = file_name(same_case[0][0].case)
         canvas.save(case_plots.prediction(views, classes), folder / f"{case}.png")
         canvas.save(case_plots.thresholds(views, classes), folder / f"{case}_thresholds.png")
     reliability = {name: s.reliability for name, s in scores.items()}
