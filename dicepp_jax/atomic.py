@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".part.{path.name}")
     try:
         with naming(path):
-            # What lies there would be written through if it were a link, as in a folder from others.
+            # A link there, as in a folder from others, would be written through.
             temporary.unlink(missing_ok=True)
             write(temporary)
             os.replace(temporary, path)
