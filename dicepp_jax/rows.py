@@ -320,11 +320,14 @@ def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
     try:
         # Spreadsheets may put a byte order mark at the start of a file they save.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            lines = [(reader.line_num, line) for line in reader if line]
+            text = file.read()
+        reader = csv.reader(text.splitlines(keepends=True))
+        header = next(reader, [])
+        lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    if not text.endswith(("\n", "\r")):
+        raise ValueError(f"{path} ends in the middle of line {reader.line_num}: it was cut off")
     columns = _columns(kind)
     if header != columns:
         raise ValueError(

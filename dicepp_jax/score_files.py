@@ -9,6 +9,9 @@ predicted in them. Reports read nothing but these files.
 import io
 import os
 import shutil
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +33,8 @@ CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
 )
 SHOWN = "shown.npz"
 NORMAL = "normal_cases.csv"
+DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""Errors of files that were cut off or changed."""
 FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
 
 
@@ -168,8 +173,18 @@ def read(workdir: Path, classes: Sequence[str]) -> SplitScores:
 
     Raises:
       FileNotFoundError: if a file is missing, as when an older version scored the run.
+      ValueError: if a file is damaged.
     """
-    folder = workdir / FOLDER
+    try:
+        return _read(workdir / FOLDER, classes)
+    except DAMAGE as error:
+        raise ValueError(
+            f"the scores in {workdir / FOLDER} are damaged ({error}); repeat the command of that "
+            "run, which scores it again and does not train what has been trained"
+        ) from error
+
+
+def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
     for name in FILES:
         if not (folder / name).exists():
             raise FileNotFoundError(
@@ -186,8 +201,12 @@ def read(workdir: Path, classes: Sequence[str]) -> SplitScores:
         case: Confusion(*np.moveaxis(np.array(of_case, np.int64).reshape(shape), -1, 0))
         for case, of_case in counts.items()
     }
+    rows = read_csv(folder / CASES, Row)
+    of_cases = Counter(row.case for row in rows)
+    if of_cases.keys() != thresholds.keys() or len(set(of_cases.values())) > 1:
+        raise ValueError(f"{folder / CASES} lacks rows of some cases")
     return SplitScores(
-        read_csv(folder / CASES, Row),
+        rows,
         Reliability(*np.moveaxis(columns, -1, 0)),
         thresholds,
         _unpacked((folder / SHOWN).read_bytes()),

@@ -32,7 +32,7 @@ from experiments.training import step_memory
 from experiments.training.grid_points import expand
 from experiments.training.grid_report import evaluate_and_report
 from experiments.training.recorder import check_time
-from experiments.workdirs import directory, log
+from experiments.workdirs import directory, log, stored
 
 STRATEGIES = ("auto", "vmap", "sequential", "devices")
 STATUS = "sweep.json"
@@ -87,9 +87,8 @@ def fit(
     first = built[names[0]]
     status = _read_status(workdir)
     with contextlib.ExitStack() as stack:
-        # Two, since a process may be killed when only some members have saved an epoch.
         checkpoints = {
-            name: stack.enter_context(Checkpoints(workdir / name / directory.CHECKPOINTS, keep=2))
+            name: stack.enter_context(Checkpoints(workdir / name / directory.CHECKPOINTS))
             for name in names
         }
         resumed = _resume(config, configs, built, checkpoints, status["diverged"])
@@ -159,9 +158,10 @@ def _save(
     for checkpoint in checkpoints.values():
         checkpoint.wait()  # So that no member is two epochs ahead of another.
     for n, epoch in done.epochs.items():
+        # Recorded first: on resuming, records that no checkpoint has are dropped.
+        log.append(workdir / names[n], epoch)
         if epoch.epoch not in checkpoints[names[n]].epochs:
             checkpoints[names[n]].save(epoch)
-        log.append(workdir / names[n], epoch)
     (workdir / directory.UNFINISHED).unlink(missing_ok=True)
 
 
@@ -218,10 +218,7 @@ def _resume(
     """The unfinished members, all at the last epoch that the slowest of them has finished."""
     names = list(configs)
     shapes = components.state_shapes(built[names[0]])
-    last = {
-        name: None if (epoch := saved.last_epoch) is None else saved.restore(epoch, shapes)
-        for name, saved in checkpoints.items()
-    }
+    last = {name: saved.resume(shapes) for name, saved in checkpoints.items()}
     done = {name: 0 if saved is None else saved.epoch + 1 for name, saved in last.items()}
     left = [
         name
@@ -344,7 +341,7 @@ def _is_unchanged(status: Mapping[str, Any], config: ConfigDict) -> bool:
 
 def _read_status(workdir: Path) -> dict[str, Any]:
     path = workdir / STATUS
-    return json.loads(path.read_text()) if path.exists() else {"diverged": {}}
+    return stored.read(path, ("diverged",)) if path.exists() else {"diverged": {}}
 
 
 def _write_status(workdir: Path, status: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Calibration after training: temperature scaling of a run, ensembles of seeds and of folds."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training.single import best_predictor
-from experiments.workdirs import derived, directory, trained
+from experiments.workdirs import derived, directory, stored, trained
 
 VOXELS = 2**16
 """Number of voxels of each validation case that the fit uses, drawn at random if it has more."""
@@ -221,7 +220,7 @@ def _open(
     if manual_dir is not None:
         config.data.manual_dir = manual_dir
     built = components.build(config)
-    if built.loaded.digest != json.loads((workdir / directory.RUN).read_text())["data"]:
+    if built.loaded.digest != stored.read(workdir / directory.RUN, ("data",))["data"]:
         raise ValueError(
             f"the cases of {built.spec.title}, their masks or their split are not those of "
             f"{workdir}"

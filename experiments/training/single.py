@@ -180,9 +180,10 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
                 on_step=record.step,
                 stop=stop,
             ):
+                # Recorded first: on resuming, records that no checkpoint has are dropped.
+                record.epoch(epoch)
                 checkpoints.save(epoch)
                 (workdir / directory.UNFINISHED).unlink(missing_ok=True)
-                record.epoch(epoch)
                 check_time(epoch, epochs, deadline)
                 if epoch.epoch > start.epoch:  # The first epoch reads cases from disk.
                     waited, spent = waited + epoch.data_wait, spent + epoch.seconds
@@ -211,14 +212,15 @@ def _start(
     config: ConfigDict, built: Components, workdir: Path, checkpoints: Checkpoints
 ) -> _Start:
     """After the last step that was saved, or at the beginning."""
-    name, last_epoch = config.loss.name, checkpoints.last_epoch
-    if last_epoch is None:
+    name, last = config.loss.name, checkpoints.resume(components.state_shapes(built))
+    if last is None:
         epoch, plan = 0, schedule.init(built.settings)
         state = components.init_state(built, config.seed)
     else:
-        last = checkpoints.restore(last_epoch, components.state_shapes(built))
         epoch, plan, state = last.epoch + 1, last.schedule, last.state
-        print(f"{name}: resuming after {epoch} epochs in {workdir}")
+        trained = plan.stopped or epoch >= config.train.epochs
+        how = f"already trained, {epoch} epochs" if trained else f"resuming after {epoch} epochs"
+        print(f"{name}: {how} in {workdir}")
     part = unfinished.read(workdir / directory.UNFINISHED, epoch, {name: state})
     if part is None:
         return _Start(epoch, (), plan, state)
@@ -235,11 +237,10 @@ def best_predictor(
     Raises:
       ValueError: if there is no checkpoint.
     """
-    with Checkpoints(workdir / directory.CHECKPOINTS) as checkpoints:
-        best_epoch = checkpoints.best_epoch
-        if best_epoch is None:
+    with Checkpoints(workdir / directory.CHECKPOINTS, read_only=True) as checkpoints:
+        best = checkpoints.restore_best(components.state_shapes(built))
+        if best is None:
             raise ValueError(f"{workdir} has no checkpoint: train.epochs is {config.train.epochs}")
-        best = checkpoints.restore(best_epoch, components.state_shapes(built))
     print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
     return components.predictor(built, config, best.state.params)
 

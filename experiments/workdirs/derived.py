@@ -13,8 +13,10 @@ from typing import Any
 
 from dicepp_jax import score_files
 from dicepp_jax.atomic import write_text
+from experiments.workdirs import stored
 
 DERIVED = "derived.json"
+FIELDS = ("kind", "of", "scores", "temperature")
 TEMPERATURE, ENSEMBLE = "temperature", "ensemble"
 FOLDS = "folds"
 """Every case scored with the network of the fold in which it validates."""
@@ -48,7 +50,7 @@ def is_current(folder: Path, of: Sequence[Path] | None = None) -> bool:
     path = folder / DERIVED
     if not (path.exists() and score_files.is_complete(folder)):
         return False
-    about = json.loads(path.read_text())
+    about = stored.read(path, FIELDS)
     sources = [(folder / run).resolve() for run in about["of"]]
     if of is not None and sources != [run.resolve() for run in of]:
         return False
@@ -66,7 +68,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"{folder} is derived from runs that have changed since; derive it again by python -m "
             "experiments.calibrate, or delete it"
         )
-    return json.loads((folder / DERIVED).read_text())
+    return stored.read(folder / DERIVED, FIELDS)
 
 
 def _digest(run: Path) -> str | None:

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from dicepp_jax import data
 from dicepp_jax.atomic import write_text
 from dicepp_jax.data.specs import Download, Spec
+from experiments.workdirs import stored
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -96,7 +97,7 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
     if path.exists() and not config.resume:
         set_aside(workdir)
     if path.exists():
-        there = json.loads(path.read_text())
+        there = stored.read(path, ("config", "data"))
         changes = list(_differences(there["config"], resolved, FREE))
         if there.get("data") != loaded.digest:
             changes.append("its cases, their masks or their split have changed")
@@ -181,7 +182,7 @@ def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
     path = workdir / RUN
     if not (path.exists() and (workdir / REPORT).exists()):
         return False
-    there, resolved = json.loads(path.read_text()), json.loads(config.to_json())
+    there, resolved = stored.read(path, ("config", "data")), json.loads(config.to_json())
     return there["data"] == digest and not any(
         _differences(there["config"], resolved, SCORED_ALIKE)
     )
@@ -204,7 +205,7 @@ def check_joined(workdir: Path, config: ConfigDict, digest: str) -> None:
             f"process 0 has opened {workdir}, which this host does not see; choose a --workdir on "
             "a file system that all hosts share"
         )
-    there = json.loads(path.read_text())
+    there = stored.read(path, ("config", "data"))
     changes = list(_differences(there["config"], json.loads(config.to_json()), LOCAL))
     if there["data"] != digest:
         changes.append("the cases, their masks or their split")
@@ -227,13 +228,19 @@ def read_spec(workdir: Path) -> Spec:
             f"{path} does not exist; give the directory of a run of experiments.run, or repeat its "
             "command, which writes the file and does not train again what has been trained"
         )
-    stored = json.loads(path.read_text())
-    known = data.SETS.get(stored["name"])
+    content = stored.read(path, ("name",))
+    known = data.SETS.get(content["name"])
     if known:  # Runs from before these fields existed lack them.
-        stored = {"drawn": known.spec.drawn, "stands_for": known.spec.stands_for} | stored
-    fields = {name: _tuples(value) for name, value in stored.items()}
-    downloads = tuple(Download(*download) for download in fields["downloads"])
-    return Spec(**{**fields, "downloads": downloads})
+        content = {"drawn": known.spec.drawn, "stands_for": known.spec.stands_for} | content
+    fields = {name: _tuples(value) for name, value in content.items()}
+    try:
+        downloads = tuple(Download(*download) for download in fields["downloads"])
+        return Spec(**{**fields, "downloads": downloads})
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); repeat the command of the run, which writes it and does "
+            "not train again what has been trained"
+        ) from error
 
 
 def _tuples(value: Any) -> Any:

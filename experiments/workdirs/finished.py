@@ -4,7 +4,6 @@ A run of experiments.run or a member of experiments.sweep has a `run.json`; temp
 experiments.calibrate and ensembles are `derived`.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from dicepp_jax import score_files
 from dicepp_jax.data import Spec
 from dicepp_jax.score_files import SplitScores
 from experiments.setup import components
-from experiments.workdirs import derived, directory, log, trained
+from experiments.workdirs import derived, directory, log, stored, trained
 
 
 class Scale(NamedTuple):
@@ -139,7 +138,7 @@ def read(folder: Path) -> Finished:
         fold=config.data.fold,
         scale=scale(config, spec),
         epochs=sum(len(log.read(path)) for path in of),
-        about=json.loads((of[0] / directory.RUN).read_text()),
+        about=stored.read(of[0] / directory.RUN, ("config",)),
     )
 
 

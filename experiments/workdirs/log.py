@@ -16,9 +16,27 @@ def record(epoch: Epoch) -> dict[str, float]:
 
 
 def read(workdir: Path) -> list[dict[str, float]]:
-    """The records of the epochs so far."""
+    """The records of the epochs so far; a last line that was cut off is left out.
+
+    Raises:
+      ValueError: if another line is no record, naming it.
+    """
     path = workdir / LOG
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith("\n"):
+            break
+        try:
+            records.append({"epoch": (entry := json.loads(line))["epoch"], **entry})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no record of an epoch: {line[:60].strip()!r}. Delete "
+                "the line, or restore the file from a backup"
+            ) from error
+    return records
 
 
 def trim(workdir: Path, epochs: int) -> None:

@@ -21,7 +21,7 @@ from dicepp_jax.predictions.decisions import THRESHOLDS
 from dicepp_jax.progress import track
 from dicepp_jax.rows import read_csv, write_csv
 from experiments.setup import components
-from experiments.workdirs import derived, directory
+from experiments.workdirs import derived, directory, stored
 
 CURVE = "validation_thresholds.csv"
 CHUNK = 2**18
@@ -122,7 +122,8 @@ def _save(workdir: Path, checkpoints: Checkpoints, epoch: int) -> None:
     model = components.make_model(config, spec, size)
     shape = (1, *size, spec.channels)
     like = jax.eval_shape(lambda: train.init_state(model, jax.random.key(0), shape))
-    best = checkpoints.restore(epoch, like)
+    best = checkpoints.restore_best(like)
+    assert best is not None and best.epoch == epoch
     saved.save_model(
         workdir,
         cast(train.ApplyFn, model.apply),
@@ -142,8 +143,8 @@ def read_config(workdir: Path) -> ConfigDict:
     The folder of its data set's files is left out if it is gone: what was prepared from it is
     enough.
     """
-    stored = json.loads((workdir / directory.RUN).read_text())["config"]
-    config = ConfigDict(_merged(json.loads(base.get_config().to_json()), stored))
+    there = stored.read(workdir / directory.RUN, ("config",))["config"]
+    config = ConfigDict(_merged(json.loads(base.get_config().to_json()), there))
     folder = config.data.manual_dir
     if config.data.name != FOLDER and folder and not Path(folder).expanduser().exists():
         config.data.manual_dir = ""
