@@ -263,7 +263,7 @@ def epochs_with(val_losses):
     ("val_losses", "best"),
     [([3.0, 1.0, 2.0], 1), ([1.0, 1.0, 1.0], 0), ([2.0, np.nan, 1.5], 2), ([np.nan, 4.0, 5.0], 1)],
 )
-def test_checkpoints_keep_the_best_and_the_last(tmp_path, val_losses, best):
+def test_checkpoints_keep_the_best_and_the_last_two(tmp_path, val_losses, best):
     epochs = list(epochs_with(val_losses))
     with Checkpoints(tmp_path) as checkpoints:
         for epoch in epochs:
@@ -272,7 +272,7 @@ def test_checkpoints_keep_the_best_and_the_last(tmp_path, val_losses, best):
         assert checkpoints.last_epoch == 2
         assert checkpoints.best_epoch == best
         kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
-        assert kept == {best, 2}
+        assert kept == {best, 1, 2}
         for number in kept:
             restored = checkpoints.restore(number, fresh_state())
             assert restored.schedule == epochs[number].schedule
