@@ -10,6 +10,7 @@ scipy alone, so that results can be read where jax is not installed.
 
 import csv
 import functools
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -321,19 +322,19 @@ def read_csv(path: str | Path, kind: type[Kind]) -> list[Kind]:
         # Spreadsheets may put a byte order mark at the start of a file they save.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             text = file.read()
-        reader = csv.reader(text.splitlines(keepends=True))
+        reader = csv.reader(io.StringIO(text, newline=""))
         header = next(reader, [])
         lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    if not text.endswith(("\n", "\r")):
-        raise ValueError(f"{path} ends in the middle of line {reader.line_num}: it was cut off")
     columns = _columns(kind)
     if header != columns:
         raise ValueError(
             f"{path}, line 1: found the header {','.join(header)!r}, expected that of a "
             f"{kind.__name__}, {','.join(columns)!r}"
         )
+    if not text.endswith(("\n", "\r")):
+        raise ValueError(f"{path} ends in the middle of line {reader.line_num}: it was cut off")
     rows = []
     for number, line in lines:
         place = f"{path}, line {number}"
