@@ -220,7 +220,7 @@ def _open(
         config.data.data_dir = data_dir
     if manual_dir is not None:
         config.data.manual_dir = manual_dir
-    built = components.build(config)
+    built = components.reopen(config)
     if built.loaded.digest != json.loads((workdir / directory.RUN).read_text())["data"]:
         raise ValueError(
             f"the cases of {built.spec.title}, their masks or their split are not those of "
