@@ -74,6 +74,8 @@ class Number:
         )
 
     def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"a number from {self.least:g} to {self.most:g}"
         bounds = (
             ("of at least", self.least),
             ("above", self.above),

@@ -38,8 +38,8 @@ def expand(config: ConfigDict) -> dict[str, Point]:
       Points, each with a member for every seed, whose config is that of a single run.
 
     Raises:
-      ValueError: if the config is not valid, there is no grid, it has more than `MEMBERS` members, an
-        axis does not fit the loss, or zipped axes differ in length.
+      ValueError: if the config is not valid, there is no grid, the grid has more than `MEMBERS`
+        members, an axis does not fit the loss, or zipped axes differ in length.
     """
     base.check(config)
     fields = config.sweep
