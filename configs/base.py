@@ -1,101 +1,184 @@
 """Every config field, with the paper's values; the other configs change some of them.
 
 A field is overridden on the command line by its path: --config.loss.gamma=3
+
+A row of `FIELDS` is all there is to know about a field: its default, what it may be, an example for
+the error of a wrong value, and what it means to leave it unset. Upper bounds of counts and sizes
+are beyond what anyone trains; they keep a slip such as a zero too many from exhausting a machine.
 """
 
+from collections.abc import Iterator
+
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from configs.fields import (
+    Choice,
+    Either,
+    Field,
+    Flag,
+    Name,
+    Number,
+    Several,
+    Text,
+    Whole,
+    build,
+    by_path,
+    faults,
+)
 
 HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight")
 """All hyper-parameters of the losses."""
 
+PROBABILITY = Number(least=0, most=1)
+WIDEST = 2**16
+"""The most filters of the deepest level, where a single 3 x 3 kernel then takes 144 GiB."""
+
+FIELDS = by_path({
+    "seed": Field(0, Whole(0, 2**31 - 1)),
+    "devices": Field(1, Whole(1, 1024)),  # local devices that share each batch
+    # Continue from the last checkpoint; False moves an older run aside.
+    "resume": Field(True, Flag()),
+    "data": {
+        "name": Field("phantom", Name("dicepp_jax.data.SETS, or folder, your own data set")),
+        "manual_dir": Field("", Text()),  # the folder or zip archive with the set's files
+        "download": Field(False, Flag()),  # download files that need no registration
+        "data_dir": Field("", Text()),  # for prepared sets; "" is ~/tensorflow_datasets
+        # Size that images are resized to, or of the patches of volumes.
+        "size": Field((), Several(Whole(1, 2**14), "the set's default", (2, 3)), "'(128,128)'"),
+        # "random": Table 1's counts in a fixed permutation, unless the publisher fixes the split;
+        # "group": the frames of a video stay together.
+        "split": Field("random", Name("dicepp_jax.data.splits.RULES")),
+        # Instead, a JSON file {"train": [...], "val": [...], "test": [...]}, or nnU-Net's list of
+        # the folds.
+        "split_file": Field("", Text()),
+        # Cross-validation: 0 to 4, the fold of the training and validation cases that validates;
+        # more if nnU-Net's list has more.
+        "fold": Field(None, Whole(0, 999), "0", unset="no folds"),
+        "batch_size": Field(1, Whole(1, 2**16)),
+        "cache_gib": Field(4.0, Number(least=0, most=1e6)),  # memory for prepared cases
+        # The next two apply to volumes.
+        # Share of training patches that contain a random foreground voxel.
+        "foreground": Field(0.0, PROBABILITY, "0.33"),
+        # The validation loss is that of one random patch per volume, a different one in each epoch
+        # ("patch"), or of all windows of prediction ("sliding_window").
+        "validation": Field("patch", Choice(("patch", "sliding_window"))),
+    },
+    "folder": {  # your own data set; empty fields are detected and reported
+        "images": Field("", Text(), "'images/{case}.png'"),
+        "masks": Field("", Text(), "'masks/{case}_mask.*'"),  # also 'masks/{class}/{case}.png'
+        "classes": Field("", Text(), "background,kidney,tumour"),
+        # Of the classes in the masks, numbers or colours.
+        "mask_values": Field(
+            (), Several(Either(Whole(0, 2**32), Text()), "detection"), "\"(0,128,'#ff0000')\""
+        ),
+        # mm that volumes are resampled to, (depth, height, width).
+        "spacing": Field(
+            (), Several(Number(above=0, most=1e4), "detection", (3,)), "'(3,0.8,0.8)'"
+        ),
+        # For clipping before the z-score.
+        "intensity_range": Field(
+            (), Several(Number(), "detection", (2,), rising=True), "'(-79,304)'"
+        ),
+    },
+    "loss": {
+        # Several, separated by commas, are trained one after another and compared.
+        "name": Field("dscpp", Name("dicepp_jax.losses.LOSSES, or several, as in dsc,dscpp")),
+        # Each loss refuses what is outside the range of its own; the defaults are in the paper's
+        # Table 2.
+        **{name: Field(None, Number(), "0.5", unset="the loss's default") for name in HYPER},
+    },
+    "model": {
+        "name": Field("unet", Name("dicepp_jax.models.MODELS")),
+        "filters": Field(32, Whole(1, 4096)),
+        "depth": Field(4, Whole(0, 14), unset="4, or less for small images"),
+        "dtype": Field("float32", Choice(("float32", "bfloat16"))),  # for the convolutions only
+        # Recompute activations for the gradient: less memory, more time.
+        "remat": Field(False, Flag()),
+    },
+    "augment": {
+        "mirror": Field(0.5, PROBABILITY),  # of each axis, as in the authors' code; printed: 0.15
+        "brightness": Field(0.15, PROBABILITY),
+        "elastic": Field(0.15, PROBABILITY),
+        "rotate": Field(0.15, PROBABILITY),
+        "scale": Field(0.15, PROBABILITY),
+    },
+    "train": {
+        "epochs": Field(1000, Whole(1, 10**6)),  # maximum
+        "learning_rate": Field(0.1, Number(above=0)),
+        # What the rate is multiplied by after `patience` epochs without improvement; 1 keeps it.
+        "factor": Field(0.1, Number(above=0, most=1)),
+        "patience": Field(25, Whole(1, 10**9)),
+        "min_delta": Field(1e-7, Number(least=0, most=1e3)),
+        "min_learning_rate": Field(1e-4, Number(least=0)),
+        "stop_patience": Field(50, Whole(1, 10**9)),
+    },
+    "sweep": {  # grids, for python -m experiments.sweep
+        # The values of a hyper-parameter; several lists are crossed.
+        **{name: Field((), Several(Number(), "no grid of it"), "'(1,2,3)'") for name in HYPER},
+        "learning_rate": Field((), Several(Number(above=0), "no grid of it"), "'(0.1,0.01)'"),
+        "seeds": Field(1, Whole(1, 1000)),  # seed, seed + 1, ..., crossed with the rest
+        "zip": Field("", Text(), "alpha,beta"),  # these vary together instead of being crossed
+        # "vmap": members at once; "sequential": one at a time; "devices": spread over all devices;
+        # "auto": the fastest by measurement, on all devices.
+        "strategy": Field("auto", Choice(("auto", "vmap", "sequential", "devices"))),
+    },
+    "inference": {
+        # Of neighbouring windows, as a fraction of the patch.
+        "overlap": Field(0.5, Number(least=0, below=1)),
+        "weighting": Field("uniform", Name("dicepp_jax.inference.WEIGHTINGS")),  # of windows
+        "batch_size": Field(1, Whole(1, 2**12)),  # windows at once
+        "mirror": Field(False, Flag()),  # average over all mirror images
+    },
+    "evaluation": {
+        "figures": Field(4, Whole(0, 10**4)),  # test cases shown in figures
+    },
+})  # fmt: skip
+"""Every field by its path."""
+
 
 def get_config() -> ConfigDict:
     """The paper's 2-D setting, for the data set `data.name`."""
-    config = ConfigDict()
-    config.seed = 0
-    config.devices = 1  # local devices that share each batch
-    config.resume = True  # continue from the last checkpoint; False moves an older run aside
+    return build(FIELDS)
 
-    config.data = ConfigDict()
-    config.data.name = "phantom"  # a key of dicepp_jax.data.SETS, or "folder", your own data set
-    config.data.manual_dir = ""  # the folder or zip archive with the set's files
-    config.data.download = False  # download files that need no registration
-    config.data.data_dir = ""  # for prepared sets; "" is ~/tensorflow_datasets
-    # Size that images are resized to, or of the patches of volumes, e.g. (128, 128); () is the data
-    # set's default.
-    config.data.size = ()
-    # "random": Table 1's counts in a fixed permutation, unless the publisher fixes the split;
-    # "group": the frames of a video stay together.
-    config.data.split = "random"
-    # Instead, a JSON file {"train": [...], "val": [...], "test": [...]}, or nnU-Net's list of the
-    # folds.
-    config.data.split_file = ""
-    # Cross-validation: 0 to 4, the fold of the training and validation cases that validates.
-    config.data.fold = placeholder(int)
-    config.data.batch_size = 1
-    config.data.cache_gib = 4.0  # memory for prepared cases
-    # The next two apply to volumes.
-    config.data.foreground = 0.0  # share of training patches that contain a random foreground voxel
-    # The validation loss is that of one random patch per volume, a different one in each epoch
-    # ("patch"), or of all windows of prediction ("sliding_window").
-    config.data.validation = "patch"
 
-    config.folder = ConfigDict()  # your own data set; empty fields are detected and reported
-    config.folder.images = ""  # e.g. "images/{case}.png"
-    config.folder.masks = ""  # e.g. "masks/{case}_mask.*", "masks/{class}/{case}.png"
-    config.folder.classes = ""  # e.g. "background,kidney,tumour"
-    config.folder.mask_values = ()  # of the classes in the masks: (0, 128, 255), (0, "#ff0000")
-    config.folder.spacing = ()  # mm that volumes are resampled to, (depth, height, width)
-    config.folder.intensity_range = ()  # for clipping before the z-score, e.g. (-79, 304) for CT
+def check(config: ConfigDict) -> None:
+    """Refuse a config that no data set could make valid.
 
-    config.loss = ConfigDict()
-    # A key of dicepp_jax.losses.LOSSES; several, separated by commas, are trained one after another
-    # and compared.
-    config.loss.name = "dscpp"
-    # Hyper-parameters that are not set have the loss's defaults, those of the paper's Table 2.
-    for hyper in HYPER:
-        config.loss[hyper] = placeholder(float)
+    Raises:
+      ValueError: with a line for each field that is missing, unknown or of another kind, or for
+        fields that contradict each other.
 
-    config.model = ConfigDict()
-    config.model.name = "unet"  # a key of dicepp_jax.models.MODELS
-    config.model.filters = 32
-    config.model.depth = 4
-    config.model.dtype = "float32"  # or bfloat16, for the convolutions only
-    config.model.remat = False  # recompute activations for the gradient: less memory, more time
+    Example:
+      >>> config = get_config()
+      >>> config.model.filters = 0
+      >>> check(config)
+      Traceback (most recent call last):
+      ...
+      ValueError: model.filters is 0; it must be a whole number from 1 to 4096, as in ...
+    """
+    found = faults(FIELDS, config) or list(_contradictions(config))
+    if found:
+        raise ValueError("\n".join(found))
 
-    config.augment = ConfigDict()  # probabilities
-    config.augment.mirror = 0.5  # of each axis, as in the authors' code; the paper prints 0.15
-    config.augment.brightness = 0.15
-    config.augment.elastic = 0.15
-    config.augment.rotate = 0.15
-    config.augment.scale = 0.15
 
-    config.train = ConfigDict()
-    config.train.epochs = 1000  # maximum
-    config.train.learning_rate = 0.1
-    config.train.factor = 0.1
-    config.train.patience = 25
-    config.train.min_delta = 1e-7
-    config.train.min_learning_rate = 1e-4
-    config.train.stop_patience = 50
-
-    config.sweep = ConfigDict()  # grids, for python -m experiments.sweep
-    # The values of a hyper-parameter; () does not vary it. Several lists are crossed.
-    for hyper in (*HYPER, "learning_rate"):
-        config.sweep[hyper] = ()
-    config.sweep.seeds = 1  # number of seeds, seed, seed + 1, ..., crossed with the rest
-    config.sweep.zip = ""  # e.g. "alpha,beta": these vary together instead of being crossed
-    # "vmap": members at once; "sequential": one at a time; "devices": spread over all devices;
-    # "auto": the fastest by measurement, on all devices.
-    config.sweep.strategy = "auto"
-
-    config.inference = ConfigDict()
-    config.inference.overlap = 0.5  # of neighbouring windows, as a fraction of the patch
-    config.inference.weighting = "uniform"  # of overlapping windows, or "gaussian"
-    config.inference.batch_size = 1  # windows at once
-    config.inference.mirror = False  # average over all mirror images
-
-    config.evaluation = ConfigDict()
-    config.evaluation.figures = 4  # test cases shown in figures
-    return config
+def _contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with fields that are right one by one."""
+    rate = min(config.sweep.learning_rate or [config.train.learning_rate])
+    least = config.train.min_learning_rate
+    if least > rate:
+        yield (
+            f"train.min_learning_rate is {least:g}, which is above the learning rate {rate:g}; "
+            f"give --config.train.min_learning_rate={rate:g} or less"
+        )
+    filters, depth = config.model.filters, config.model.depth or 0
+    if filters * 2**depth > WIDEST:
+        yield (
+            f"model.filters is {filters} and model.depth {depth}, so the deepest level would have "
+            f"{filters * 2**depth} filters; expected at most {WIDEST}, so reduce one of them"
+        )
+    used = [name for name, value in config.folder.items() if value]
+    if used and config.data.name != "folder":
+        yield (
+            f"folder.{used[0]} is set, but data.name is {config.data.name}; it applies to "
+            "data.name=folder, your own data set"
+        )

@@ -30,17 +30,16 @@ def get_config(cell: str = "") -> ConfigDict:
     Raises:
       LookupError: if there is no such cell.
     """
-    from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
-
     pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/(\w+?)(?:_seed=(\d+))?"
     found = re.fullmatch(pattern, cell)
-    if not found or found[3] not in (*LOSSES, GAMMA):
-        raise LookupError(
-            f"unknown cell {cell!r}, expected SCALE/DATASET/METHOD, as in "
-            f"--config=configs/paper.py:reduced/drive/dscpp. SCALE: {', '.join(SCALES)}; DATASET: "
-            f"{', '.join((*SETS, *DRAWN))}; METHOD: {GAMMA}, {', '.join(LOSSES)}"
-        )
+    if not found:
+        raise LookupError(_unknown(cell, "the name of a loss, such as dscpp"))
     scale, dataset, method, seed = found.groups()
+
+    from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
+
+    if method not in (*LOSSES, GAMMA):
+        raise LookupError(_unknown(cell, ", ".join(LOSSES)))
     if dataset in SETS:
         config = importlib.import_module(f"configs.{dataset}_dscpp").get_config()
     else:
@@ -56,6 +55,14 @@ def get_config(cell: str = "") -> ConfigDict:
         config.loss.name = method
     SCALES[scale](config)
     return config
+
+
+def _unknown(cell: str, methods: str) -> str:
+    return (
+        f"unknown cell {cell!r}, expected SCALE/DATASET/METHOD, as in "
+        f"--config=configs/paper.py:reduced/drive/dscpp. SCALE: {', '.join(SCALES)}; DATASET: "
+        f"{', '.join((*SETS, *DRAWN))}; METHOD: {GAMMA}, {methods}"
+    )
 
 
 def _full(config: ConfigDict) -> None:

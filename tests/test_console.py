@@ -83,7 +83,7 @@ def loaded_by(folder, *arguments):
 @pytest.mark.parametrize("name", QUICK)
 def test_help_loads_no_heavy_package(tmp_path, name):
     shown, loaded = loaded_by(tmp_path, name, "--help")
-    assert not loaded
+    assert not loaded and shown.returncode == 0
     assert "--workdir" in shown.stdout or "usage: " in shown.stdout
 
 
@@ -98,8 +98,13 @@ def test_an_unknown_flag_is_refused_before_anything_heavy_is_loaded(tmp_path, na
     ("arguments", "message"),
     [
         (["run", "--config=nowhere"], "config nowhere does not exist"),
-        (["run", "--config.loss.gama=1"], "no field 'gama', did you mean 'gamma'?"),
-        (["run", "--config.train.epochs=many"], "epochs"),
+        (["run", "--config.loss.gama=1"], "no field loss.gama, did you mean loss.gamma?"),
+        (
+            ["run", "--config.train.epochs=many"],
+            "train.epochs is 'many'; it must be a whole number",
+        ),
+        (["run", "--config.train.epochs=0"], "train.epochs is 0; it must be a whole number"),
+        (["prepare", "--config=paper:x"], "unknown cell 'x', expected SCALE/DATASET/METHOD"),
         (["sweep", "--processes=2"], "this command runs as one process"),
         (["run", "unexpected"], "unexpected unexpected"),
         (["predict", "--probabilities=int4"], "invalid choice: 'int4'"),

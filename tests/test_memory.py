@@ -13,6 +13,7 @@ import pytest
 from configs import base
 from dicepp_jax import train
 from experiments.setup import components
+from experiments.setup.device_memory import device_limit
 from experiments.training import step_memory
 from experiments.training.step_memory import Memory
 
@@ -136,9 +137,9 @@ def test_the_limit_is_the_accelerators_or_the_machines(monkeypatch):
             return {"bytes_limit": 12345, "bytes_in_use": 1}
 
     memory_kb = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert step_memory.device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
+    assert device_limit() == pytest.approx(1024 * int(memory_kb[1]), rel=0.01)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert step_memory.device_limit() == 12345
+    assert device_limit() == 12345
 
 
 def test_the_command_needs_no_data_and_writes_nothing(tmp_path):

@@ -201,7 +201,7 @@ def test_the_shares_of_a_batch_are_the_batch(data):
         (9, 9, r"devices is 9, but this machine has 8 \(cpu\); give --config.devices=8"),
         (4, 1, r"is 1, and devices is 4, .*data.batch_size=4, or --config.devices=1$"),
         (4, 6, r"is 6, and devices is 4, .*data.batch_size=4 or 8, or --config.devices=3$"),
-        (0, 1, r"devices is 0; it must be at least 1"),
+        (0, 1, r"devices is 0; it must be a whole number from 1 to 1024"),
     ],
 )  # fmt: skip
 def test_impossible_numbers_of_devices_are_refused(data_dir, devices, batch_size, message):

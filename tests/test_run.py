@@ -234,7 +234,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_clear_line(data_dir, tmp
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.loss.gama=3", "error: the config has no field 'gama', did you mean 'gamma'?"),
+        (
+            "--config.loss.gama=3",
+            "error: the config has no field loss.gama, did you mean loss.gamma?",
+        ),
         ("--config=configs/nosuch.py", "configs/nosuch.py"),
         ("--config.loss.gamma=9", "error: gamma must lie in [0.5, 5], got 9.0"),
         ("surplus", "unexpected surplus"),
@@ -256,25 +259,26 @@ def test_a_wrong_command_line_ends_in_one_clear_line(data_dir, tmp_path, flag, m
         ("loss.beta", 1.0, "loss 'dscpp' has no beta; it takes gamma"),
         ("data.name", "drvie", "unknown data set 'drvie', did you mean 'drive'?"),
         ("data.name", "drive", "DRIVE needs --config.data.manual_dir. 1. Register"),
-        ("data.size", (96,), "data.size is (96,); Vessel phantom has 2 spatial axes"),
-        ("data.size", (0, 4), "data.size is 0; it must be at least 1"),
+        ("data.size", (96,), "data.size is (96,); it must be a tuple of 2 or 3 values"),
+        ("data.size", (8, 16, 16), "data.size is (8, 16, 16); Vessel phantom has 2 spatial axes"),
+        ("data.size", (0, 4), "data.size is (0, 4); it must be"),
         ("data.batch_size", 0, "data.batch_size is 0"),
-        ("seed", -1, "seed is -1; it must be at least 0"),
+        ("seed", -1, "seed is -1; it must be a whole number from 0 to "),
         ("model.filters", 0, "model.filters is 0"),
         ("train.learning_rate", -1.0, "train.learning_rate is -1.0"),
-        ("model.name", "vnet", "model.name is 'vnet'; known: unet"),
+        ("model.name", "vnet", "model.name is 'vnet', did you mean 'unet'? Known: unet"),
         ("model.dtype", "float16", "model.dtype is 'float16'"),
-        ("augment.mirror", 2.0, "p_mirror is 2.0, which is not a probability"),
+        ("augment.mirror", 2.0, "augment.mirror is 2.0; it must be a number from 0 to 1"),
         ("train.epochs", 0, "train.epochs is 0"),
-        ("data.validation", "windows", "data.validation is 'windows'; it may be patch or sliding"),
+        ("data.validation", "windows", "is 'windows'; it must be patch or sliding_window, as in"),
         ("data.validation", "sliding_window", "but Vessel phantom is trained on whole images"),
         ("data.foreground", 0.5, "data.foreground is 0.5, but Vessel phantom is trained on whole"),
-        ("data.foreground", 1.5, "data.foreground is 1.5; it must be in [0, 1]"),
-        ("inference.overlap", 1.0, "inference.overlap is 1.0; it must be in [0, 1)"),
+        ("data.foreground", 1.5, "data.foreground is 1.5; it must be a number from 0 to 1"),
+        ("inference.overlap", 1.0, "it must be a number of at least 0 and below 1, as in"),
         (
             "inference.weighting",
             "hann",
-            "inference.weighting is 'hann'; it may be uniform or gauss",
+            "inference.weighting is 'hann'. Known: gaussian, uniform",
         ),
         ("inference.batch_size", 0, "inference.batch_size is 0"),
     ],
@@ -296,7 +300,7 @@ def test_a_hyper_parameter_that_no_compared_loss_takes_is_refused(data_dir, tmp_
 
 def test_every_config_can_be_read():
     for path in (ROOT / "configs").glob("*.py"):
-        if path.stem == "__init__":
+        if path.stem in ("__init__", "fields"):
             continue
         namespace: dict = {"__file__": str(path)}
         exec(compile(path.read_text(), path, "exec"), namespace)

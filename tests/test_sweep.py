@@ -507,8 +507,8 @@ def test_the_papers_grid():
         "a value twice": (
             {"sweep.gamma": (1.0, 1.00000001)}, "the grid has gamma=1 twice, to six digits"
         ),
-        "no number": ({"sweep.gamma": (1.0, "a")}, "sweep.gamma is (1.0, 'a'); it takes numbers"),
-        "no seeds": ({"sweep.seeds": 0}, "sweep.seeds is 0; it must be at least 1"),
+        "no number": ({"sweep.gamma": (1.0, "a")}, "sweep.gamma is (1.0, 'a'); it must be"),
+        "no seeds": ({"sweep.seeds": 0}, "sweep.seeds is 0; it must be a whole"),
         "zip of one unset": (
             {"sweep.gamma": (1.0, 2.0), "sweep.zip": "gamma,learning_rate"},
             "names axes with equally many values: gamma has 2; sweep.learning_rate has none",
@@ -520,7 +520,11 @@ def test_the_papers_grid():
         ),
         "strategy": (
             {"sweep.gamma": (1.0, 2.0), "sweep.strategy": "fast"},
-            "sweep.strategy is 'fast'; it may be auto, vmap",
+            "sweep.strategy is 'fast'; it must be auto, vmap",
+        ),
+        "too many members": (
+            {f"sweep.{axis}": tuple(range(1, 40)) for axis in ("gamma", "learning_rate")},
+            "the grid has 1521 members, expected at most 1000"
         ),
         "a value that no loss takes": (
             {"sweep.gamma": (1.0, -2.0)}, "gamma"

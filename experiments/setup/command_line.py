@@ -5,6 +5,7 @@ Flags are defined when a main runs, so that importing a module defines none.
 
 import contextlib
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from configs import base, fields
 from experiments.setup import compiled, failures, huge_pages, stopping
 
 CONFIGS = Path(configs.__file__).parent
 QUICKSTART = CONFIGS / "quickstart.py"
+NO_CONFIGS = ("__init__", "base", "fields")
+"""Modules beside the configs that are not listed."""
 
 
 class Hosts(NamedTuple):
@@ -78,6 +82,7 @@ def run(
                 "error: this command runs as one process, on all devices of its machine; omit "
                 "--coordinator, --processes, --process and --distributed"
             )
+        _check(flags.FLAGS.config)
         huge_pages.use()
         stopping.listen(interrupted)
         logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, too.
@@ -98,10 +103,16 @@ def run(
 
 
 def _define(on_several_hosts: bool) -> None:
+    _check_fields(sys.argv[1:])
     with _config_errors():
         # The default config is read here, with the command line's overrides.
         config_flags.DEFINE_config_file("config", str(QUICKSTART), "The experiment.")
-    flags.DEFINE_string("workdir", "", "Where results go; by default runs/NAME.")
+    flags.DEFINE_string(
+        "workdir",
+        "",
+        "Where results go; by default runs/NAME for configs/NAME.py, and runs/NAME_data for the "
+        "card of a data set.",
+    )
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for a run on several hosts.")
     flags.DEFINE_integer("processes", None, "The number of processes of such a run.")
@@ -132,8 +143,42 @@ def _workdir(ending: str) -> Path:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    located = [_located(argument) for argument in argv]
     with _config_errors():
-        return app.parse_flags_with_usage([_located(argument) for argument in argv])
+        try:
+            return flags.FLAGS(located)
+        except SystemExit:
+            sys.exit(0)  # After --help, absl exits as if that were an error.
+
+
+def _flag_error(error: flags.Error) -> str:
+    """One line about a flag that cannot be parsed."""
+    field = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if field and field[1] in base.FIELDS:
+        return base.FIELDS[field[1]].fault(field[1], repr(field[2]))
+    first, *others = str(error).strip().splitlines()
+    # That of a config file contains a traceback, whose last line says what is wrong.
+    return (
+        f"{first.removesuffix('Error whilst parsing config file:')}{others[-1]}"
+        if others
+        else first
+    )
+
+
+def _check_fields(arguments: list[str]) -> None:
+    """End the program with one line if a config field on the command line does not exist."""
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        field = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if field and field[1] not in base.FIELDS:
+            sys.exit(f"error: {fields.unknown(base.FIELDS, field[1])}")
+
+
+def _check(config: ConfigDict) -> None:
+    """End the program with a line for each field of the config that has no valid value."""
+    try:
+        base.check(config)
+    except ValueError as error:
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 
 def _located(argument: str) -> str:
@@ -147,7 +192,7 @@ def _located(argument: str) -> str:
     if not path.is_file() and is_ours and ours.is_file():
         path = ours
     if not path.is_file():
-        names = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "base"))
+        names = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in NO_CONFIGS)
         close = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5)
         guess = f", did you mean {close[0]}?" if close else "."
         sys.exit(f"error: config {path} does not exist{guess} Known by name: {', '.join(names)}")
@@ -156,13 +201,15 @@ def _located(argument: str) -> str:
 
 @contextlib.contextmanager
 def _config_errors() -> Iterator[None]:
-    """End the program with one line if a config field or file does not exist."""
+    """End the program with one line if a flag, a config field or a file is not valid."""
     try:
         yield
+    except flags.Error as error:
+        sys.exit(f"error: {_flag_error(error)}")
     except (AttributeError, KeyError) as error:
         guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
         if guess:
             sys.exit(f"error: the config has no field {guess[2]!r}, did you mean {guess[1]!r}?")
-        sys.exit(f"error: the config has no field {str(error).strip(chr(34) + chr(39))!r}")
+        sys.exit(f"error: {str(error).strip(chr(34))}")
     except (LookupError, OSError) as error:
         sys.exit(f"error: {error}")

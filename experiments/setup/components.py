@@ -1,8 +1,9 @@
 """From a config to the components of an experiment; configs do not travel below this file."""
 
+import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -11,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from configs import base
 from dicepp_jax import data, inference, losses, parallel, schedule, train
 from dicepp_jax.augment import augment
-from dicepp_jax.data import pipeline
+from dicepp_jax.data import pipeline, splits
 from dicepp_jax.data.card import findings
 from dicepp_jax.models import MODELS
+from experiments.setup.device_memory import device_limit
 
-VALIDATIONS = ("patch", "sliding_window")
 AUGMENTATIONS = ("mirror", "brightness", "elastic", "rotate", "scale")
 PAPER_DEPTH = 4
 
@@ -78,8 +80,25 @@ class Components(NamedTuple):
         return (*self.size, self.spec.channels)
 
 
+def check(config: ConfigDict) -> None:
+    """Refuse the config of a single run as far as that is possible without its data set.
+
+    Raises:
+      ValueError: if a field has an invalid value or fields contradict each other, naming them.
+    """
+    base.check(config)
+    _check_name("model.name", config.model.name, MODELS)
+    _check_name("data.split", config.data.split, splits.RULES)
+    _check_name("inference.weighting", config.inference.weighting, inference.WEIGHTINGS)
+    loss = losses.get_loss(config.loss.name, **hyper(config))
+    # Tracing raises the errors of hyper-parameters that the loss refuses.
+    logits, label = jax.ShapeDtypeStruct((1, 1, 2), jnp.float32), jax.ShapeDtypeStruct((1, 1), int)
+    jax.eval_shape(loss, logits, label)
+    parallel.check_batch_size(config.data.batch_size, parallel.devices(config.devices))
+
+
 def build(config: ConfigDict, loaded: data.Loaded | None = None) -> Components:
-    """The components of a single run, checked before anything is computed.
+    """The components of a single run, checked before data are prepared or anything is computed.
 
     Args:
       config: of the run.
@@ -92,10 +111,48 @@ def build(config: ConfigDict, loaded: data.Loaded | None = None) -> Components:
       ValueError: if a field has an invalid value, naming the field.
       FileNotFoundError: if the data set's files are missing.
     """
+    check(config)
     if loaded is not None:
-        return _build(config, loaded.spec, lambda: loaded)
+        return _open(config, loaded.spec, lambda: loaded)
     source = find_data(config)
-    return _build(config, source.spec, lambda: _warn_of_leaks(open_data(config, source)))
+    return _open(config, source.spec, lambda: _warn_of_leaks(open_data(config, source)))
+
+
+def _open(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) -> Components:
+    planned = _plan(config, spec)
+    _check_memory(config, planned)
+    loaded = load()
+    for part in ("train", "validation"):
+        if not loaded.splits[part]:
+            raise ValueError(
+                f"the {part} part of {spec.title} has no cases; give it at least one by "
+                "--config.data.split_file=FILE.json"
+            )
+    return planned._replace(loaded=loaded)
+
+
+def build_all(configs: Mapping[str, ConfigDict]) -> dict[str, Components]:
+    """The components of runs on one data set, which is opened once; by name."""
+    for config in configs.values():
+        check(config)
+    built: dict[str, Components] = {}
+    loaded = None
+    for name, config in configs.items():
+        built[name] = build(config, loaded)
+        loaded = built[name].loaded
+    return built
+
+
+def build_without_data(config: ConfigDict) -> Components:
+    """The components of a single run as of `build`, but without cases."""
+    check(config)
+    return _plan(config, find_data(config).spec)
+
+
+def reopen(config: ConfigDict) -> Components:
+    """The components of a run that exists, and was checked when it began."""
+    source = find_data(config)
+    return _plan(config, source.spec)._replace(loaded=_warn_of_leaks(open_data(config, source)))
 
 
 def _warn_of_leaks(loaded: data.Loaded) -> data.Loaded:
@@ -107,46 +164,29 @@ def _warn_of_leaks(loaded: data.Loaded) -> data.Loaded:
     return loaded
 
 
-def build_all(configs: Mapping[str, ConfigDict]) -> dict[str, Components]:
-    """The components of runs on one data set, which is opened once; by name."""
-    built: dict[str, Components] = {}
-    loaded = None
-    for name, config in configs.items():
-        built[name] = build(config, loaded)
-        loaded = built[name].loaded
-    return built
-
-
-def build_without_data(config: ConfigDict) -> Components:
-    """The components of a single run as of `build`, but without cases."""
-    spec = find_data(config).spec
-    return _build(config, spec, lambda: data.Loaded(spec, {}, [], Path()))
-
-
-def _build(config: ConfigDict, spec: data.Spec, load: Callable[[], data.Loaded]) -> Components:
+def _plan(config: ConfigDict, spec: data.Spec) -> Components:
+    """The components without cases, of a config that fits a data set."""
     size = tuple(config.data.size) or spec.size
     if len(size) != spec.ndim:
         raise ValueError(
             f"data.size is {size}; {spec.title} has {spec.ndim} spatial axes, "
             f"as in --config.data.size='{spec.size}'"
         )
-    _check_minima(config, size)
+    _check_depth(config.model.depth, size)
     _check_patches(config, spec)
-    devices = parallel.devices(config.devices)
-    parallel.check_batch_size(config.data.batch_size, devices)
-    model = make_model(config, spec, size)
     loss = losses.get_loss(config.loss.name, **hyper(config))
     probabilities = {f"p_{name}": config.augment[name] for name in AUGMENTATIONS}
     augmentation = functools.partial(augment, **probabilities)
-    # Tracing raises the errors of invalid values before any data are read or directory made.
-    label = jax.ShapeDtypeStruct(size, jnp.int32)
-    logits = jax.ShapeDtypeStruct((1, *size, len(spec.classes)), jnp.float32)
-    image = jax.ShapeDtypeStruct((*size, spec.channels), jnp.float32)
-    jax.eval_shape(lambda z, y: loss(z, y[None]), logits, label)
-    jax.eval_shape(augmentation, jax.random.key(0), image, label)
     settings = {name: config.train[name] for name in schedule.Settings._fields}
-    plan = schedule.Settings(**settings)
-    return Components(load(), size, model, loss, augmentation, plan, devices)
+    return Components(
+        data.Loaded(spec, {}, [], Path()),
+        size,
+        make_model(config, spec, size),
+        loss,
+        augmentation,
+        schedule.Settings(**settings),
+        parallel.devices(config.devices),
+    )
 
 
 def find_data(config: ConfigDict) -> data.Source:
@@ -160,12 +200,6 @@ def find_data(config: ConfigDict) -> data.Source:
         spacing=tuple(fields.spacing),
         intensity_range=tuple(fields.intensity_range),
     )
-    unused = [name for name, value in options._asdict().items() if value]
-    if unused and config.data.name != data.FOLDER:
-        raise ValueError(
-            f"folder.{unused[0]} is set, but data.name is {config.data.name}; it applies to "
-            "data.name=folder, your own data set"
-        )
     source = data.find(
         config.data.name,
         config.data.data_dir,
@@ -184,50 +218,63 @@ def open_data(config: ConfigDict, source: data.Source) -> data.Loaded:
     return data.open_set(source, split=fields.split, split_file=fields.split_file, fold=fields.fold)
 
 
-def _check_minima(config: ConfigDict, size: tuple[int, ...]) -> None:
-    """Refuse numbers too small to mean anything, naming the field."""
-    minima = {
-        "seed": (config.seed, 0),
-        "devices": (config.devices, 1),
-        "data.size": (min(size), 1),
-        "data.batch_size": (config.data.batch_size, 1),
-        "data.cache_gib": (config.data.cache_gib, 0),
-        "model.filters": (config.model.filters, 1),
-        "model.depth": (config.model.depth or 0, 0),
-        "train.epochs": (config.train.epochs, 1),
-        "train.learning_rate": (config.train.learning_rate, 0),
-        "train.patience": (config.train.patience, 1),
-        "train.stop_patience": (config.train.stop_patience, 1),
-        "inference.batch_size": (config.inference.batch_size, 1),
-        "evaluation.figures": (config.evaluation.figures, 0),
-    }
-    for name, (value, least) in minima.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+def _check_name(path: str, name: str, table: Iterable[str]) -> None:
+    """Refuse a name that is not in a table, with the nearest that is."""
+    known = sorted(table)
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        guess = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"{path} is {name!r}{guess} Known: {', '.join(known)}")
+
+
+def _check_depth(depth: int | None, size: tuple[int, ...]) -> None:
+    """Refuse a network that halves every side more often than is possible.
+
+    Single sides may be short: the network pads them.
+    """
+    halvings = max(size).bit_length() - 1
+    if depth and depth > halvings:
+        raise ValueError(
+            f"model.depth is {depth}, but the longest side of the network's input, {size}, can be "
+            f"halved {halvings} times; give --config.model.depth={propose_depth(size)}, or a "
+            "larger data.size"
+        )
 
 
 def _check_patches(config: ConfigDict, spec: data.Spec) -> None:
-    """Refuse invalid options of patches, and options of patches for whole images."""
-    fields, windows = config.data, config.inference
-    for name, value, known in (
-        ("data.validation", fields.validation, VALIDATIONS),
-        ("inference.weighting", windows.weighting, inference.WEIGHTINGS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; it may be {' or '.join(known)}")
-    if not 0 <= windows.overlap < 1:
-        raise ValueError(f"inference.overlap is {windows.overlap}; it must be in [0, 1)")
-    if not 0 <= fields.foreground <= 1:
-        raise ValueError(f"data.foreground is {fields.foreground}; it must be in [0, 1]")
-    for name, value, neutral in (
-        ("validation", fields.validation, VALIDATIONS[0]),
-        ("foreground", fields.foreground, 0),
-    ):
-        if value != neutral and not spec.patches:
+    """Refuse options of patches for whole images."""
+    for path in ("data.validation", "data.foreground"):
+        group, name = path.split(".")
+        value = config[group][name]
+        if value != base.FIELDS[path].default and not spec.patches:
             raise ValueError(
-                f"data.{name} is {value}, but {spec.title} is trained on whole images; it applies "
+                f"{path} is {value}, but {spec.title} is trained on whole images; it applies "
                 "to volumes that are cut into patches, so omit it"
             )
+
+
+def _check_memory(config: ConfigDict, built: Components) -> None:
+    """Refuse a training of which even a part does not fit into the memory of a device.
+
+    The parts are the parameters, their momentum and gradient, and two maps of the first block for
+    each example; all of a step is known when it is compiled (`step_memory`).
+    """
+    state = state_shapes(built)
+    parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, state.params)))
+    examples = config.data.batch_size // built.devices.count
+    if built.spec.patches:
+        examples = max(examples, config.inference.batch_size)
+    itemsize = jnp.dtype(config.model.dtype).itemsize
+    maps = 2 * examples * math.prod(built.size) * config.model.filters * itemsize
+    limit = device_limit()
+    if parameters + maps > limit:
+        raise ValueError(
+            f"training needs more than {(parameters + maps) / 2**30:.1f} GiB, and a device has "
+            f"{limit / 2**30:.1f}: {parameters / 2**30:.1f} for parameters, their momentum and "
+            f"gradient (model.filters is {config.model.filters}, model.depth {built.model.depth}), "
+            f"{maps / 2**30:.1f} for the first feature maps of {examples} x {built.size} (data.size"
+            ", data.batch_size, inference.batch_size); reduce these"
+        )
 
 
 def hyper(config: ConfigDict) -> dict[str, float]:
@@ -239,13 +286,10 @@ def make_model(config: ConfigDict, spec: data.Spec, size: tuple[int, ...]) -> nn
     """The network of a config; one without a depth is as deep as the size allows.
 
     Raises:
-      ValueError: if the model or the dtype is unknown.
+      ValueError: if the model is unknown.
     """
     fields = config.model
-    if fields.name not in MODELS:
-        raise ValueError(f"model.name is {fields.name!r}; known: {', '.join(sorted(MODELS))}")
-    if fields.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype is {fields.dtype!r}; it may be float32 or bfloat16")
+    _check_name("model.name", fields.name, MODELS)
     return MODELS[fields.name](
         num_classes=len(spec.classes),
         filters=fields.filters,

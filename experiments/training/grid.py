@@ -28,13 +28,12 @@ from dicepp_jax.progress import GridProgress
 from dicepp_jax.unfinished import Unfinished
 from experiments.setup import components, stopping
 from experiments.setup.components import Components
-from experiments.training import step_memory
+from experiments.setup.device_memory import device_limit
 from experiments.training.grid_points import expand
 from experiments.training.grid_report import evaluate_and_report
 from experiments.training.recorder import check_time
 from experiments.workdirs import directory, log, stored
 
-STRATEGIES = ("auto", "vmap", "sequential", "devices")
 STATUS = "sweep.json"
 
 
@@ -303,8 +302,6 @@ def _strategy(
 ) -> dict[str, Any]:
     """The strategy that the config asks for; "auto" chooses by measurement."""
     wanted, local = config.sweep.strategy, jax.local_device_count()
-    if wanted not in STRATEGIES:
-        raise ValueError(f"sweep.strategy is {wanted!r}; it may be {', '.join(STRATEGIES)}")
     print("compiling and timing strategies, which may take minutes", flush=True)
     images, labels = (np.stack([batch[key] for batch in example]) for key in ("image", "label"))
 
@@ -325,7 +322,7 @@ def _strategy(
 def _chosen(
     wanted: str, members: int, local: int, cost: Callable[[train_many.Strategy], train_many.Cost]
 ) -> tuple[train_many.Strategy, str]:
-    limit = step_memory.device_limit()
+    limit = device_limit()
     if wanted == "sequential":
         return train_many.Strategy(), ""
     if wanted == "vmap":

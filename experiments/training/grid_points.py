@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from dicepp_jax.losses import get_loss
 
 FIELDS = {name: f"loss.{name}" for name in base.HYPER} | {"learning_rate": "train.learning_rate"}
 """The field that each axis of a grid sets."""
+MEMBERS = 1000
 
 
 class Point(NamedTuple):
@@ -36,9 +38,10 @@ def expand(config: ConfigDict) -> dict[str, Point]:
       Points, each with a member for every seed, whose config is that of a single run.
 
     Raises:
-      ValueError: if there is no grid, an axis does not fit the loss, or zipped axes differ in
-        length.
+      ValueError: if the config is not valid, there is no grid, the grid has more than `MEMBERS`
+        members, an axis does not fit the loss, or zipped axes differ in length.
     """
+    base.check(config)
     fields = config.sweep
     axes = {name: tuple(fields[name]) for name in FIELDS if len(fields[name])}
     name = config.loss.name
@@ -48,8 +51,6 @@ def expand(config: ConfigDict) -> dict[str, Point]:
             "--config.loss.name=dscpp"
         )
     get_loss(name)
-    if fields.seeds < 1:
-        raise ValueError(f"sweep.seeds is {fields.seeds}; it must be at least 1")
     if config.devices != 1:
         raise ValueError(
             f"devices is {config.devices}, which applies to single runs; a grid spreads its "
@@ -60,13 +61,12 @@ def expand(config: ConfigDict) -> dict[str, Point]:
             "the config has no grid: set an axis such as --config.sweep.gamma='(1,2,3)', or "
             "--config.sweep.seeds=3"
         )
-    for axis, given in axes.items():
-        if not all(isinstance(value, int | float) for value in given):
-            raise ValueError(f"sweep.{axis} is {given}; it takes numbers")
+    for axis in axes:
         if axis in base.HYPER:
             _check_taken(name, axis)
     points: dict[str, Point] = {}
-    for point in _points(axes, [n.strip() for n in fields.zip.split(",") if n.strip()]):
+    zipped = [name.strip() for name in fields.zip.split(",") if name.strip()]
+    for point in _points(axes, zipped, fields.seeds):
         values = dict(zip(axes, point, strict=True))
         title = "_".join(f"{axis}={value:g}" for axis, value in values.items())
         if title and title in points:
@@ -92,7 +92,9 @@ def _check_taken(name: str, axis: str) -> None:
         raise ValueError(f"sweep.{axis} is set, but {error}") from error
 
 
-def _points(axes: Mapping[str, Sequence[float]], zipped: Sequence[str]) -> list[tuple[float, ...]]:
+def _points(
+    axes: Mapping[str, Sequence[float]], zipped: Sequence[str], seeds: int
+) -> list[tuple[float, ...]]:
     """The values of all axes at each point, in their order; the last one varies fastest."""
     unknown = [name for name in zipped if name not in axes]
     lengths = {name: len(axes[name]) for name in zipped if name in axes}
@@ -107,6 +109,12 @@ def _points(axes: Mapping[str, Sequence[float]], zipped: Sequence[str]) -> list[
     if zipped:
         blocks.insert(0, list(zipped))
     choices = [list(zip(*(axes[name] for name in block), strict=True)) for block in blocks]
+    count = math.prod(map(len, choices)) * seeds
+    if count > MEMBERS:
+        raise ValueError(
+            f"the grid has {count} members, expected at most {MEMBERS}; give fewer values on its "
+            "axes (sweep) or fewer sweep.seeds"
+        )
     points = []
     for chosen in itertools.product(*choices):
         values = dict(zip(itertools.chain(*blocks), itertools.chain(*chosen), strict=True))

@@ -219,7 +219,7 @@ def _open(
         config.data.data_dir = data_dir
     if manual_dir is not None:
         config.data.manual_dir = manual_dir
-    built = components.build(config)
+    built = components.reopen(config)
     if built.loaded.digest != stored.read(workdir / directory.RUN, ("data",))["data"]:
         raise ValueError(
             f"the cases of {built.spec.title}, their masks or their split are not those of "

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from configs import base
 from dicepp_jax import inference, parallel, schedule, train, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
@@ -78,14 +79,18 @@ def of_each_loss(config: ConfigDict) -> dict[str, ConfigDict]:
     """The single runs of a config, by loss.
 
     Raises:
-      ValueError: if a hyper-parameter is set that none of several losses takes, or there is a grid.
+      ValueError: if the config is not valid, a hyper-parameter is set that none of several losses
+        takes, or there is a grid.
     """
+    base.check(config)
     if config.sweep.seeds > 1 or any(isinstance(v, tuple) and v for v in config.sweep.values()):
         raise ValueError(
             "the config has a grid (sweep), which python -m experiments.sweep trains; this command "
             "trains single runs"
         )
     names = [name.strip() for name in config.loss.name.split(",")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"loss.name is {config.loss.name!r}; give each loss once")
     if len(names) == 1:
         return {config.loss.name: config}
     configs = {name: copy.deepcopy(config) for name in names}

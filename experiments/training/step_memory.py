@@ -7,7 +7,6 @@ the device that is present, and differs on others.
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from dicepp_jax.data.pipeline import Batch
 from dicepp_jax.data.survey import STEP
 from experiments.setup import components
 from experiments.setup.components import Components
+from experiments.setup.device_memory import device_limit
 
 
 class Memory(NamedTuple):
@@ -71,12 +71,6 @@ def batch_shapes(built: Components, batch_size: int) -> Batch:
         "image": jax.ShapeDtypeStruct((batch_size, *built.image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((batch_size, *built.size), jnp.int32),
     }
-
-
-def device_limit() -> int:
-    """Bytes of the device: the limit of an accelerator's allocator, or a machine's memory."""
-    known = jax.local_devices()[0].memory_stats() or {}
-    return known.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def report(memory: Memory, limit: int, config: ConfigDict, built: Components) -> list[str]:
