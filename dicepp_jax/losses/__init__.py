@@ -12,9 +12,9 @@ batch is left to the caller. Hyper-parameters may be traced, so `jax.vmap` and `
 work. Losses that distinguish the background take class 0 as the background.
 
 Outside jit, values that make no sense are refused, such as an integer label outside 0 to C - 1, or
-logits that are NaN or probabilities. Under jit they cannot be: a label outside 0 to C - 1 belongs to
-no class there, and a NaN that `where` does not leave out makes the loss of its example NaN. `checked`
-puts the same checks into a program, for `jax.experimental.checkify`.
+logits that are NaN or probabilities. Under jit they cannot be: there, a label outside 0 to C - 1
+belongs to no class, and a NaN that `where` does not leave out makes the loss of its example NaN.
+`checked` puts the same checks into a program, for `jax.experimental.checkify`.
 
 To use probabilities instead of logits, pass `from_probabilities(probs)`; for K sigmoid channels,
 pass `*binary_problems(logits, labels)`.

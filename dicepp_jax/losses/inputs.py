@@ -26,6 +26,7 @@ from dicepp_jax.array_checks import (
     classes,
     emit,
     enforce,
+    enforce_usable,
     is_integer,
     shares,
     usable,
@@ -70,12 +71,9 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
       The `Voxels` of logits and labels.
 
     Raises:
-      ValueError: if `accepted` refuses them, or their values where these are known.
+      ValueError: if `check` refuses them.
     """
-    logits, labels, where = accepted(logits, labels, where)
-    enforce(usable, logits, where)
-    enforce(label_checks, labels, where, num_classes=logits.shape[-1], ndim=logits.ndim)
-
+    logits, labels, where = check(logits, labels, where)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     num_classes, integer = logits.shape[-1], is_integer(labels)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
@@ -90,6 +88,20 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     z, y = ([jnp.where(mask, x, 0) for x in part] for part in (z, y))
     return Voxels(log_softmax(z), y, [mask.astype(dtype) - x for x in y], integer)
 
+
+def check(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The arguments of a loss as arrays, whose values are checked where they are known.
+
+    Raises:
+      ValueError: if shapes or dtypes do not match, a logit is not `usable`, logits are
+        probabilities, or labels are neither classes nor shares.
+    """
+    logits, labels, where = accepted(logits, labels, where)
+    enforce_usable(logits, where)
+    enforce(label_checks, labels, where, num_classes=logits.shape[-1], ndim=logits.ndim)
+    return logits, labels, where
 
 
 def accepted(

@@ -27,7 +27,7 @@ def mean_voxels(
       `(B,)` means.
 
     Raises:
-      ValueError: if x has no voxel, or where another shape or dtype than it must have.
+      ValueError: if x has no voxel, or where is not boolean or has another shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,7 +37,7 @@ def mean_voxels(
     x = as_array("x", x)
     if not x.ndim or not x.size:
         raise ValueError(
-            f"x must have a value of each voxel, (B, *spatial) with one or more, got shape {x.shape}"
+            f"x must have a value for each voxel, (B, *spatial), and a voxel, got shape {x.shape}"
         )
     where = as_mask(where, x.shape, "x (B, *spatial)")
     if where is not None:
