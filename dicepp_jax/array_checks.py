@@ -21,9 +21,6 @@ STEP = 1 / 255
 _CHANCE = 16
 """Logits that sum to 1 at as many voxels do not do so by chance."""
 
-_SAMPLE = 64
-"""Voxels that are looked at first."""
-
 
 class Check(NamedTuple):
     """One condition on values.
@@ -282,7 +279,7 @@ def usable(logits: jax.Array, where: jax.Array | None) -> list[Check]:
 
 
 def enforce_usable(logits: jax.Array, where: jax.Array | None) -> None:
-    """`enforce` that logits are `usable`, which takes a sum and a look at a few voxels if they are.
+    """`enforce` that logits are `usable`; where they are, two sums show it, several times faster.
 
     Raises:
       ValueError: if they are not.
@@ -296,12 +293,9 @@ def enforce_usable(logits: jax.Array, where: jax.Array | None) -> None:
 
 @jax.jit
 def _plainly_usable(logits: jax.Array, where: jax.Array | None) -> jax.Array:
-    """True only if both conditions of `usable` hold; it is several times faster."""
-    step = max(1, logits[..., 0].size // _SAMPLE)
-    parts = [part.reshape(-1)[::step] for part in _per_class(logits)]
-    other = ~_is_share(parts)
-    seen = other if where is None else other & jnp.asarray(where, bool).reshape(-1)[::step]
-    return jnp.isfinite(logits.astype(parts[0].dtype).sum()) & seen.any()
+    """Whether no logit is infinite or NaN, and those of a voxel are no probabilities."""
+    parts = _per_class(logits)
+    return jnp.isfinite(logits.astype(parts[0].dtype).sum()) & ~_none(~_is_share(parts), where)
 
 
 def _is_share(parts: list[jax.Array]) -> jax.Array:

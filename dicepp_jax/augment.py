@@ -205,7 +205,7 @@ def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
         raise ValueError(
             f"noise is {noise.dtype} of shape {noise.shape}; pass floats (fields, *spatial)"
         )
-    if not isinstance(sigma, jax.core.Tracer) and not 0 < sigma <= _MAX_SIGMA:
+    if not isinstance(sigma, jax.core.Tracer) and not 0 < np.asarray(sigma) <= _MAX_SIGMA:
         raise ValueError(f"sigma is {sigma} voxels; pass a value in (0, {_MAX_SIGMA}]")
     for size in noise.shape[1:]:
         # Contracting axis 1 appends the smoothed axis, so a full cycle restores the order.
