@@ -18,7 +18,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.ndimage import map_coordinates
+
+from dicepp_jax.array_checks import as_array, is_integer
 
 BRIGHTNESS = (0.5, 2.0)
 ALPHA = (0.0, 900.0)
@@ -134,9 +137,12 @@ def mirror(image: jax.Array, label: jax.Array, flips: jax.Array) -> tuple[jax.Ar
       >>> mirror(label[..., None] * 1.0, label, jnp.array([True, False]))[1].tolist()
       [[2, 3], [0, 1]]
     """
-    _check_pair(image, label)
-    if flips.shape != (label.ndim,):
-        raise ValueError(f"flips have shape {flips.shape}; pass one bool per spatial axis")
+    image, label = _pair(image, label)
+    flips = as_array("flips", flips)
+    if flips.shape != (label.ndim,) or not is_integer(flips):
+        raise ValueError(
+            f"flips have shape {flips.shape} and are {flips.dtype}; pass one bool per spatial axis"
+        )
     for axis in range(label.ndim):
         image = jnp.where(flips[axis], jnp.flip(image, axis), image)
         label = jnp.where(flips[axis], jnp.flip(label, axis), label)
@@ -160,7 +166,10 @@ def brightness(image: jax.Array, factors: jax.Array) -> jax.Array:
       >>> brightness(jnp.ones((1, 1, 2)), jnp.array([0.5, 2.0])).tolist()
       [[[0.5, 2.0]]]
     """
-    if factors.shape != image.shape[-1:]:
+    image, factors = as_array("image", image), _finite("factors", factors)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"image is {image.dtype}; z-score it and pass a floating dtype")
+    if image.ndim < 2 or factors.shape != image.shape[-1:]:
         raise ValueError(
             f"factors have shape {factors.shape}; pass {image.shape[-1:]}, one per channel"
         )
@@ -183,14 +192,20 @@ def smooth_noise(noise: jax.Array, sigma: jax.Array | float) -> jax.Array:
       The smoothed noise, of the same shape.
 
     Raises:
-      ValueError: `sigma` is a Python number out of range; an array is not checked.
+      ValueError: The noise has no spatial axis or no floats, or `sigma` is out of range and not
+        traced.
 
     Example:
       >>> smoothed = smooth_noise(jnp.zeros((1, 65)).at[0, 32].set(1.0), 8.0)
       >>> round(float(smoothed.sum()), 4)
       1.0
     """
-    if isinstance(sigma, int | float) and not 0 < sigma <= _MAX_SIGMA:
+    noise = as_array("noise", noise)
+    if noise.ndim < 2 or not jnp.issubdtype(noise.dtype, jnp.floating):
+        raise ValueError(
+            f"noise is {noise.dtype} of shape {noise.shape}; pass floats (fields, *spatial)"
+        )
+    if not isinstance(sigma, jax.core.Tracer) and not 0 < np.asarray(sigma) <= _MAX_SIGMA:
         raise ValueError(f"sigma is {sigma} voxels; pass a value in (0, {_MAX_SIGMA}]")
     for size in noise.shape[1:]:
         # Contracting axis 1 appends the smoothed axis, so a full cycle restores the order.
@@ -212,11 +227,19 @@ def elastic_displacement(
     Returns:
       `(ndim, *spatial)` displacements in voxels.
 
+    Raises:
+      ValueError: As `smooth_noise`, or there is not one field per axis.
+
     Example:
       >>> noise = jnp.ones((2, 301, 301))
       >>> elastic_displacement(noise, 100.0, 9.0)[:, 150, 150].round(2).tolist()
       [100.0, 100.0]
     """
+    noise = as_array("noise", noise)
+    if noise.ndim != noise.shape[0] + 1:
+        raise ValueError(
+            f"noise has shape {noise.shape}; pass (ndim, *spatial), one field per axis"
+        )
     return alpha * smooth_noise(noise, sigma)
 
 
@@ -240,6 +263,7 @@ def rotation_matrix(angles: jax.Array) -> jax.Array:
       >>> rotation_matrix(jnp.array([jnp.pi / 2])).round(3).astype(int).tolist()
       [[0, -1], [1, 0]]
     """
+    angles = _finite("angles", angles)
     if angles.shape not in ((1,), (3,)):
         raise ValueError(
             f"angles have shape {angles.shape}; pass (1,) for 2-D or (3,) for 3-D, in radians"
@@ -279,7 +303,8 @@ def warp(
       >>> warp(label[..., None] * 1.0, label, shift, jnp.eye(2))[1].tolist()
       [[1, 2, 0]]
     """
-    _check_pair(image, label)
+    image, label = _pair(image, label)
+    displacement, matrix = _finite("displacement", displacement), _finite("matrix", matrix)
     ndim = label.ndim
     if displacement.shape != (ndim, *label.shape) or matrix.shape != (ndim, ndim):
         raise ValueError(
@@ -338,7 +363,7 @@ def augment(
       >>> image.shape, label.shape
       ((8, 8, 1), (8, 8))
     """
-    _check_pair(image, label)
+    image, label = _pair(image, label)
     draw_key, noise_key = jax.random.split(key)
     params = draw(
         draw_key,
@@ -375,7 +400,16 @@ def _check_ndim(ndim: int) -> None:
         )
 
 
-def _check_pair(image: jax.Array, label: jax.Array) -> None:
+def _finite(name: str, x: jax.Array) -> jax.Array:
+    """An array whose values are finite, if they are known: a NaN has no place in an image."""
+    x = as_array(name, x)
+    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x, np.float32)).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity among {x.shape}")
+    return jnp.asarray(x)
+
+
+def _pair(image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    image, label = as_array("image", image), as_array("label", label)
     _check_ndim(label.ndim)
     if image.shape[:-1] != label.shape:
         raise ValueError(
@@ -386,6 +420,9 @@ def _check_pair(image: jax.Array, label: jax.Array) -> None:
         raise ValueError(f"image is {image.dtype}; z-score it and pass a floating dtype")
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise ValueError(f"label is {label.dtype}; pass integer class indices")
+    if not label.size or not image.size:
+        raise ValueError(f"image {image.shape} has no voxel or no channel; pass a non-empty image")
+    return jnp.asarray(image), jnp.asarray(label)
 
 
 def _gaussian_toeplitz(size: int, sigma: jax.Array | float) -> jax.Array:

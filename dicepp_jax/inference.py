@@ -337,7 +337,8 @@ def make_predict(
       sizes differ for volumes that are stored resampled.
 
     Raises:
-      ValueError: if the overlap, the weighting or the batch size is invalid.
+      ValueError: if the overlap, the weighting or the batch size is invalid; `predict` raises it if
+        the image has other axes than the network, or values that are not finite, real numbers.
 
     Example:
       >>> from dicepp_jax.data.specs import PHANTOM
@@ -356,6 +357,7 @@ def make_predict(
         forward = mirrored(forward)
 
     def predict(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
+        image = _checked(image, native, len(size), spec.channels)
         if spec.patches:
             volume = preprocess.normalise(image, spec.intensity_range, spec.per_channel)
             probs = sliding_window(
@@ -368,3 +370,23 @@ def make_predict(
         return probs if probs.shape[:-1] == native else preprocess.resize(probs, native)
 
     return predict
+
+
+def _checked(image: np.ndarray, native: tuple[int, ...], axes: int, channels: int) -> np.ndarray:
+    """The image as an array, if a network can predict it."""
+    image = np.asarray(image)
+    if image.ndim != axes + 1 or image.shape[-1] != channels or not image.size:
+        raise ValueError(
+            f"image has shape {image.shape}, expected {axes} spatial axes and {channels} channels, "
+            "channels last"
+        )
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"image is {image.dtype}, expected real numbers")
+    # NaN if any is; no array of booleans, which takes a quarter of the memory of the image.
+    if image.dtype.kind == "f" and not np.isfinite([image.min(), image.max()]).all():
+        raise ValueError(
+            "image has values that are NaN or infinite; replace them by finite numbers"
+        )
+    if len(native) != axes or min(native) < 1:
+        raise ValueError(f"native is {tuple(native)}, expected {axes} lengths of at least 1")
+    return image

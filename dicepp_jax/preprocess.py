@@ -28,11 +28,19 @@ def resize(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     Returns:
       `(*size, channels)` float32.
 
+    Raises:
+      ValueError: if the array is empty or not of real numbers, or the size does not fit its axes.
+
     Example:
       >>> resize(np.array([[0.0], [1.0]]), (4,)).ravel().tolist()
       [0.0, 0.25, 0.75, 1.0]
     """
-    spatial = array.shape[:-1]
+    array, spatial = _real("array", array), np.shape(array)[:-1]
+    if len(size) != len(spatial) or min(size, default=1) < 1:
+        raise ValueError(
+            f"size is {tuple(size)}, expected {len(spatial)} lengths of at least 1, one for each "
+            f"spatial axis of the array (*spatial, channels) {array.shape}"
+        )
     if spatial == tuple(size):
         return array.astype(np.float32)
     factors = [new / old for new, old in zip(size, spatial, strict=True)]
@@ -62,10 +70,20 @@ def resize_label(label: np.ndarray, size: tuple[int, ...], num_classes: int) -> 
     Returns:
       `(*size)` classes of the same dtype.
 
+    Raises:
+      ValueError: if a label is not a class, or the size does not fit the axes.
+
     Example:
       >>> resize_label(np.array([0, 0, 2, 2]), (2,), 3).tolist()
       [0, 2]
     """
+    label = _real("label", label)
+    low, high = label.min(), label.max()
+    if label.dtype.kind == "f" or low < 0 or high >= num_classes:
+        raise ValueError(
+            f"label is {label.dtype} of {low} to {high}, expected integers from 0 to "
+            f"{num_classes - 1}; renumber the classes"
+        )
     if label.shape == tuple(size):
         return label
     # Class by class, because the shares of all classes of a large volume might not fit in memory.
@@ -91,10 +109,19 @@ def resampled_shape(
     Returns:
       Spatial size in voxels.
 
+    Raises:
+      ValueError: if there is not one positive spacing per axis.
+
     Example:
       >>> resampled_shape((100, 512, 512), (3.0, 0.78, 0.78), (3.22, 1.62, 1.62))
       (93, 246, 246)
     """
+    for name, lengths in (("spacing", spacing), ("target", target)):
+        if len(lengths) != len(shape) or not all(0 < length < np.inf for length in lengths):
+            raise ValueError(
+                f"{name} is {tuple(lengths)}, expected {len(shape)} positive lengths in mm, one "
+                f"for each axis of the volume {tuple(shape)}"
+            )
     # Headers store float32, so a spacing may be this much smaller than intended.
     rounding = 1 + 1e-6
     axes = zip(shape, spacing, target, strict=True)
@@ -164,7 +191,8 @@ def z_score(
       Mean and deviation, float64, `(channels,)` or `()`.
 
     Raises:
-      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value.
+      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value, or if
+        one is NaN or infinite.
 
     Example:
       >>> [float(x) for x in z_score(np.array([[1.0], [3.0]]))]
@@ -172,8 +200,14 @@ def z_score(
     """
     image = _clipped(image, intensity_range)
     axes = tuple(range(image.ndim - 1)) if per_channel else None
-    mean = image.mean(axes, dtype=np.float64)
-    deviation = image.std(axes, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        mean = image.mean(axes, dtype=np.float64)
+        deviation = image.std(axes, dtype=np.float64)
+    if not np.isfinite(deviation).all():
+        raise ValueError(
+            "image has pixels that are NaN or infinite, so its z-score is undefined; replace them "
+            "by a finite number, such as the value of the background"
+        )
     constant = np.flatnonzero(~(deviation > 0))
     if constant.size:
         what = f"channel {constant[0]} (counted from 0) of an image" if per_channel else "an image"
@@ -213,8 +247,19 @@ def standardise(
 
 
 def _clipped(image: np.ndarray, intensity_range: tuple[float, float] | None) -> np.ndarray:
-    image = np.asarray(image, np.float32)
+    image = _real("image", image).astype(np.float32, copy=False)
     return image if intensity_range is None else np.clip(image, *intensity_range)
+
+
+def _real(name: str, array: np.ndarray) -> np.ndarray:
+    """The array, if it has pixels that are real numbers."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "buif" or not array.ndim or not array.size:
+        raise ValueError(
+            f"{name} is {array.dtype} of shape {array.shape}, expected a non-empty array of real "
+            "numbers"
+        )
+    return array
 
 
 def normalise(
@@ -233,7 +278,8 @@ def normalise(
       float32 of the same shape, mean 0 and standard deviation 1.
 
     Raises:
-      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value.
+      ValueError: if all pixels, or all of a channel if `per_channel`, have the same value, or if
+        one is NaN or infinite.
 
     Example:
       >>> normalise(np.array([[1.0], [3.0]])).ravel().tolist()
@@ -256,10 +302,17 @@ def window_starts(length: int, window: int, overlap: int) -> tuple[int, ...]:
     Returns:
       Ascending starts; (0,) if the axis is no longer than the window.
 
+    Raises:
+      ValueError: if the overlap is not less than the window, or negative.
+
     Example:
       >>> window_starts(200, 80, 40), window_starts(190, 80, 40), window_starts(70, 80, 40)
       ((0, 40, 80, 120), (0, 40, 80, 110), (0,))
     """
+    if not 0 <= overlap < window:
+        raise ValueError(
+            f"the overlap is {overlap}, expected at least 0 and less than the window, {window}"
+        )
     last = max(0, length - window)
     return (*range(0, last, window - overlap), last)
 

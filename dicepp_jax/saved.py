@@ -98,7 +98,7 @@ class Model:
           ValueError: if the image does not match the model, or a required spacing is missing.
         """
         image = self._with_channels(np.asarray(image))
-        native = tuple(native or image.shape[:-1])
+        native = tuple(image.shape[:-1] if native is None else native)
         if self.spec.spacing is not None:
             image = self._resampled(image, spacing, self.spec.spacing)
         return self._predict(image, native)
@@ -168,7 +168,8 @@ def segment(
       `(*spatial)` classes, uint8.
 
     Raises:
-      ValueError: if there is a threshold and the target class is missing or invalid.
+      ValueError: if there is a threshold and the target class is missing or invalid, or a
+        probability is NaN, which has no most likely class.
 
     Example:
       >>> probs = np.array([[0.6, 0.1, 0.3], [0.3, 0.1, 0.6], [0.1, 0.7, 0.2]])
@@ -181,6 +182,12 @@ def segment(
       DSC++ paper, Eq. 10, with the inequality as stated in its text.
     """
     # One class after another: the int64 argmax of a whole scan is as large as the probabilities.
+    probs = np.asarray(probs)
+    if not probs.ndim or probs.shape[-1] < 2 or probs.dtype.kind != "f":
+        raise ValueError(
+            f"probs are {probs.dtype} of shape {probs.shape}, expected floating point of shape "
+            "(*spatial, C) with C >= 2 classes"
+        )
     num_classes = probs.shape[-1]
     if threshold is not None:
         target = 1 if target is None and num_classes == 2 else target
@@ -195,6 +202,9 @@ def segment(
         if threshold is None or index != target:
             np.copyto(mask, index, where=probs[..., index] > highest)
             np.maximum(highest, probs[..., index], out=highest)
+    # The largest is NaN if one is.
+    if highest.size and np.isnan(highest.max()):
+        raise ValueError("probs are NaN, which has no most likely class; check image and network")
     if threshold is not None and target is not None:
         np.copyto(mask, target, where=probs[..., target] >= threshold)
     return mask

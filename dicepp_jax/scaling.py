@@ -29,7 +29,7 @@ def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None)
 
     Args:
       logits: `(B, *spatial, C)`, or a sequence of such arrays of any sizes. The arrays are accessed
-        one after another, about 15 times each, so that a sequence may read them from disk.
+        one after another, about 16 times each, so that a sequence may read them from disk.
       labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft; a sequence if logits
         is one.
       where: `(B, *spatial)` boolean, False for voxels to leave out; a sequence if logits is one.
@@ -39,8 +39,9 @@ def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None)
 
     Raises:
       ValueError: if shapes or lengths do not match, there is no voxel, a logit is NaN or infinity,
-        or there is no optimal T: the cross entropy decreases for T -> 0 if every voxel is
-        classified correctly, and for T -> infinity if the logits are no better than uniform ones.
+        the logits are probabilities, a label is no class, or there is no optimal T: the cross
+        entropy decreases for T -> 0 if every voxel is classified correctly, and for T -> infinity
+        if the logits are no better than uniform ones.
 
     Example:
       >>> logits = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
@@ -59,6 +60,8 @@ def fit_temperature(logits: Arrays, labels: Arrays, where: Arrays | None = None)
             "logits, labels and where must be arrays, or sequences of the same length, got "
             f"{len(z)}, {len(y)} and {len(counted)} arrays"
         )
+    for images in zip(z, y, counted, strict=True):
+        inputs.check(*images)
 
     def slope(inverse: float) -> float:
         """Derivative of the mean cross entropy with respect to 1 / T."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy  # Loads scipy.stats, which is slow, when it is first used.
+from numpy.typing import ArrayLike
 
 RESAMPLES = 9999
 # Values drawn at a time: bounds the memory for any number of cases without changing the result.
@@ -53,7 +54,8 @@ def bootstrap(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> Bo
       infinite one; for an empty column the mean is NaN as well.
 
     Raises:
-      ValueError: if there is no axis of cases or confidence is out of range.
+      ValueError: if values are not numbers or have no axis of cases, or confidence is out of
+        range.
 
     Example:
       >>> mean, error, low, high = bootstrap(np.arange(100.0))
@@ -64,7 +66,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, confidence: float = 0.95) -> Bo
       Efron, Bootstrap methods: another look at the jackknife, Ann. Stat. 7 (1979); Efron and
       Tibshirani, An Introduction to the Bootstrap (1993), chapters 6 and 13.
     """
-    values = np.asarray(values, float)
+    values = _numbers("values", values)
     if values.ndim == 0:
         raise ValueError(f"values must be an array (cases, ...), got the number {values}")
     if not 0 < confidence < 1:
@@ -123,6 +125,9 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
     Returns:
       The p-value by the normal approximation, NaN if a or b is empty.
 
+    Raises:
+      ValueError: if a or b is not one number per case.
+
     Example:
       >>> print(round(rank_sum(np.arange(10.0), np.arange(10.0) + 5), 3))
       0.005
@@ -130,7 +135,7 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> float:
     Reference:
       DSC++ paper, section 2.7.
     """
-    a, b = _defined(a), _defined(b)
+    a, b = _defined(_cases("a", a)), _defined(_cases("b", b))
     if not len(a) or not len(b):
         return np.nan
     return float(scipy.stats.ranksums(a, b).pvalue)
@@ -153,7 +158,7 @@ def signed_rank(a: np.ndarray, b: np.ndarray) -> float:
       The p-value; 1 if no case differs, NaN if there is no case.
 
     Raises:
-      ValueError: if the numbers of cases differ.
+      ValueError: if the numbers of cases differ, or a or b is not one number per case.
 
     Example:
       >>> print(round(signed_rank(np.arange(10.0), np.arange(10.0) + 5), 3))
@@ -183,7 +188,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
       The adjusted p-values, of the same shape.
 
     Raises:
-      ValueError: if a p-value is out of range.
+      ValueError: if a p-value is not a number or out of range.
 
     Example:
       >>> print(holm(np.array([0.01, 0.04, 0.03, np.nan])))
@@ -192,7 +197,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     Reference:
       Holm, A simple sequentially rejective multiple test procedure, Scand. J. Stat. 6 (1979).
     """
-    adjusted = np.array(p_values, float)
+    adjusted = _numbers("p_values", p_values).copy()
     defined = ~np.isnan(adjusted)
     p = adjusted[defined]
     if ((p < 0) | (p > 1)).any():
@@ -217,6 +222,9 @@ def cliffs_delta(a: np.ndarray, b: np.ndarray) -> float:
     Returns:
       Delta in [-1, 1], 1 if every value of a is above every value of b; NaN if a or b is empty.
 
+    Raises:
+      ValueError: if a or b is not one number per case.
+
     Example:
       >>> print(cliffs_delta(np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0])))
       0.5
@@ -225,7 +233,7 @@ def cliffs_delta(a: np.ndarray, b: np.ndarray) -> float:
       Cliff, Dominance statistics: ordinal analyses to answer ordinal questions, Psychol. Bull. 114
       (1993).
     """
-    a, b = _defined(a), _defined(b)
+    a, b = _defined(_cases("a", a)), _defined(_cases("b", b))
     n, m = len(a), len(b)
     if not n or not m:
         return np.nan
@@ -250,7 +258,7 @@ def rank_biserial(a: np.ndarray, b: np.ndarray) -> float:
       is no case.
 
     Raises:
-      ValueError: if the numbers of cases differ.
+      ValueError: if the numbers of cases differ, or a or b is not one number per case.
 
     Example:
       >>> print(round(rank_biserial(np.array([1.0, 2.0, 3.0]), np.array([0.0, 4.0, 0.0])), 3))
@@ -268,13 +276,31 @@ def rank_biserial(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.sign(differences) * ranks).sum() / ranks.sum()) if len(ranks) else 0.0
 
 
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """Values in float64; text or None are not converted, as they may stand for anything."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise ValueError(
+            f"{name} must be real numbers, got {array.dtype}; pass NaN for a case without a value"
+        )
+    return array.astype(float)
+
+
+def _cases(name: str, values: ArrayLike) -> np.ndarray:
+    array = _numbers(name, values)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must be one value per case, (cases,), got shape {array.shape}; pass one column"
+        )
+    return array
+
+
 def _defined(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, float)
     return values[~np.isnan(values)]
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    a, b = _cases("a", a), _cases("b", b)
     if a.shape != b.shape:
         raise ValueError(
             f"a and b must have values of the same cases, got shapes {a.shape} and {b.shape}"

@@ -176,7 +176,7 @@ def test_properties(mask, labels, spacing, tolerance):
 
 def test_invalid_arguments_are_refused():
     image = np.zeros((2, 5, 6), int)
-    with pytest.raises(ValueError, match=r"same shape .*got \(2, 5, 6\) and \(2, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"same shape .*got \(2, 5, 6\), \(2, 5, 5\) and"):
         hausdorff95(image, image[..., 1:], 2, (1, 1))
     for spacing in ((1, 1, 1), (1,), (1, 0), (1, -1), (1, np.inf), (1, np.nan)):
         with pytest.raises(ValueError, match=r"spacing must be 2 positive lengths in mm"):
@@ -197,8 +197,8 @@ def test_voxels_left_out_belong_to_no_class():
     ignored[0, 9:], noisy[0, 10, 3] = 255, 1
     found = hausdorff95(noisy, ignored, 2, (1.0, 1.0), where=ignored != 255)
     np.testing.assert_array_equal(found[:, 1], expected)
-    assert hausdorff95(noisy, ignored, 2, (1.0, 1.0))[0, 1] > expected[0]
+    assert hausdorff95(noisy, labels, 2, (1.0, 1.0))[0, 1] > expected[0]
     share = surface_dice(noisy, ignored, 2, (1.0, 1.0), 1.0, where=ignored != 255)
     assert share[0, 1] == 1
-    with pytest.raises(ValueError, match=r"where must have shape \(1, 12, 10\), got \(12, 10\)"):
+    with pytest.raises(ValueError, match=r"where must .*got \(1, 12, 10\), .* and \(12, 10\)"):
         hausdorff95(mask, labels, 2, (1.0, 1.0), where=labels[0] == 0)

@@ -11,8 +11,10 @@ ignore index. `axis_name` is for an example whose voxels are split over devices.
 batch is left to the caller. Hyper-parameters may be traced, so `jax.vmap` and `jax.grad` over them
 work. Losses that distinguish the background take class 0 as the background.
 
-The values of arrays cannot be checked under jit, so they are not checked: an integer label outside
-0 to C - 1 belongs to no class, and a mask of 0 and 255 must be converted to 0 and 1 first.
+Outside jit, values that make no sense are refused, such as an integer label outside 0 to C - 1, or
+logits that are NaN or probabilities. Under jit they cannot be: there, a label outside 0 to C - 1
+belongs to no class, and a NaN that `where` does not leave out makes the loss of its example NaN.
+`checked` puts the same checks into a program, for `jax.experimental.checkify`.
 
 To use probabilities instead of logits, pass `from_probabilities(probs)`; for K sigmoid channels,
 pass `*binary_problems(logits, labels)`.
@@ -40,7 +42,7 @@ from dicepp_jax.losses.compound import (
     unified_focal,
     unified_focalpp,
 )
-from dicepp_jax.losses.inputs import Scalar, binary_problems, from_probabilities
+from dicepp_jax.losses.inputs import Scalar, binary_problems, checked, from_probabilities
 from dicepp_jax.losses.pixelwise import ce, ce_map, focal, focal_map, mean_voxels
 from dicepp_jax.losses.region import (
     SoftCounts,
@@ -66,6 +68,7 @@ __all__ = [
     "binary_problems",
     "ce",
     "ce_map",
+    "checked",
     "combo",
     "combopp",
     "dice_per_class",

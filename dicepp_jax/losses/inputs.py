@@ -11,12 +11,26 @@ over voxels of a product takes one pass over memory.
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from dicepp_jax.array_checks import (
+    Check,
+    as_array,
+    as_mask,
+    classes,
+    emit,
+    enforce,
+    enforce_usable,
+    is_integer,
+    shares,
+    usable,
+)
 
 EPSILON = 1e-7
 """Lower bound of `from_probabilities`, and the epsilon of the region losses."""
@@ -57,24 +71,11 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
       The `Voxels` of logits and labels.
 
     Raises:
-      ValueError: if the shapes or dtypes do not match.
+      ValueError: if `check` refuses them.
     """
+    logits, labels, where = check(logits, labels, where)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim < 2 or logits.shape[-1] < 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            "logits must be floating point of shape (B, *spatial, C) with C >= 2 classes, got "
-            f"{logits.dtype} {logits.shape}; for sigmoid outputs see losses.binary_problems"
-        )
-    num_classes, spatial = logits.shape[-1], logits.shape[:-1]
-    integer = jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == jnp.bool_
-    if labels.shape not in (spatial, logits.shape) or (labels.shape == spatial and not integer):
-        raise ValueError(
-            f"labels must be integers of shape {spatial}, or one-hot or soft labels of shape "
-            f"{logits.shape}, to match logits {logits.shape}, got {labels.dtype} {labels.shape}"
-        )
-    if where is not None and jnp.shape(where) != spatial:
-        raise ValueError(f"where must have shape {spatial}, got {jnp.shape(where)}")
-
+    num_classes, integer = logits.shape[-1], is_integer(labels)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     z = [x.astype(dtype) for x in _split(logits)]
     if labels.shape == logits.shape:
@@ -86,6 +87,104 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     mask = jnp.asarray(where, bool)
     z, y = ([jnp.where(mask, x, 0) for x in part] for part in (z, y))
     return Voxels(log_softmax(z), y, [mask.astype(dtype) - x for x in y], integer)
+
+
+def check(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The arguments of a loss as arrays, whose values are checked where they are known.
+
+    Raises:
+      ValueError: if shapes or dtypes do not match, a logit is not `usable`, logits are
+        probabilities, or labels are neither classes nor shares.
+    """
+    logits, labels, where = accepted(logits, labels, where)
+    enforce_usable(logits, where)
+    enforce(label_checks, labels, where, num_classes=logits.shape[-1], ndim=logits.ndim)
+    return logits, labels, where
+
+
+def accepted(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The arguments of a loss as arrays, whose shapes and dtypes match.
+
+    Raises:
+      ValueError: if they do not.
+    """
+    logits, labels = as_array("logits", logits), as_array("labels", labels)
+    shape = logits.shape
+    if len(shape) < 2 or shape[-1] < 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            "logits must be floating point of shape (B, *spatial, C) with C >= 2 classes, got "
+            f"{logits.dtype} {shape}; for sigmoid outputs see losses.binary_problems"
+        )
+    spatial, integer = shape[:-1], is_integer(labels)
+    if labels.shape not in (spatial, shape) or (labels.shape == spatial and not integer):
+        remedy = ""
+        if labels.shape == spatial:
+            remedy = "; pass labels.astype(int) if they are classes"
+        elif labels.shape in (shape[:1] + shape[2:], shape[1:]):
+            remedy = "; move the classes to the last axis: jnp.moveaxis(logits, 1, -1) for a batch"
+        elif labels.shape in (spatial[1:], shape[1:]):
+            remedy = "; pass labels[None] for a single image"
+        raise ValueError(
+            f"labels must be integers of shape {spatial}, or one-hot or soft labels of shape "
+            f"{shape}, to match logits {shape}, got {labels.dtype} {labels.shape}{remedy}"
+        )
+    if not logits.size:
+        raise ValueError(f"logits must have an example and a voxel, got shape {shape}")
+    return logits, labels, as_mask(where, spatial, "logits (B, *spatial, C)")
+
+
+def label_checks(
+    labels: jax.Array, where: jax.Array | None, *, num_classes: int, ndim: int
+) -> list[Check]:
+    """Integer labels are classes, one-hot and soft ones are shares; ndim is that of the logits."""
+    if labels.ndim < ndim:
+        return classes(labels, where, name="labels", num_classes=num_classes)
+    remedy = "pass labels (B, *spatial) of integers, or one-hot or soft labels (B, *spatial, C)"
+    return shares(labels, where, name="labels", remedy=remedy)
+
+
+def checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The loss with checks of its arrays for `jax.experimental.checkify`, which work under jit.
+
+    They are the checks that a loss makes outside jit: labels are classes, soft labels are shares,
+    logits are numbers and no probabilities. They cost a pass over the arrays.
+
+    Args:
+      loss: a function of `LOSSES`, of `get_loss`, or another of this package that takes logits and
+        labels.
+
+    Returns:
+      A function of the same arguments and result. To trace it, apply `checkify.checkify` to it or
+      to a function that calls it, under or outside jit, vmap and grad.
+
+    Raises:
+      ValueError: as the loss does; outside jit also if a check does not hold.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.experimental import checkify
+      >>> from dicepp_jax.losses import checked, dscpp
+      >>> step = jax.jit(checkify.checkify(checked(dscpp)))
+      >>> error, value = step(jnp.zeros((1, 3, 2)), jnp.array([[0, 1, 255]]))
+      >>> error.throw()
+      Traceback (most recent call last):
+      ...
+      jax...JaxRuntimeError: labels hold 255, expected the classes 0 to 1; where=labels != 255 ...
+    """
+
+    @functools.wraps(loss)
+    def with_checks(
+        logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None, **others: Any
+    ) -> jax.Array:
+        z, y, mask = accepted(logits, labels, where)
+        emit(usable(z, mask) + label_checks(y, mask, num_classes=z.shape[-1], ndim=z.ndim))
+        return loss(logits, labels, where=where, **others)
+
+    return with_checks
 
 
 def _split(x: jax.Array) -> list[jax.Array]:
@@ -192,7 +291,10 @@ def from_probabilities(probs: jax.Array) -> jax.Array:
       probs: `(..., C)` class probabilities.
 
     Returns:
-      `(..., C)` logits, valid input for every loss.
+      `(..., C)` logits, valid input for every loss; NaN where a probability is NaN.
+
+    Raises:
+      ValueError: if a probability lies outside [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -201,6 +303,9 @@ def from_probabilities(probs: jax.Array) -> jax.Array:
       >>> bool(jnp.allclose(ce(from_probabilities(probs), jnp.array([[0]])), -jnp.log(0.75)))
       True
     """
+    probs = as_array("probs", probs)
+    remedy = "logits need no conversion: pass them to the loss"
+    enforce(shares, probs, None, name="probs", remedy=remedy, sums=False, may_be_nan=True)
     # In half precision, epsilon itself would be rounded.
     probs = jnp.asarray(probs).astype(jnp.promote_types(jnp.result_type(probs), jnp.float32))
     return jnp.log(jnp.maximum(probs, EPSILON))
@@ -218,7 +323,7 @@ def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
       `(B * K,)`, and `.reshape(B, K)` gives the loss of every channel.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, logits are integers, or a label lies outside [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -227,11 +332,16 @@ def binary_problems(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
       >>> dscpp(*binary_problems(z, y)).reshape(2, 3).shape
       (2, 3)
     """
-    if jnp.shape(logits) != jnp.shape(labels) or jnp.ndim(logits) < 2:
+    logits, labels = as_array("logits", logits), as_array("labels", labels)
+    if logits.shape != labels.shape or logits.ndim < 2:
         raise ValueError(
             "logits and labels must have the same shape (B, *spatial, K), one label per channel, "
-            f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
+            f"got {logits.shape} and {labels.shape}"
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits must be floating point, got {logits.dtype}; are they the labels?")
+    remedy = "pass 1 where a voxel belongs to the channel and 0 elsewhere"
+    enforce(shares, labels, None, name="labels", remedy=remedy, sums=False)
     z = _channels_to_batch(logits)
     y = _channels_to_batch(labels)
     return jnp.stack([jnp.zeros_like(z), z], axis=-1), jnp.stack([1 - y, y], axis=-1)

@@ -7,6 +7,7 @@ means over the voxels that `where` includes, `(B,)`. If it includes none, the me
 import jax
 import jax.numpy as jnp
 
+from dicepp_jax.array_checks import as_array, as_mask
 from dicepp_jax.losses import inputs
 from dicepp_jax.losses.inputs import AxisName, Scalar, check_exponent, check_range
 
@@ -25,11 +26,20 @@ def mean_voxels(
     Returns:
       `(B,)` means.
 
+    Raises:
+      ValueError: if x has no voxel, or where is not boolean or has another shape.
+
     Example:
       >>> import jax.numpy as jnp
       >>> mean_voxels(jnp.array([[1.0, 2.0, 6.0]]), jnp.array([[True, True, False]])).tolist()
       [1.5]
     """
+    x = as_array("x", x)
+    if not x.ndim or not x.size:
+        raise ValueError(
+            f"x must have a value for each voxel, (B, *spatial), and a voxel, got shape {x.shape}"
+        )
+    where = as_mask(where, x.shape, "x (B, *spatial)")
     if where is not None:
         x = jnp.where(where, x, 0)
     counted = jnp.ones(x.shape, bool) if where is None else jnp.asarray(where, bool)

@@ -11,7 +11,10 @@ The metrics of `OVERLAP` use the most likely class. `threshold_counts` counts at
 thresholds instead; `roc_auc`, `average_precision` and `threshold_for` are computed from its counts.
 
 NaN means that a metric is undefined, such as the Dice of a class that is neither present nor
-predicted. Importing this package loads only jax and numpy. Surface distances are in
+predicted. Outside jit, values that make no sense are refused; `checked` puts the same checks into a
+program, for `jax.experimental.checkify`.
+
+Importing this package loads only jax and numpy. Surface distances are in
 `dicepp_jax.metrics.surface`, which runs on the host with scipy.
 """
 
@@ -33,6 +36,7 @@ from dicepp_jax.metrics.calibration import (
     nll_labelmap,
     reliability,
 )
+from dicepp_jax.metrics.given import checked
 from dicepp_jax.metrics.overlap import (
     Confusion,
     confusion,
@@ -63,6 +67,7 @@ __all__ = [
     "average_precision",
     "brier",
     "brier_labelmap",
+    "checked",
     "confusion",
     "dice",
     "ece",

@@ -1,13 +1,15 @@
 """Calibration of class probabilities, per example and class.
 
 Probabilities are `(B, *spatial, C)`, labels integers `(B, *spatial)`. Logarithms are taken of
-probabilities clipped to [1e-7, 1 - 1e-7]. The metrics of an example without voxels are NaN.
+probabilities clipped to [1e-7, 1 - 1e-7]. The metrics of an example without voxels are NaN. What
+is refused outside jit is in `metrics.given`; under jit a NaN at an included voxel shows as NaN.
 
 Calibration errors are computed over bins of the predicted probability: first sums per bin
 (`Reliability`), then their ratios. Each class is treated separately, as a binary problem: its
 probability against whether the voxel belongs to it.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dicepp_jax.array_checks import Checks, as_mask, classes, enforce
+from dicepp_jax.metrics import given
 
 CLIP = 1e-7
 BINS = 20
@@ -24,22 +29,19 @@ _CHUNK = 4096
 
 
 def flat_voxels(
-    probs: jax.Array, labels: jax.Array, where: jax.Array | None
+    probs: jax.Array, labels: jax.Array, where: jax.Array | None, checks: Checks = given.of_probs
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Flatten to probabilities (B, N, C) in float32, labels (B, N) and the (B, N) mask of `where`.
 
     Raises:
-      ValueError: if the shapes do not match.
+      ValueError: if the shapes or dtypes do not match, or `checks` do not hold.
     """
+    probs, labels, where = given.probabilities(probs, labels, where, checks)
     probs, labels = jnp.asarray(probs, jnp.float32), jnp.asarray(labels)
     spatial, num_classes = probs.shape[:-1], probs.shape[-1]
-    if labels.shape != spatial or (where is not None and jnp.shape(where) != spatial):
-        raise ValueError(
-            f"probs (B, *spatial, C) {probs.shape} need integer labels and a where of shape "
-            f"{spatial}, got {labels.shape} and {None if where is None else jnp.shape(where)}"
-        )
     mask = jnp.ones(spatial, bool) if where is None else jnp.asarray(where, bool)
-    rows = (spatial[0], -1)
+    # Not -1, which no size fits if there is no example.
+    rows = (spatial[0], math.prod(spatial[1:]))
     return probs.reshape(*rows, num_classes), labels.reshape(rows), mask.reshape(rows)
 
 
@@ -163,9 +165,9 @@ def nll_labelmap(probs: jax.Array, labels: jax.Array, where: jax.Array | None = 
 
     Example:
       >>> import jax.numpy as jnp
-      >>> probs = jnp.array([[[0.5, 0.5], [0.25, 0.75]]])
-      >>> print(nll_labelmap(probs, jnp.array([[0, 2]])))
-      [[1.386294 0.287682]]
+      >>> probs = jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]])
+      >>> print(nll_labelmap(probs, jnp.array([[0, 2]])).round(4))
+      [[1.3863 1.3863 0.6931]]
 
     Reference:
       DSC++ paper, Table 5, which very probably reports this as NLL.
@@ -195,9 +197,9 @@ def brier_labelmap(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> probs = jnp.array([[[0.5, 0.5], [0.25, 0.75]]])
+      >>> probs = jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]])
       >>> print(brier_labelmap(probs, jnp.array([[0, 2]])))
-      [[1.65625 0.90625]]
+      [[1.65625 1.5625  1.15625]]
 
     Reference:
       DSC++ paper, Table 5, which very probably reports this as Brier score.
@@ -350,8 +352,8 @@ def _quantiles(p: jax.Array, mask: jax.Array, bins: int) -> jax.Array:
 
 
 def _check_bins(bins: int) -> None:
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    if not isinstance(bins, int | np.integer) or bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}; pass an integer")
 
 
 def _sums(p: jax.Array, inner: jax.Array, y: jax.Array, mask: jax.Array) -> Reliability:
@@ -517,10 +519,15 @@ def foreground_band(
       >>> foreground_band(jnp.array([[0, 0, 0, 2, 0, 0]]), 1).astype(int).tolist()
       [[0, 0, 1, 1, 1, 0]]
     """
-    counted = jnp.ones(jnp.shape(labels), bool) if where is None else jnp.asarray(where, bool)
+    labels = given.labels_of("labels", labels)
+    where = as_mask(where, labels.shape, "labels (B, *spatial)")
+    counted = jnp.ones(labels.shape, bool) if where is None else jnp.asarray(where, bool)
+    enforce(classes, labels, where, name="labels", num_classes=np.iinfo(np.int32).max)
     band = (jnp.asarray(labels) > 0) & counted
-    widths = [width] * (band.ndim - 1) if isinstance(width, int) else list(width)
-    if len(widths) != band.ndim - 1 or any(w < 0 for w in widths):
+    widths = [width] * (band.ndim - 1) if isinstance(width, int | np.integer) else list(width)
+    if len(widths) != band.ndim - 1 or not all(
+        isinstance(w, int | np.integer) and w >= 0 for w in widths
+    ):
         raise ValueError(
             "width must be a non-negative number of voxels, or one for each spatial axis of "
             f"labels (B, *spatial) {band.shape}, got {width}"

@@ -16,10 +16,13 @@ A ratio x / 0 is NaN: the metric is undefined, such as the recall of a class tha
 truth, and a mean over cases should leave it out.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from dicepp_jax.metrics import given
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -89,7 +92,7 @@ def confusion(
       `Confusion` of integer arrays `(B, C)`.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,13 +100,10 @@ def confusion(
       >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist(), counts.tn.tolist()
       ([[1, 2]], [[0, 1]], [[1, 0]], [[2, 1]])
     """
+    mask, labels, where = given.masks(mask, labels, num_classes, where)
     mask, labels = jnp.asarray(mask), jnp.asarray(labels)
-    if mask.shape != labels.shape or (where is not None and jnp.shape(where) != mask.shape):
-        raise ValueError(
-            f"mask, labels and where must have the same shape (B, *spatial), got {mask.shape}, "
-            f"{labels.shape} and {None if where is None else jnp.shape(where)}"
-        )
-    rows = (mask.shape[0], -1)
+    # Not -1, which no size fits if there is no example.
+    rows = (mask.shape[0], math.prod(mask.shape[1:]))
     classes = jnp.arange(num_classes)[:, None, None]
     counted = jnp.ones(mask.shape, bool) if where is None else jnp.asarray(where, bool)
     counted = counted.reshape(rows)[None]
@@ -129,7 +129,7 @@ def dice(
       `(B, C)` in [0, 1], NaN for a class absent from both mask and truth.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -157,7 +157,7 @@ def jaccard(
       `(B, C)` in [0, 1], NaN for a class absent from both mask and truth.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -185,7 +185,7 @@ def precision(
       `(B, C)` in [0, 1], NaN for a class that is not predicted anywhere.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -213,7 +213,7 @@ def recall(
       `(B, C)` in [0, 1], NaN for a class that is absent from the truth.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -241,7 +241,7 @@ def specificity(
       `(B, C)` in [0, 1], NaN for a class that all voxels belong to.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -267,7 +267,7 @@ def volume_difference(
       absent from the truth.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or mask or labels are no classes.
 
     Example:
       >>> import jax.numpy as jnp

@@ -2,18 +2,23 @@
 
 These metrics run on the host in float64, with scipy, and cannot be jitted. The surface of a class
 consists of its voxels that have a neighbour of another class along an axis. There is no class
-outside the image, so an object cut off by the border has a surface there. Distances are measured in
+outside the image, so an object cut off by the border has a surface there. Voxels of label -1 are of
+no class: they belong to no surface, and neighbours of them are on one. Distances are measured in
 mm from the centre of each surface voxel to the nearest surface voxel of the other segmentation.
 
 A class that is neither present nor predicted has NaN. One that is only present, or only predicted,
 has infinite distance and surface Dice 0; means of distances should state how they treat infinity.
 """
 
+import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
+
+from dicepp_jax.array_checks import as_array
+from dicepp_jax.metrics import given
 
 
 def hausdorff95(
@@ -98,7 +103,7 @@ def surface_dice(
       Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy,
       J. Med. Internet Res. 23 (2021).
     """
-    if not 0 <= tolerance < np.inf:
+    if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a distance in mm, 0 or more, got {tolerance}")
     # Three voxels of 0.1 mm are 0.30000000000000004 mm apart.
     limit = tolerance * (1 + 1e-9)
@@ -118,21 +123,18 @@ def _per_class(
     where: np.ndarray | None,
 ) -> np.ndarray:
     """`metric(d(mask, truth), d(truth, mask))` of every example and class, `(B, C)`."""
-    mask, labels, scale = np.asarray(mask), np.asarray(labels), np.asarray(spacing, float)
-    if mask.shape != labels.shape:
-        raise ValueError(
-            f"mask and labels must have the same shape (B, *spatial), got {mask.shape} and "
-            f"{labels.shape}"
-        )
+    arrays = given.masks(mask, labels, num_classes, where, lowest=-1)
+    mask, labels = np.asarray(arrays[0]), np.asarray(arrays[1])
+    scale = np.asarray(as_array("spacing", spacing)).astype(float)
     if scale.shape != (labels.ndim - 1,) or not np.all((scale > 0) & (scale < np.inf)):
         raise ValueError(
             f"spacing must be {labels.ndim - 1} positive lengths in mm, one for each spatial axis "
             f"of labels (B, *spatial) {labels.shape}, got {spacing}"
         )
     if where is not None:
-        if np.shape(where) != labels.shape:
-            raise ValueError(f"where must have shape {labels.shape}, got {np.shape(where)}")
-        mask, labels = (np.where(where, x, -1) for x in (mask, labels))
+        # In int32, since uint8 has no -1.
+        included = np.asarray(where, bool)
+        mask, labels = (np.where(included, x.astype(np.int32), -1) for x in (mask, labels))
     values = np.full((len(labels), num_classes), np.nan)
     for b, images in enumerate(zip(mask, labels, strict=True)):
         predicted, true = (_surfaces(image, num_classes, scale) for image in images)

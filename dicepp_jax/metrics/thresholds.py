@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dicepp_jax.array_checks import as_array
+from dicepp_jax.metrics import given
 from dicepp_jax.metrics.calibration import flat_voxels
 from dicepp_jax.metrics.overlap import Confusion
 
@@ -62,11 +64,11 @@ def threshold_counts(
       >>> counts.tp[0, 1].tolist(), counts.fp[0, 1].tolist()
       ([1, 1, 1], [1, 1, 0])
     """
-    thresholds = jnp.asarray(thresholds, jnp.float32)
+    thresholds = jnp.asarray(as_array("thresholds", thresholds), jnp.float32)
     if thresholds.ndim != 1 or not len(thresholds):
         raise ValueError(f"thresholds must be a non-empty list (T,), got shape {thresholds.shape}")
     table = jnp.sort(thresholds)
-    between = _histogram(*flat_voxels(probs, labels, where), table)
+    between = _histogram(*flat_voxels(probs, labels, where, given.of_scores), table)
     reached = lax.cumsum(between, axis=3, reverse=True)
     total = reached[..., :1]
     predicted = reached[..., jnp.searchsorted(table, thresholds, side="right")]
@@ -138,6 +140,9 @@ def roc_auc(counts: Confusion) -> jax.Array:
     Returns:
       `(*shape)` in [0, 1], NaN for a class that no voxel or every voxel belongs to.
 
+    Raises:
+      ValueError: if the counts are not of one shape, or negative.
+
     Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]])
@@ -163,6 +168,9 @@ def average_precision(counts: Confusion) -> jax.Array:
     Returns:
       `(*shape)` in [0, 1], NaN for a class that is absent from the truth.
 
+    Raises:
+      ValueError: if the counts are not of one shape, or negative.
+
     Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]])
@@ -178,7 +186,7 @@ def average_precision(counts: Confusion) -> jax.Array:
 
 def _curve(counts: Confusion) -> Confusion:
     """Counts by descending threshold, preceded by no and followed by all voxels as positives."""
-    tp, fp, fn, tn = (jnp.asarray(x, jnp.float32) for x in counts)
+    tp, fp, fn, tn = (jnp.asarray(x, jnp.float32) for x in _checked(counts))
 
     def falling(called: jax.Array, total: jax.Array) -> jax.Array:
         # The lower the threshold, the more voxels are predicted as the class.
@@ -187,6 +195,19 @@ def _curve(counts: Confusion) -> Confusion:
     positives, negatives = (tp + fn)[..., :1], (fp + tn)[..., :1]
     tp, fp = falling(tp, positives), falling(fp, negatives)
     return Confusion(tp, fp, positives - tp, negatives - fp)
+
+
+def _checked(counts: Confusion) -> Confusion:
+    arrays = [as_array("counts", x) for x in counts]
+    shapes = {x.shape for x in arrays}
+    if not isinstance(counts, Confusion) or len(shapes) > 1 or not arrays[0].ndim:
+        raise ValueError(
+            "counts must be a Confusion of arrays of one shape (*shape, T), as from "
+            f"threshold_counts, got {type(counts).__name__} of {sorted(shapes)}"
+        )
+    if any(not isinstance(x, jax.core.Tracer) and (np.asarray(x) < 0).any() for x in arrays):
+        raise ValueError("counts must not be negative; sum them over images in int64")
+    return counts
 
 
 def threshold_for(
@@ -223,7 +244,8 @@ def threshold_for(
       >>> print(threshold_for(counts, THRESHOLDS, precision=0.9))
       [[0.66 0.41]]
     """
-    thresholds = jnp.asarray(thresholds, jnp.float32)
+    _checked(counts)
+    thresholds = jnp.asarray(as_array("thresholds", thresholds), jnp.float32)
     if thresholds.shape != counts.tp.shape[-1:]:
         raise ValueError(
             f"counts of shape (*shape, T) {counts.tp.shape} need T thresholds (T,), got "
