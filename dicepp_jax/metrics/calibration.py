@@ -384,7 +384,9 @@ def _sums(p: jax.Array, inner: jax.Array, y: jax.Array, mask: jax.Array) -> Reli
     voxels = p.shape[-1]
     whole = voxels - voxels % _CHUNK
     arrays = p, y, jnp.broadcast_to(mask, p.shape)
-    chunks = reduce(*(x[..., :whole].reshape(*x.shape[:2], -1, _CHUNK) for x in arrays))
+    chunks = reduce(
+        *(x[..., :whole].reshape(*x.shape[:2], whole // _CHUNK, _CHUNK) for x in arrays)
+    )
     rest = reduce(*(x[..., None, whole:] for x in arrays))
     return Reliability(*(jnp.swapaxes(a + b, 0, 1) for a, b in zip(chunks, rest, strict=True)))
 
@@ -524,7 +526,7 @@ def foreground_band(
     counted = jnp.ones(labels.shape, bool) if where is None else jnp.asarray(where, bool)
     enforce(classes, labels, where, name="labels", num_classes=np.iinfo(np.int32).max)
     band = (jnp.asarray(labels) > 0) & counted
-    widths = [width] * (band.ndim - 1) if isinstance(width, int | np.integer) else list(width)
+    widths = list(width) if isinstance(width, Sequence) else [width] * (band.ndim - 1)
     if len(widths) != band.ndim - 1 or not all(
         isinstance(w, int | np.integer) and w >= 0 for w in widths
     ):
