@@ -76,12 +76,33 @@ def run_blocks(path):
     return namespace
 
 
+def defined_tests():
+    """The names of all tests."""
+    return {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "docs/data.md"])
+def test_promises_name_tests_that_exist(page):
+    named = set(re.findall(r"`(test_\w+)`", read_page(page)))
+    assert named and named <= defined_tests(), named - defined_tests()
+
+
+def test_every_promise_names_a_test():
+    rows = [row for row in read_page("docs/reliability.md").splitlines() if row.startswith("| ")]
+    promises = [row for row in rows if not row.startswith("| promise |")]
+    assert len(promises) > 20
+    for row in promises:
+        assert re.search(r"\| `test_\w+`[^|]* \|$", row), row
+
+
 def test_situations_name_tests_that_exist():
     (_, rest) = read_page("docs/data.md").split("\n## Situations\n")
     rows = [row for row in rest.split("\n## ")[0].splitlines() if row.startswith("| ")]
-    defined = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
-        defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+    defined = defined_tests()
     for row in rows[1:]:
         named = set(re.findall(r"`(test_\w+)`", row.rsplit("|", 2)[1]))
         assert named <= defined, row
