@@ -184,6 +184,8 @@ class Checkpoints:
                     ),
                 )
                 plan = schedule.State(**found.schedule)
+        except (MemoryError, PermissionError):
+            raise  # Says nothing of the files.
         except Exception as error:  # Whatever libraries raise for files that make no sense.
             raise DamagedError(f"{folder} is damaged ({_first_line(error)})") from error
         if differences:
@@ -253,7 +255,11 @@ class Checkpoints:
         with parallel.first_alone("checkpoints"):
             problems: dict[int, DamagedError] = {}
             epochs = sorted(
-                (int(path.name) for path in self._directory.glob("*") if path.name.isdecimal()),
+                (
+                    int(p.name)
+                    for p in self._directory.glob("*")
+                    if p.name.isdecimal() and p.is_dir()
+                ),
                 reverse=True,
             )
             for epoch in epochs:
@@ -294,16 +300,19 @@ def _all_damaged(directory: Path, problems: list[DamagedError]) -> DamagedError:
     return DamagedError(f"no checkpoint in {directory} is intact: {problems[0]}. {REMEDY}")
 
 
-def _shapes(state: TrainState) -> dict[str, list[int]]:
-    """The shapes of a state's arrays, by the names that orbax gives them."""
+def _shapes(state: TrainState) -> dict[str, str]:
+    """The shapes and dtypes of a state's arrays, by the names that orbax gives them."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(k, simple=True, separator="."): list(x.shape) for k, x in leaves}
+    return {
+        jax.tree_util.keystr(k, simple=True, separator="."): f"{np.dtype(x.dtype)}{list(x.shape)}"
+        for k, x in leaves
+    }
 
 
 def _differences(folder: Path, like: TrainState) -> list[str]:
     """Where a stored network differs."""
     stored = jax.tree.leaves(ocp.StandardCheckpointHandler().metadata(folder / "state"))
-    here, there = _shapes(like), {leaf.name: list(leaf.shape) for leaf in stored}
+    here, there = _shapes(like), {x.name: f"{np.dtype(x.dtype)}{list(x.shape)}" for x in stored}
     return [
         f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
         for name in {**here, **there}
@@ -330,8 +339,10 @@ def _check_metrics(folder: Path) -> None:
     path = folder / METRICS / METRICS
     try:
         metrics = json.loads(path.read_bytes())
-        ok = metrics.pop("digest", None) in (None, _digest_of(metrics)) and "val_loss" in metrics
-    except (OSError, ValueError, AttributeError) as error:
+        digest = metrics.pop("digest", None)  # Absent in older versions.
+        ok = digest in (None, _digest_of(metrics)) and metrics["epoch"] == int(folder.name)
+        float(metrics["val_loss"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         if not folder.exists():
             return  # Removed meanwhile by the run that is in progress.
         raise DamagedError(f"{folder} is damaged ({METRICS}: {_first_line(error)})") from error

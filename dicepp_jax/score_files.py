@@ -192,6 +192,9 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
                 "and does not train again what has been trained"
             )
     bins = read_csv(folder / RELIABILITY, ReliabilityBin)
+    number = len(bins) // len(classes)
+    if [row[:2] for row in bins] != [(label, n) for label in classes for n in range(number)]:
+        raise ValueError(f"{folder / RELIABILITY} lacks bins of some classes")
     columns = np.array([row[2:] for row in bins]).reshape(len(classes), -1, 3)
     counts: dict[str, list[tuple[int, ...]]] = {}
     for count in read_csv(folder / THRESHOLDS, ThresholdCount):
@@ -205,12 +208,15 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
     of_cases = Counter(row.case for row in rows)
     if of_cases.keys() != thresholds.keys() or len(set(of_cases.values())) > 1:
         raise ValueError(f"{folder / CASES} lacks rows of some cases")
+    normal = read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else []
+    if len(normal) % (len(classes) - 1):
+        raise ValueError(f"{folder / NORMAL} lacks classes of some cases")
     return SplitScores(
         rows,
         Reliability(*np.moveaxis(columns, -1, 0)),
         thresholds,
         _unpacked((folder / SHOWN).read_bytes()),
-        read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else (),
+        normal,
     )
 
 

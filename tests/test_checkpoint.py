@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from runs import tiny
 
-from dicepp_jax import schedule, train
+from dicepp_jax import checkpoint, schedule, score_files, train
 from dicepp_jax.checkpoint import Checkpoints, DamagedError
 from dicepp_jax.rows import Row, read_csv
 from experiments.setup import components
@@ -147,13 +147,38 @@ def test_another_epoch_is_not_evaluated_in_place_of_a_damaged_best(kept, tmp_pat
         checkpoints.restore_best(network(0))
 
 
+def test_the_checkpoint_of_another_epoch_is_not_taken_for_the_last(kept, tmp_path, capsys):
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "3")
+    shutil.copytree(tmp_path / "2", tmp_path / "3")
+    (tmp_path / "9").touch()  # A file, which is no checkpoint.
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.resume(network(0))
+    assert restored.epoch == 2
+    assert_read_as_saved(restored)
+    assert f"{tmp_path / '3'} is damaged (metrics: " in capsys.readouterr().out
+
+
+def test_what_says_nothing_of_files_removes_none(kept, tmp_path, monkeypatch):
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+
+    def exhausted(*_):
+        raise MemoryError
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoint, "_check_stored", exhausted)
+        with pytest.raises(MemoryError):
+            checkpoints.resume(network(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
 def test_another_network_is_refused_with_what_differs(kept, tmp_path):
     params = {"conv": {"kernel": np.zeros((3, 3, 2, 5), np.float32), "bias": np.zeros(5)}}
     other = train.TrainState(np.int32(0), params, train.sgd(0.0).init(params))
     shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     expected = (
-        r"3 is of another network: .*params.conv.bias is absent there, \[5\] here; "
-        r"params.conv.kernel is \[3, 3, 2, 4\] there, \[3, 3, 2, 5\] here; .*more.* --workdir"
+        r"3 is of another network: .*params.conv.bias is absent there, float64\[5\] here; "
+        r"params.conv.kernel is float32\[3, 3, 2, 4\] there, float32\[3, 3, 2, 5\] here; .*more.* --workdir"
     )
     with pytest.raises(ValueError, match=expected), Checkpoints(tmp_path) as checkpoints:
         checkpoints.resume(other)
@@ -205,13 +230,19 @@ def test_a_line_in_the_middle_of_a_log_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "Expecting value"), ("[1]", "lacks data"), ("{}", "lacks data"), ("\xff", "utf-8|value")],
+    [
+        ("", "Expecting value"),
+        ("[1]", "it is no object"),
+        ("{}", "lacks data"),
+        ('{"data": 3}', "lacks data"),
+        ("\xff", "utf-8|value"),
+    ],
 )
 def test_a_damaged_record_is_named(tmp_path, content, message):
     path = tmp_path / "run.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=f"run.json is damaged .*({message})"):
-        stored.read(path, ("data",))
+        stored.read(path, {"data": str})
 
 
 def test_a_table_that_was_cut_off_is_noticed(tmp_path):
@@ -219,3 +250,20 @@ def test_a_table_that_was_cut_off_is_noticed(tmp_path):
     path.write_text("case,label,region,metric,value\np,vessel,image,dice,0.91")
     with pytest.raises(ValueError, match="ends in the middle of line 2: it was cut off"):
         read_csv(path, Row)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 4])
+def test_scores_that_were_cut_off_between_lines_are_noticed(data_dir, tmp_path, lines):
+    config = tiny(data_dir, **{"train.epochs": 1, "evaluation.figures": 0})
+    built = components.build(config)
+    predict = lambda image, size: np.full((*size, 2), 0.5, np.float32)  # noqa: E731
+    cases = [built.splits["test"][n] for n in range(2)]
+    score_files.score_split(predict, cases, built.spec, tmp_path)
+    score_files.read(tmp_path, built.spec.classes)
+    for name in ("cases.csv", "reliability.csv", "thresholds.csv"):
+        path = tmp_path / "test" / name
+        content = path.read_text()
+        path.write_text("".join(content.splitlines(keepends=True)[:-lines]))
+        with pytest.raises(ValueError, match=f"(?s){tmp_path}.*repeat the command of that run"):
+            score_files.read(tmp_path, built.spec.classes)
+        path.write_text(content)

@@ -240,8 +240,9 @@ def _resume(
                 if common - 1 not in checkpoints[name].epochs:
                     raise ValueError(
                         f"{name} has {done[name]} epochs and others {common}, so they cannot "
-                        "resume side by side; it was trained further alone. Choose another "
-                        "--workdir"
+                        "resume side by side: it was trained further alone, or checkpoints of "
+                        "others are lost. Add --config.resume=False to begin the grid afresh, or "
+                        "choose another --workdir"
                     )
                 saved = checkpoints[name].restore(common - 1, shapes)
             assert saved is not None
@@ -338,7 +339,7 @@ def _is_unchanged(status: Mapping[str, Any], config: ConfigDict) -> bool:
 
 def _read_status(workdir: Path) -> dict[str, Any]:
     path = workdir / STATUS
-    return stored.read(path, ("diverged",)) if path.exists() else {"diverged": {}}
+    return stored.read(path, {"diverged": dict}) if path.exists() else {"diverged": {}}
 
 
 def _write_status(workdir: Path, status: Mapping[str, Any]) -> None:

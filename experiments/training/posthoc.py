@@ -220,7 +220,7 @@ def _open(
     if manual_dir is not None:
         config.data.manual_dir = manual_dir
     built = components.reopen(config)
-    if built.loaded.digest != stored.read(workdir / directory.RUN, ("data",))["data"]:
+    if built.loaded.digest != stored.read(workdir / directory.RUN, {"data": str})["data"]:
         raise ValueError(
             f"the cases of {built.spec.title}, their masks or their split are not those of "
             f"{workdir}"

@@ -16,7 +16,7 @@ from dicepp_jax.atomic import write_text
 from experiments.workdirs import stored
 
 DERIVED = "derived.json"
-FIELDS = ("kind", "of", "scores", "temperature")
+FIELDS = {"kind": str, "of": list, "scores": list}
 TEMPERATURE, ENSEMBLE = "temperature", "ensemble"
 FOLDS = "folds"
 """Every case scored with the network of the fold in which it validates."""

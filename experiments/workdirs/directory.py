@@ -33,6 +33,8 @@ UNFINISHED = "unfinished.msgpack"
 REPORT = "report.txt"
 SPLIT = "split.json"
 SPEC = "spec.json"
+FIELDS = {"config": dict, "data": str}
+"""Of `run.json`, what a run cannot do without."""
 PACKAGES = ("dicepp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 CPU_INFO = Path("/proc/cpuinfo")
 # Fields that do not change what is trained, only for how long, from where and how fast; nor, apart
@@ -97,7 +99,7 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
     if path.exists() and not config.resume:
         set_aside(workdir)
     if path.exists():
-        there = stored.read(path, ("config", "data"))
+        there = stored.read(path, FIELDS)
         changes = list(_differences(there["config"], resolved, FREE))
         if there.get("data") != loaded.digest:
             changes.append("its cases, their masks or their split have changed")
@@ -182,7 +184,7 @@ def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
     path = workdir / RUN
     if not (path.exists() and (workdir / REPORT).exists()):
         return False
-    there, resolved = stored.read(path, ("config", "data")), json.loads(config.to_json())
+    there, resolved = stored.read(path, FIELDS), json.loads(config.to_json())
     return there["data"] == digest and not any(
         _differences(there["config"], resolved, SCORED_ALIKE)
     )
@@ -205,7 +207,7 @@ def check_joined(workdir: Path, config: ConfigDict, digest: str) -> None:
             f"process 0 has opened {workdir}, which this host does not see; choose a --workdir on "
             "a file system that all hosts share"
         )
-    there = stored.read(path, ("config", "data"))
+    there = stored.read(path, FIELDS)
     changes = list(_differences(there["config"], json.loads(config.to_json()), LOCAL))
     if there["data"] != digest:
         changes.append("the cases, their masks or their split")
@@ -228,7 +230,7 @@ def read_spec(workdir: Path) -> Spec:
             f"{path} does not exist; give the directory of a run of experiments.run, or repeat its "
             "command, which writes the file and does not train again what has been trained"
         )
-    content = stored.read(path, ("name",))
+    content = stored.read(path, {"name": str, "downloads": list})
     known = data.SETS.get(content["name"])
     if known:  # Runs from before these fields existed lack them.
         content = {"drawn": known.spec.drawn, "stands_for": known.spec.stands_for} | content

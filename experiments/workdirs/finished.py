@@ -138,7 +138,7 @@ def read(folder: Path) -> Finished:
         fold=config.data.fold,
         scale=scale(config, spec),
         epochs=sum(len(log.read(path)) for path in of),
-        about=stored.read(of[0] / directory.RUN, ("config",)),
+        about=stored.read(of[0] / directory.RUN, {"config": dict}),
     )
 
 

@@ -143,7 +143,7 @@ def read_config(workdir: Path) -> ConfigDict:
     The folder of its data set's files is left out if it is gone: what was prepared from it is
     enough.
     """
-    there = stored.read(workdir / directory.RUN, ("config",))["config"]
+    there = stored.read(workdir / directory.RUN, {"config": dict})["config"]
     config = ConfigDict(_merged(json.loads(base.get_config().to_json()), there))
     folder = config.data.manual_dir
     if config.data.name != FOLDER and folder and not Path(folder).expanduser().exists():
