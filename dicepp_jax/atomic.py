@@ -75,4 +75,6 @@ def check_room(folder: Path, size: int) -> None:
         limits += [(limit, errno.EFBIG)] * (limit != resource.RLIM_INFINITY)
     for room, number in limits:
         if size > room:
-            raise OSError(number, f"{os.strerror(number)}: {size:,} bytes", str(folder))
+            raise OSError(
+                number, f"{os.strerror(number)}: {size:,} bytes, 1 MiB to spare", str(folder)
+            )

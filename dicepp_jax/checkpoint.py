@@ -293,7 +293,10 @@ class Checkpoints:
                 shutil.rmtree(self._directory / str(epoch))
 
 
-REMEDY = "Restore the folder from a backup, or add --config.resume=False to begin afresh"
+REMEDY = (
+    "Restore the folder from a backup, or repeat the command of the run with --config.resume=False "
+    "to train it again"
+)
 
 
 def _all_damaged(directory: Path, problems: list[DamagedError]) -> DamagedError:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from dicepp_jax import metrics, scoring
+from dicepp_jax.atomic import naming
 from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.views import View, views
@@ -156,7 +157,8 @@ def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
     write_csv(folder / SUMMARY, summarise(scored.rows))
     write_csv(folder / THRESHOLDS, list(_counts(scored.thresholds, classes)))
     write_csv(folder / RELIABILITY, list(_bins(scored.reliability, classes)))
-    (folder / SHOWN).write_bytes(_packed(scored.shown))
+    with naming(folder / SHOWN):
+        (folder / SHOWN).write_bytes(_packed(scored.shown))
     if scored.false_positives:
         write_csv(folder / NORMAL, scored.false_positives)
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)

@@ -178,7 +178,8 @@ def test_another_network_is_refused_with_what_differs(kept, tmp_path):
     shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     expected = (
         r"3 is of another network: .*params.conv.bias is absent there, float64\[5\] here; "
-        r"params.conv.kernel is float32\[3, 3, 2, 4\] there, float32\[3, 3, 2, 5\] here; .*more.* --workdir"
+        r"params.conv.kernel is float32\[3, 3, 2, 4\] there, float32\[3, 3, 2, 5\] here; .*more"
+        r".* --workdir"
     )
     with pytest.raises(ValueError, match=expected), Checkpoints(tmp_path) as checkpoints:
         checkpoints.resume(other)

@@ -1,13 +1,14 @@
 """What a run's directory remembers: the source of its data and the machine."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from configs import base
 from dicepp_jax.data import Loaded, Origin
 from dicepp_jax.data.specs import PHANTOM
-from experiments.workdirs import directory, trained
+from experiments.workdirs import directory, log, trained
 
 FIRST = Origin("/data/one", "2024-01-02T03:04:05+00:00", "a" * 32)
 SECOND = Origin("/data/two", "2025-01-02T03:04:05+00:00", "b" * 32)
@@ -59,3 +60,19 @@ def test_a_recorded_folder_that_is_gone_is_not_asked_for(tmp_path, name, expecte
     open_workdir(tmp_path, **{"data.name": name, "data.manual_dir": str(tmp_path)})
     kept = json.loads((tmp_path / directory.RUN).read_text())["config"]["data"]["manual_dir"]
     assert kept == trained.read_config(tmp_path).data.manual_dir == str(tmp_path)
+
+
+def test_a_directory_that_cannot_be_is_not_said_to_be_in_use(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "run", Path("/proc/run")):
+        with (
+            pytest.raises(ValueError, match=f"{path} (is not writable|cannot be created)"),
+            directory.lock(path),
+        ):
+            pass
+
+
+def test_a_log_that_lacks_epochs_is_reported(tmp_path, capsys):
+    (tmp_path / log.LOG).write_text('{"epoch": 0, "val_loss": 1.0}\n')
+    log.trim(tmp_path, 3)
+    assert "log.jsonl has 1 of 3 epochs: curves lack the others" in capsys.readouterr().out

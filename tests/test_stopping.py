@@ -278,6 +278,11 @@ def test_words_of_a_library_about_a_full_disk_are_understood():
     assert "Raise the limit of file sizes (ulimit -f)" in failures.describe(limited)
 
 
+def test_an_error_without_a_name_tells_nothing_of_another_disk():
+    line = failures.describe(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert line.startswith("a file could not be written (No space left on device). All that")
+
+
 def test_a_run_on_a_full_disk_resumes_when_there_is_room(data_dir, tmp_path, monkeypatch):
     config = tiny(data_dir)
     single.train_and_evaluate(config, tmp_path / "whole")
@@ -286,7 +291,7 @@ def test_a_run_on_a_full_disk_resumes_when_there_is_room(data_dir, tmp_path, mon
     with monkeypatch.context() as patch:
         usage = type("Usage", (), {"free": property(lambda _: next(free))})
         patch.setattr(shutil, "disk_usage", lambda _: usage())
-        with pytest.raises(OSError, match="No space left on device: [0-9,]+ bytes") as caught:
+        with pytest.raises(OSError, match="No space left on device: [0-9,]+ bytes, 1") as caught:
             single.train_and_evaluate(config, tmp_path / "full")
     assert caught.value.filename == str(tmp_path / "full" / "checkpoints")
     single.train_and_evaluate(config, tmp_path / "full")

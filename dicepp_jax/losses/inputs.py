@@ -273,6 +273,8 @@ def check_range(
     if isinstance(value, jax.core.Tracer):
         return
     values = np.asarray(value)
+    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
     below = values < high if half_open else values <= high
     if not np.all((values >= low) & below):
         end = ")" if half_open else "]"

@@ -210,6 +210,10 @@ def _config_errors() -> Iterator[None]:
         guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
         if guess:
             sys.exit(f"error: the config has no field {guess[2]!r}, did you mean {guess[1]!r}?")
+        if "get_config" in str(error):
+            sys.exit("error: the config file has no function get_config(), as configs/*.py have")
         sys.exit(f"error: {str(error).strip(chr(34))}")
+    except SyntaxError as error:
+        sys.exit(f"error: {error.filename}, line {error.lineno} is no Python: {error.msg}")
     except (LookupError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -14,6 +14,7 @@ from experiments.setup import stopping
 
 # Libraries in other languages report errors of the system as text.
 SYSTEMS_WORDS = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+UNKNOWN = "a file"
 PATH = re.compile(r'"(/[^"]+)"')
 
 
@@ -49,7 +50,7 @@ def describe(error: BaseException) -> str:
     limited = os.strerror(errno.EFBIG) in why
     remedy = "Raise the limit of file sizes (ulimit -f)" if limited else "Make room"
     return (
-        f"{path} could not be written ({why}; {_free(path)}). All that was written before is "
+        f"{path} could not be written ({why}{_free(path)}). All that was written before is "
         f"whole. {remedy}, then the same command resumes: {stopping.command()}"
     )
 
@@ -58,12 +59,13 @@ def no_room(error: BaseException) -> tuple[Path, str] | None:
     """The file for which there was no room and the system's reason, None for other errors."""
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            return Path(cause.filename or "a file"), str(cause.strerror)
+            path = Path(cause.filename).absolute() if cause.filename else Path(UNKNOWN)
+            return path, str(cause.strerror)
     for cause in _chain(error):
         found = SYSTEMS_WORDS.search(str(cause))
         if found:
             paths = PATH.findall(str(cause))
-            return Path(paths[-1] if paths else "a file"), found[0]
+            return Path(paths[-1] if paths else UNKNOWN), found[0]
     return None
 
 
@@ -75,6 +77,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _free(path: Path) -> str:
     """How much room the disk has that a path is on."""
+    if not path.is_absolute():
+        return ""  # Its name is not known.
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     mib = shutil.disk_usage(existing).free / 2**20
-    return f"{mib:,.1f} MiB are free"
+    return f"; {mib:,.1f} MiB are free"

@@ -242,7 +242,7 @@ def best_predictor(
     Raises:
       ValueError: if there is no checkpoint.
     """
-    with Checkpoints(workdir / directory.CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(workdir / directory.CHECKPOINTS) as checkpoints:
         best = checkpoints.restore_best(components.state_shapes(built))
         if best is None:
             raise ValueError(f"{workdir} has no checkpoint: train.epochs is {config.train.epochs}")

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from dicepp_jax import data
-from dicepp_jax.atomic import write_text
+from dicepp_jax.atomic import NO_ROOM, write_text
 from dicepp_jax.data.specs import Download, Spec
 from experiments.workdirs import stored
 
@@ -54,8 +54,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """Keep other processes out of a run's directory.
 
     Raises:
-      ValueError: if another process has locked it.
-      OSError: if it cannot be created or written to.
+      ValueError: if another process has locked it, or it cannot be created or written to.
     """
     # Beside the directory, which `set_aside` may rename.
     file_lock = FileLock(workdir.with_name(f".{workdir.name}.lock"))
@@ -65,13 +64,17 @@ def lock(workdir: Path) -> Iterator[None]:
         workdir.parent.mkdir(parents=True, exist_ok=True)
         file_lock.acquire(timeout=0)
     except Timeout as error:
+        if not Path(file_lock.lock_file).exists():
+            raise ValueError(f"{workdir} cannot be created; choose another --workdir") from error
         raise ValueError(
             f"another process is working in {workdir}; wait for it, or choose another --workdir"
         ) from error
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{workdir} is not writable ({error.strerror}); choose another --workdir",
+        if error.errno in NO_ROOM:
+            raise
+        raise ValueError(
+            f"{workdir} is not writable ({error.strerror}: {error.filename}); choose another "
+            "--workdir"
         ) from error
     try:
         yield

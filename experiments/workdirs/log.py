@@ -42,6 +42,8 @@ def read(workdir: Path) -> list[dict[str, float]]:
 def trim(workdir: Path, epochs: int) -> None:
     """Drop the records of later epochs than the first so many, which the last checkpoint has."""
     records = [record for record in read(workdir) if record["epoch"] < epochs]
+    if len(records) < epochs:
+        print(f"{workdir / LOG} has {len(records)} of {epochs} epochs: curves lack the others")
     write_text(workdir / LOG, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
