@@ -14,7 +14,6 @@ FILES = {
     "checkpoint": ("orbax-checkpoint-tmp", 9),
     "log": ("log.jsonl", 4),
     "evaluation": (".test.part", 3),
-    "figures": ("figures", 2),
     "report": ("report.txt", 2),
 }
 

@@ -87,8 +87,8 @@ def test_two_thousand_steps_and_two_hundred_validations():
     assert_constant(observed, 40)
 
 
-def test_fifty_epochs_with_data_records_and_checkpoints(data_dir, tmp_path, monkeypatch):
-    config = tiny(data_dir, **{"data.batch_size": 8, "train.epochs": 50, "loss.name": "dscpp"})
+def test_thirty_epochs_with_data_records_and_checkpoints(data_dir, tmp_path, monkeypatch):
+    config = tiny(data_dir, **{"data.batch_size": 8, "train.epochs": 30, "loss.name": "dscpp"})
     observed, save = Observed(), Checkpoints.save
 
     def saving(self, epoch):
@@ -98,5 +98,5 @@ def test_fifty_epochs_with_data_records_and_checkpoints(data_dir, tmp_path, monk
     monkeypatch.setattr(Checkpoints, "save", saving)
     with observed.compiling():
         single.fit(config, components.build(config), tmp_path)
-    assert len(log.read(tmp_path)) == 50
-    assert_constant(observed, 15)
+    assert len(log.read(tmp_path)) == 30
+    assert_constant(observed, 10)

@@ -66,7 +66,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(whole, tmp_path):
     arguments, run, place = whole
     arguments = [argument.replace(str(place), str(tmp_path)) for argument in arguments]
     points = "preparing", "compile", "step", "validation", "checkpoint", "log", "evaluation"
-    for point in (*points, "figures", "report"):
+    for point in (*points, "report"):
         killed(point, arguments)
     done = call(arguments)
     assert done.returncode == 0, done.stderr
