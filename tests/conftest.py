@@ -13,7 +13,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # How fast cases are drawn says something of the machine, and nothing of what is tested.
 hypothesis.settings.register_profile(
-    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "suite", max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("suite")
 
