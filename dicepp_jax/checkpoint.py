@@ -176,7 +176,7 @@ class Checkpoints:
             if metrics.get("network") != _digest_of(_shapes(like)):  # Absent in older versions.
                 differences = _differences(folder, like)
             if not differences:
-                _check_stored(folder)
+                _check_stored_arrays(folder)
                 found = self._manager.restore(
                     epoch,
                     args=ocp.args.Composite(
@@ -195,7 +195,7 @@ class Checkpoints:
                 "another --workdir"
             )
         # Older versions stored no digest.
-        if metrics.get("state", digest := _digest(found.state, found.schedule)) != digest:
+        if metrics.get("state") not in (None, _digest(found.state, found.schedule)):
             raise DamagedError(f"{folder} is damaged (its content is not what was saved)")
         return Restored(epoch, metrics["val_loss"], jax.device_put(found.state), plan)
 
@@ -243,7 +243,9 @@ class Checkpoints:
                 problems.append(error)
                 continue
             if damaged:
-                self._remove(damaged, problems)
+                with parallel.first_alone("damaged checkpoints"):
+                    if parallel.is_first():
+                        self._remove(damaged, problems)
                 self._manager.reload()
             return restored
         if damaged:
@@ -254,19 +256,14 @@ class Checkpoints:
         """Check what orbax reads of all checkpoints at once."""
         with parallel.first_alone("checkpoints"):
             problems: dict[int, DamagedError] = {}
-            epochs = sorted(
-                (
-                    int(p.name)
-                    for p in self._directory.glob("*")
-                    if p.name.isdecimal() and p.is_dir()
-                ),
-                reverse=True,
-            )
+            folders = (path for path in self._directory.glob("*") if path.is_dir())
+            epochs = sorted((int(f.name) for f in folders if f.name.isdecimal()), reverse=True)
             for epoch in epochs:
                 try:
-                    _check_metrics(self._directory / str(epoch))
+                    _check_stored_metrics(self._directory / str(epoch))
                 except DamagedError as error:
                     problems[epoch] = error
+            # A process after the first finds what that one has left.
             if not problems:
                 return
             if len(problems) == len(epochs):
@@ -285,12 +282,9 @@ class Checkpoints:
             self._remove(newer, list(problems.values()))
 
     def _remove(self, epochs: list[int], problems: list[DamagedError]) -> None:
-        with parallel.first_alone("damaged checkpoints"):
-            if not parallel.is_first():
-                return
-            for epoch, problem in zip(epochs, problems, strict=True):
-                print(f"{problem}; it is removed, and the checkpoint before is used")
-                shutil.rmtree(self._directory / str(epoch))
+        for epoch, problem in zip(epochs, problems, strict=True):
+            print(f"{problem}; it is removed, and the checkpoint before is used")
+            shutil.rmtree(self._directory / str(epoch))
 
 
 REMEDY = (
@@ -323,7 +317,7 @@ def _differences(folder: Path, like: TrainState) -> list[str]:
     ]
 
 
-def _check_stored(folder: Path) -> None:
+def _check_stored_arrays(folder: Path) -> None:
     """Read all arrays, of which the files have checksums.
 
     If orbax met an error in them, its threads would print tracebacks after it has been handled.
@@ -337,7 +331,7 @@ def _check_stored(folder: Path) -> None:
         arrays.read(name).result()
 
 
-def _check_metrics(folder: Path) -> None:
+def _check_stored_metrics(folder: Path) -> None:
     """Check the few numbers that say which checkpoint is the best."""
     path = folder / METRICS / METRICS
     try:

@@ -62,7 +62,6 @@ def arm(point):
     calls = {
         "compile": (jax.stages.Lowered, "compile", 1),
         "step": (progress.TrainingProgress, "step", 5),
-        "steps": (progress.GridProgress, "step", 5),
         "validation": (train, "stoppable", 2),
     }
     at_call(*calls[point])

@@ -166,7 +166,7 @@ def test_what_says_nothing_of_files_removes_none(kept, tmp_path, monkeypatch):
         raise MemoryError
 
     with Checkpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr(checkpoint, "_check_stored", exhausted)
+        monkeypatch.setattr(checkpoint, "_check_stored_arrays", exhausted)
         with pytest.raises(MemoryError):
             checkpoints.resume(network(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
