@@ -93,6 +93,7 @@ def test_thirty_epochs_with_data_records_and_checkpoints(data_dir, tmp_path, mon
 
     def saving(self, epoch):
         save(self, epoch)
+        self.wait()  # Otherwise its files may still be open.
         observed.epoch()
 
     monkeypatch.setattr(Checkpoints, "save", saving)
