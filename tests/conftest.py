@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import tempfile
 
 import hypothesis
@@ -17,6 +18,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
+
 # The same small programs are compiled by many tests and by the processes that they start; workers
 # of the session find the directory in their environment.
 if "DICEPP_JAX_TEST_CACHE" not in os.environ:
@@ -24,7 +26,7 @@ if "DICEPP_JAX_TEST_CACHE" not in os.environ:
     os.environ["DICEPP_JAX_TEST_CACHE"] = CACHE.name
 for name, value in (
     ("jax_compilation_cache_dir", os.environ["DICEPP_JAX_TEST_CACHE"]),
-    ("jax_persistent_cache_min_compile_time_secs", 0.3),
+    ("jax_persistent_cache_min_compile_time_secs", 0.0),
 ):
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
@@ -37,7 +39,23 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: a worker often waits for a process that it has started."""
+    return 1 + (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where tests keep prepared sets."""
     return str(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    """Each test closes the figures that it opens: an open one is memory that a session loses."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    opened = pyplot.get_fignums() if pyplot else []
+    if opened:
+        pyplot.close("all")
+    assert opened == []

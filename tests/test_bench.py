@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import jit_quickly
@@ -400,12 +401,14 @@ def test_sides_that_cannot_be_halved_are_refused(capsys: pytest.CaptureFixture[s
 
 def test_bars_are_the_ratios() -> None:
     before, after = {"a": (2.0, 1.5, 4.0), "b": (0.5, 0.4, 0.6)}, {"b": (0.25, 0.2, 0.3)}
-    axes = ratio_bars({"before": before, "after": after}).axes[0]
+    figure = ratio_bars({"before": before, "after": after})
+    axes = figure.axes[0]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
     assert ends == [2, 0.5, 0.25]
     assert [text.get_text() for text in axes.texts] == ["2.00", "0.50", "0.25"]
+    plt.close(figure)
     with pytest.raises(ValueError, match="there are no ratios to draw"):
         ratio_bars({"before": {}})
 

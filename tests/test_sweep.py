@@ -87,7 +87,7 @@ def members():
     return members, states, programs, expected
 
 
-@pytest.mark.parametrize("strategy", [(1, 1), (8, 1), (3, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize("strategy", [(1, 1), (3, 1), (2, 4)])
 def test_members_train_as_they_would_alone(members, strategy):
     members, states, programs, expected = members
     streams = [batches(n) for n in range(len(SEEDS))]
@@ -400,15 +400,14 @@ def test_an_ensemble_averages_probabilities(trained, data_dir):
     assert brier == pytest.approx(np.mean((probs[..., 1] - (label == 1)) ** 2), rel=1e-5)
 
 
-@pytest.mark.parametrize("saves", [1, 6])
 def test_a_grid_that_is_broken_off_between_saves_goes_on_bit_for_bit(
-    trained, data_dir, tmp_path, monkeypatch, saves
+    trained, data_dir, tmp_path, monkeypatch
 ):
     whole, _, text = trained
     save, done = Checkpoints.save, []
 
     def breaks_off(self, epoch):
-        if len(done) == saves:
+        if len(done) == 6:  # Two members have finished the second epoch.
             raise KeyboardInterrupt
         save(self, epoch)
         done.append(epoch)

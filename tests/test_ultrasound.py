@@ -43,21 +43,26 @@ def ultrasound(request, tmp_path_factory):
     return workdir, written
 
 
-def test_it_is_inspected_trained_and_scored(ultrasound):
-    workdir, written = ultrasound
+def test_it_is_inspected(ultrasound):
+    workdir, _ = ultrasound
     told = command("prepare", workdir)
-    split = {
-        "train": sorted(set(written) - {"normal (9)", "normal (2)", "benign (4)"}),
-        "validation": ["benign (4)", "normal (2)"],
-        "test": ["normal (9)"],
-    }
-    (workdir / "split.json").write_text(json.dumps(split))
     lines = told.splitlines()
     assert lines[0].startswith("NOT USED: image files or archives that belong to no case (1): over")
     assert "odd: the mask has no foreground (5 cases): normal (1); normal (2); normal (3);" in told
     assert "odd: 6 cases: benign (2), its 2 mask files overlap in " in told
     card = (workdir / "prepare" / "card.txt").read_text()
     assert "detected: several masks: 6 of 13 cases have up to 4 mask files" in card
+
+
+@pytest.mark.parametrize("ultrasound", [False], ids=["subfolders"], indirect=True)
+def test_it_is_trained_and_scored(ultrasound):
+    workdir, written = ultrasound
+    split = {
+        "train": sorted(set(written) - {"normal (9)", "normal (2)", "benign (4)"}),
+        "validation": ["benign (4)", "normal (2)"],
+        "test": ["normal (9)"],
+    }
+    (workdir / "split.json").write_text(json.dumps(split))
     told = command(
         "run",
         workdir,

@@ -25,10 +25,12 @@ def save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(text in numbers)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        path,
-        lambda temporary: figure.savefig(
-            temporary, format="png", dpi="figure", bbox_inches="tight"
-        ),
-    )
-    plt.close(figure)
+    try:
+        write_atomically(
+            path,
+            lambda temporary: figure.savefig(
+                temporary, format="png", dpi="figure", bbox_inches="tight"
+            ),
+        )
+    finally:
+        plt.close(figure)
