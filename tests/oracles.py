@@ -6,6 +6,7 @@ Slow and literal on purpose: loops over examples and classes.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 EPS = 1e-7
 
@@ -24,12 +25,15 @@ def one_hot(labels, num_classes):
 
 
 class Example(NamedTuple):
-    """The included voxels of one example, every array (N, C)."""
+    """The included voxels of one example, every array (N, C), and its labels where they are."""
 
+    z: np.ndarray
     p: np.ndarray
     not_p: np.ndarray
     log_p: np.ndarray
     y: np.ndarray
+    keep: np.ndarray  # (*spatial)
+    grid: np.ndarray  # (C, *spatial), 0 at voxels that are left out
 
 
 def _examples(logits, labels, where):
@@ -44,7 +48,8 @@ def _examples(logits, labels, where):
         not_p = np.stack([np.delete(p, k, axis=-1).sum(-1) for k in range(c)], axis=-1)
         shifted = z - z.max(-1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        yield Example(p, not_p, log_p, y[b].reshape(-1, c)[keep[b].ravel()])
+        grid = np.where(keep[b], np.moveaxis(y[b], -1, 0), 0)
+        yield Example(z, p, not_p, log_p, y[b].reshape(-1, c)[keep[b].ravel()], keep[b], grid)
 
 
 def _counts(x, c, g):
@@ -95,6 +100,80 @@ def _unified(x, weight, delta, gamma, g):
     return weight * _laf(x, delta, gamma) + (1 - weight) * _laft(x, delta, gamma, g)
 
 
+def _ace(x, membership):
+    """The mean over classes of the mean error of the bins that hold a hundredth of a voxel."""
+    of_classes = []
+    for p, y in zip(x.p.T, x.y.T, strict=True):
+        errors = []
+        for k in range(20):
+            w = membership(p, k)
+            if w.sum() >= 0.01:
+                errors.append(abs((w * p).sum() / w.sum() - (w * y).sum() / w.sum()))
+        of_classes.append(np.mean(errors) if errors else 0.0)
+    return np.mean(of_classes)
+
+
+def _inside(p, k):
+    """Whether p lies between the edges, of which what is beyond rounding belongs to the bin."""
+    edges = np.append(np.arange(20) / 20, np.inf) - 5e-7
+    return ((p >= edges[k]) & (p < edges[k + 1])).astype(float)
+
+
+def _triangle(p, k):
+    """1 at the centre of the bin, falling to 0 at the next centres, but 1 beyond the outer ones."""
+    return np.interp(p, (np.arange(20) + 0.5) / 20, np.eye(20)[k])
+
+
+def _around(x, kernel, mode):
+    """Means by a kernel over the included neighbours of each included voxel, (N, C)."""
+    total = ndimage.convolve(x.keep.astype(float), kernel, mode=mode)[x.keep]
+    sums = [ndimage.convolve(of_class, kernel, mode=mode)[x.keep] for of_class in x.grid]
+    return np.stack(sums, axis=-1) / total[:, None]
+
+
+def _svls(x):
+    steps = np.stack(np.meshgrid(*[(-1, 0, 1)] * x.keep.ndim, indexing="ij"))
+    kernel = np.exp(-(steps**2).sum(0) / 2)
+    centre = (1,) * x.keep.ndim
+    kernel[centre] = kernel.sum() - kernel[centre]
+    return _weighted_ce(x._replace(y=_around(x, kernel, "nearest")), 1.0)
+
+
+def _penalty(x, values):
+    """The mean over voxels of the sum over the classes that are not excluded."""
+    return (values * (x.z > -1e5)).sum(-1).mean() if len(x.z) else 0.0
+
+
+def _nacl(x, weight):
+    frequencies = _around(x, np.ones((3,) * x.keep.ndim), "constant")
+    return _weighted_ce(x, 1.0) + weight * _penalty(x, abs(frequencies - x.z))
+
+
+def _mbls(x, weight, margin):
+    behind = x.z.max(-1, keepdims=True) - x.z if len(x.z) else x.z
+    return _weighted_ce(x, 1.0) + weight * _penalty(x, np.maximum(0, behind - margin))
+
+
+def _label_smoothing(x, alpha):
+    return _weighted_ce(x._replace(y=x.y * (1 - alpha) + alpha / x.y.shape[1]), 1.0)
+
+
+def _dml(x):
+    values = []
+    for p, not_p, y in zip(x.p.T, x.not_p.T, x.y.T, strict=True):
+        apart = np.where(y == 1, not_p, abs(p - y)).sum()
+        values.append(1 - (p.sum() + y.sum() - apart + EPS) / (p.sum() + y.sum() + EPS))
+    return np.mean(values)
+
+
+def _exp_ce(x, gamma):
+    present = x.y.sum(0) > 0
+    weights = np.sqrt(len(x.y) / x.y.sum(0)[present])
+    # -log p would lose precision where p is close to 1.
+    nll = np.where(x.p > 0.5, -np.log1p(-np.minimum(x.not_p, 0.75)), -x.log_p)[:, present]
+    return (weights * x.y[:, present] * nll**gamma).sum(-1).mean() if len(x.y) else 0.0
+
+
 LOSSES = {
     "ce": lambda x: _weighted_ce(x, 1.0),
     "focal": lambda x, alpha=0.5, gamma=2: _weighted_ce(x, alpha * x.not_p**gamma),
@@ -123,6 +202,14 @@ LOSSES = {
     ),
     "dsc_ce": lambda x: 1 - _dsc(x, 1) + _weighted_ce(x, 1.0),
     "dscpp_ce": lambda x, gamma=2: 1 - _dsc(x, gamma) + _weighted_ce(x, 1.0),
+    "l1_ace": lambda x: _ace(x, _inside),
+    "soft_l1_ace": lambda x: _ace(x, _triangle),
+    "nacl": lambda x, weight=0.1: _nacl(x, weight),
+    "mbls": lambda x, weight=0.1, margin=10: _mbls(x, weight, margin),
+    "svls": _svls,
+    "label_smoothing": lambda x, alpha=0.1: _label_smoothing(x, alpha),
+    "dml": _dml,
+    "exp_ce": lambda x, gamma=0.3: _exp_ce(x, gamma),
 }
 
 

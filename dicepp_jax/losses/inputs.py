@@ -46,15 +46,19 @@ class Voxels(NamedTuple):
     """Logits and labels in the layout of this package: C arrays `(B, *spatial)` each.
 
     Attributes:
-      log_p: log of the softmax, float32 (float64 if the logits are).
+      logits: float32 (float64 if they are given so), 0 at voxels that are left out.
+      log_p: log of the softmax.
       labels: one-hot or soft labels y, 0 at voxels that are left out.
       others: 1 - y, 0 at voxels that are left out.
+      included: 1, or 0 at voxels that are left out; a single array.
       hard: whether the labels are known to be 0 or 1, as integer labels are.
     """
 
+    logits: list[jax.Array]
     log_p: list[jax.Array]
     labels: list[jax.Array]
     others: list[jax.Array]
+    included: jax.Array
     hard: bool
 
 
@@ -77,16 +81,17 @@ def voxels(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> Vox
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     num_classes, integer = logits.shape[-1], is_integer(labels)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    z = [x.astype(dtype) for x in _split(logits)]
+    z = [x.astype(dtype) for x in split(logits)]
     if labels.shape == logits.shape:
-        y = [x.astype(dtype) for x in _split(labels)]
+        y = [x.astype(dtype) for x in split(labels)]
     else:
         y = [(labels == c).astype(dtype) for c in range(num_classes)]
-    if where is None:
-        return Voxels(log_softmax(z), y, [1 - x for x in y], integer)
-    mask = jnp.asarray(where, bool)
-    z, y = ([jnp.where(mask, x, 0) for x in part] for part in (z, y))
-    return Voxels(log_softmax(z), y, [mask.astype(dtype) - x for x in y], integer)
+    included = jnp.ones(logits.shape[:-1], dtype)
+    if where is not None:
+        mask = jnp.asarray(where, bool)
+        z, y = ([jnp.where(mask, x, 0) for x in part] for part in (z, y))
+        included = mask.astype(dtype)
+    return Voxels(z, log_softmax(z), y, [included - x for x in y], included, integer)
 
 
 def check(
@@ -187,7 +192,7 @@ def checked(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return with_checks
 
 
-def _split(x: jax.Array) -> list[jax.Array]:
+def split(x: jax.Array) -> list[jax.Array]:
     """Split `(..., C)` into one array `(...)` per class.
 
     Indexing would give the same, but its transpose, used by the backward pass, is a sum of C padded

@@ -2,7 +2,13 @@
 
 `ce_map` and `focal_map` give the loss of every voxel, `(B, *spatial)`; `ce` and `focal` are their
 means over the voxels that `where` includes, `(B,)`. If it includes none, the mean is 0.
+
+`label_smoothing`, `mbls` and `exp_ce` are cross entropies too: of smoothed labels, with a penalty
+of differences between logits, and with an exponent and class weights.
 """
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +188,157 @@ def focal(
     """
     values = focal_map(logits, labels, alpha=alpha, gamma=gamma, where=where)
     return mean_voxels(values, where, axis_name=axis_name)
+
+
+def label_smoothing(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: Scalar = 0.1,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Cross entropy of smoothed labels: mean_i sum_c -((1 - alpha) y + alpha / C) log p.
+
+    It is lowest where p is the smoothed label, and very large where a logit of -inf excludes a
+    class, unless alpha is 0.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      alpha: share of each label that is spread evenly over the C classes, in [0, 1].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
+
+    Returns:
+      `(B,)` non-negative losses.
+
+    Raises:
+      ValueError: if the shapes do not match or alpha is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(label_smoothing(jnp.array([[[2.0, 0.0]]]), jnp.array([[0]])).round(4))
+      [0.2269]
+
+    Reference:
+      Szegedy et al., Rethinking the inception architecture for computer vision, CVPR 2016, its
+      Section 7. There alpha is named epsilon.
+    """
+    check_range("alpha", alpha, 0.0, 1.0)
+    v = inputs.voxels(logits, labels, where)
+    even = alpha / len(v.labels)
+    terms = [-((1 - alpha) * y + even) * x for y, x in zip(v.labels, v.log_p, strict=True)]
+    return mean_voxels(inputs.add(terms), where, axis_name=axis_name)
+
+
+def mbls(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    weight: Scalar = 0.1,
+    margin: Scalar = 10.0,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Margin-based label smoothing: `ce` and a penalty of logits far below the largest one.
+
+    mean_i [sum_c -y log p + weight sum_c max(0, max_k z_k - z_c - margin)], z the logits
+
+    A class that a logit of -inf excludes has no penalty.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      weight: of the penalty, non-negative.
+      margin: by how much logits may differ without penalty, non-negative.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
+
+    Returns:
+      `(B,)` non-negative losses.
+
+    Raises:
+      ValueError: if the shapes do not match, or weight or margin is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(mbls(jnp.array([[[15.0, 0.0]]]), jnp.array([[0]])).round(4))
+      [0.5]
+
+    Reference:
+      Liu et al., The devil is in the margin: margin-based label smoothing for network calibration,
+      CVPR 2022. Its equation sums over the classes; its code averages over them, which makes the
+      penalty C times smaller.
+    """
+    check_range("weight", weight, 0.0, math.inf)
+    check_range("margin", margin, 0.0, math.inf)
+    v = inputs.voxels(logits, labels, where)
+    largest = functools.reduce(jnp.maximum, v.logits)
+    logits = [jnp.where(z == -jnp.inf, largest, z) for z in v.logits]
+    penalty = inputs.add([jnp.maximum(largest - z - margin, 0) for z in logits])
+    entropy = inputs.add([-y * x for y, x in zip(v.labels, v.log_p, strict=True)])
+    return mean_voxels(entropy + weight * penalty, where, axis_name=axis_name)
+
+
+def exp_ce(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    gamma: Scalar = 0.3,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Exponentially weighted cross entropy: mean_i sum_c w_c y (-log p)**gamma.
+
+    w_c = sqrt(N / sum_i y), the inverse square root of the frequency of class c among the N voxels
+    of the example. With gamma below 1 well predicted voxels keep more of their weight than in `ce`,
+    with gamma above 1 less.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      gamma: the exponent, in [0.1, 5].
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
+
+    Returns:
+      `(B,)` non-negative losses.
+
+    Raises:
+      ValueError: if the shapes do not match or gamma is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(exp_ce(jnp.zeros((1, 4, 2)), jnp.array([[0, 0, 0, 1]])).round(4))
+      [1.2237]
+
+    Reference:
+      Wong et al., 3D segmentation with exponential logarithmic loss for highly unbalanced object
+      sizes, MICCAI 2018, its L_Cross. There the frequencies are those of the training set.
+    """
+    check_range("gamma", gamma, 0.1, 5.0)
+    v = inputs.voxels(logits, labels, where)
+    voxels = inputs.sum_voxels(v.included, axis_name)
+    losses = []
+    for y, nll in zip(v.labels, _minus_log_p(v), strict=True):
+        powers = y * inputs.power(jnp.where(y > 0, nll, 0), gamma)
+        total, n = (inputs.sum_voxels(x, axis_name) for x in (powers, y))
+        # The sum over a class that is absent is 0.
+        losses.append(total * jax.lax.rsqrt(jnp.where(n > 0, n * voxels, 1)))
+    return inputs.add(losses)
+
+
+def _minus_log_p(v: inputs.Voxels) -> list[jax.Array]:
+    """-log p of every class, which is accurate where p is nearly 1 and its root is not small.
+
+    Where labels are hard, it holds at voxels of the class alone, as `inputs.log_not_p` does.
+    """
+    half = -math.log(2)
+    return [
+        jnp.where(x > half, -jnp.log1p(-jnp.exp(jnp.minimum(not_p, half))), -x)
+        for x, not_p in zip(v.log_p, inputs.log_not_p(v), strict=True)
+    ]

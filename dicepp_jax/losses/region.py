@@ -9,6 +9,8 @@ Each is built from three public steps, so that a step can be replaced or inspect
 3. the mean over classes, `(B,)`: `dsc`, `dscpp`, `tversky`, `tverskypp`, `focal_tversky`,
    `focal_tverskypp`.
 
+`dml` is a Dice loss of L1 norms instead of soft counts, for labels that are soft.
+
 The ++ exponent is applied to the false positive and false negative of every voxel, inside the sum:
 `FP = sum_i (p_i (1 - y_i))**gamma`, `FN = sum_i ((1 - p_i) y_i)**gamma` (Eq. 9). At gamma = 1 a ++
 loss equals the original loss.
@@ -392,3 +394,48 @@ def focal_tverskypp(
     check_exponent("gamma_pp", gamma_pp)
     counts = soft_counts(logits, labels, gamma=gamma_pp, where=where, axis_name=axis_name)
     return inputs.power(tversky_per_class(counts, alpha, beta), 1 / gamma).mean(-1)
+
+
+def dml(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Dice semimetric loss, for soft labels: 1 - mean_c (|p| + |y| - |p - y|) / (|p| + |y|).
+
+    The norms are L1, sums over voxels: |p - y| = sum_i |p_i - y_i|. On hard labels it is `dsc`. On
+    soft ones, where `dsc` is lowest at a hard prediction, it is 0 at p = y and nowhere else.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
+
+    Returns:
+      `(B,)` losses in [0, 1].
+
+    Raises:
+      ValueError: if the shapes do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dicepp_jax.losses import dml, dsc, from_probabilities
+      >>> y = jnp.array([[[0.75, 0.25]]])
+      >>> print(dml(from_probabilities(y), y).round(4), dsc(from_probabilities(y), y).round(4))
+      [0.] [0.5]
+
+    Reference:
+      Wang et al., Dice semimetric losses: optimizing the Dice score with soft labels, MICCAI 2023,
+      its DML1, here over the voxels of each example.
+    """
+    v = inputs.voxels(logits, labels, where)
+    terms = [
+        (jnp.abs(jnp.exp(x) * v.included - y), jnp.exp(x) * v.included + y)
+        for x, y in zip(v.log_p, v.labels, strict=True)
+    ]
+    norms = [[inputs.sum_voxels(x, axis_name) for x in of_class] for of_class in terms]
+    return inputs.add([error / (both + EPSILON) for error, both in norms]) / len(norms)
