@@ -94,6 +94,8 @@ FIELDS = by_path({
         "dtype": Field("float32", Choice(("float32", "bfloat16"))),  # for the convolutions only
         # Recompute activations for the gradient: less memory, more time.
         "remat": Field(False, Flag()),
+        # Rate of dropout in the bottleneck and the decoder while training.
+        "dropout": Field(0.0, Number(least=0, below=1)),
     },
     "augment": {
         "mirror": Field(0.5, PROBABILITY),  # of each axis, as in the authors' code; printed: 0.15
@@ -111,6 +113,8 @@ FIELDS = by_path({
         "min_delta": Field(1e-7, Number(least=0, most=1e3)),
         "min_learning_rate": Field(1e-4, Number(least=0)),
         "stop_patience": Field(50, Whole(1, 10**9)),
+        # A loss with which training goes on from the best epoch after that with loss.name.
+        "then": Field("", Text(), "ce"),
     },
     "sweep": {  # grids, for python -m experiments.sweep
         # The values of a hyper-parameter; several lists are crossed.

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from scipy import special
 
 from dicepp_jax import preprocess
+from dicepp_jax.affine import Affine
 from dicepp_jax.losses.inputs import EPSILON
 from dicepp_jax.spec import Spec
 
@@ -78,6 +81,18 @@ class Windows(NamedTuple):
 
 
 DEFAULT_WINDOWS = Windows()
+
+
+class Samples(NamedTuple):
+    """The networks whose mean MC dropout predicts.
+
+    Attributes:
+      number: T, how many.
+      key: that they are drawn with.
+    """
+
+    number: int
+    key: jax.Array
 
 
 def axis_windows(
@@ -246,9 +261,49 @@ def mirrored(forward: Forward) -> Forward:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _softmax(apply: "ApplyFn", params: Any, images: jax.Array) -> jax.Array:
+def _softmax(apply: "ApplyFn", params: Any, images: jax.Array, *keys: jax.Array) -> jax.Array:
     # One program for all parameters of a network, such as the members of an ensemble.
-    return jax.nn.softmax(apply(params, images), axis=-1)
+    return jax.nn.softmax(apply(params, images, *keys), axis=-1)
+
+
+def monte_carlo(forward: Callable[..., ArrayLike], samples: Samples) -> Forward:
+    """MC dropout: the mean of the predictions of networks whose units are dropped at random.
+
+    p(c | x) = 1/T sum_t p(c | x, mask_t)
+
+    Each mask is the same for all images and windows of a size, as if T networks were an ensemble,
+    so that a prediction does not depend on what else is predicted.
+
+    Args:
+      forward: `(images, keys (b,)) -> probabilities`, with dropout by the keys.
+      samples: number and key of the masks.
+
+    Returns:
+      A function of images alone.
+
+    Example:
+      >>> def forward(images, keys):
+      ...     return np.stack([jax.random.uniform(key) for key in keys])
+      >>> mean = monte_carlo(forward, Samples(1000, jax.random.key(0)))(np.zeros(2))
+      >>> print(mean.round(1), mean[0] == mean[1])
+      [0.5 0.5] True
+
+    Reference:
+      Gal and Ghahramani, Dropout as a Bayesian approximation, ICML 2016.
+    """
+
+    def mean(images: np.ndarray) -> np.ndarray:
+        def sample(index: int) -> np.ndarray:
+            key = jax.random.fold_in(samples.key, index)
+            return np.asarray(forward(images, jnp.broadcast_to(key, len(images))))
+
+        total = sample(0).copy()
+        for index in range(1, samples.number):
+            total += sample(index)
+        total /= samples.number
+        return total
+
+    return mean
 
 
 def ensemble(predicts: Sequence[Predict]) -> Predict:
@@ -311,6 +366,33 @@ def tempered(predict: Predict, temperature: float) -> Predict:
     return scaled
 
 
+def affine(predict: Predict, mapping: Affine) -> Predict:
+    """Probabilities after Platt scaling or a relative: softmax of an affine map of log p.
+
+    Args:
+      predict: the predictions to calibrate.
+      mapping: as fitted by `affine.fit_affine`.
+
+    Returns:
+      A function of the same type. The most probable class may change.
+
+    Example:
+      >>> mapping = Affine(np.full((1, 1), 0.5), np.array([0, np.log(2)]))
+      >>> predict = affine(lambda x, native: np.array([[0.8, 0.2]]), mapping)
+      >>> predict(np.zeros(1), (1,)).round(3)  # The odds of 1/4 become 1/2, times 2.
+      array([[0.5, 0.5]])
+
+    Reference:
+      As of `affine.fit_affine`.
+    """
+
+    def mapped(image: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
+        logits = mapping(np.log(np.maximum(predict(image, native), EPSILON)))
+        return special.softmax(logits, axis=-1)
+
+    return mapped
+
+
 def make_predict(
     apply: "ApplyFn",
     params: Any,
@@ -318,6 +400,7 @@ def make_predict(
     size: tuple[int, ...],
     *,
     windows: Windows = DEFAULT_WINDOWS,
+    samples: Samples | None = None,
 ) -> Predict:
     """Make the function from a stored image to native probabilities.
 
@@ -331,6 +414,7 @@ def make_predict(
       spec: description of the data set.
       size: spatial input size of the network.
       windows: overlap, weighting and batch size of the windows, and whether to mirror.
+      samples: of MC dropout, for which apply takes keys too; None for the network without dropout.
 
     Returns:
       `predict(image (*stored, channels), native) -> (*native, C)` float32 probabilities; the two
@@ -353,6 +437,8 @@ def make_predict(
     overlap = tuple(n // 2 for n in size) if overlap is None else overlap
     check_windows(size, overlap, weighting, batch_size)
     forward: Forward = functools.partial(_softmax, apply, jax.device_put(params))
+    if samples:
+        forward = monte_carlo(forward, samples)
     if mirror:
         forward = mirrored(forward)
 

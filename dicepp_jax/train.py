@@ -22,10 +22,14 @@ from dicepp_jax import parallel, schedule
 from dicepp_jax.data.pipeline import Batch
 
 MOMENTUM = 0.9
+AUGMENTATION, DROPOUT = 0, 1
+"""What the keys of a step are for."""
 
 Data = TypeVar("Data")
 
-ApplyFn = Callable[[Any, jax.Array], jax.Array]
+ApplyFn = Callable[..., jax.Array]
+"""`(params, images) -> logits`; with dropout also `(params, images, keys) -> logits`, where keys
+`(B,)` are random keys of the images."""
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 OnStep = Callable[[int, int, float], None]
@@ -183,7 +187,11 @@ def init_state(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -
     Returns:
       A `TrainState`.
     """
-    params = model.init(key, jnp.zeros(image_shape))
+    return begin(model.init(key, jnp.zeros(image_shape)))
+
+
+def begin(params: Any) -> TrainState:
+    """The state before the first step from given parameters."""
     return TrainState(jnp.zeros((), jnp.int32), params, sgd(0.0).init(params))
 
 
@@ -210,11 +218,19 @@ def augmented(
     Returns:
       image and label of the same shapes.
     """
-    # The 0 no longer has a meaning; without it, recorded runs could not be reproduced.
-    step_key = jax.random.fold_in(jax.random.fold_in(key, step), 0)
-    keys = jax.random.split(step_key, total)[jnp.minimum(places, total - 1)]
+    keys = _keys(key, step, AUGMENTATION, places, total)
     # `map` and not `vmap`, so that an example without a warp does not cost as much as one with it.
     return jax.lax.map(lambda example: augment(*example), (keys, image, label))
+
+
+def dropout_keys(key: jax.Array, step: jax.Array, places: jax.Array, total: int) -> jax.Array:
+    """The keys of dropout in a step, `(b,)`; arguments as of `augmented`."""
+    return _keys(key, step, DROPOUT, places, total)
+
+
+def _keys(key: jax.Array, step: jax.Array, use: int, places: jax.Array, total: int) -> jax.Array:
+    step_key = jax.random.fold_in(jax.random.fold_in(key, step), use)
+    return jax.random.split(step_key, total)[jnp.minimum(places, total - 1)]
 
 
 def update(state: TrainState, gradient: Any, learning_rate: float | jax.Array) -> TrainState:
@@ -229,6 +245,8 @@ def make_train_step(
     loss: LossFn,
     augment: AugmentFn | None,
     devices: parallel.Devices | None = None,
+    *,
+    dropout: bool = False,
 ) -> JittedStep:
     """The compiled step `(state, batch, key, learning_rate) -> (state, loss)`.
 
@@ -237,6 +255,7 @@ def make_train_step(
       loss: `(logits, labels) -> (B,)`.
       augment: `(key, image, label) -> (image, label)` for one example, or None.
       devices: those that share the batch; None for one device.
+      dropout: whether to call `apply(params, images, keys)`, with keys `(B,)` for dropout.
 
     Returns:
       A pure function. The key is the seed's; the step number is folded in inside. The state
@@ -256,8 +275,10 @@ def make_train_step(
         if augment is not None:
             image, label = augmented(augment, key, state.step, image, label, places, total)
 
+        keys = (dropout_keys(key, state.step, places, total),) if dropout else ()
+
         def share_of_mean(params: Any) -> jax.Array:
-            losses = loss(apply(params, image), label)
+            losses = loss(apply(params, image, *keys), label)
             if total < len(image) * devices.count:
                 losses = jnp.where(places < total, losses, 0)
             return losses.sum() / total

@@ -109,8 +109,8 @@ class Programs(NamedTuple):
 
     Attributes:
       augment: `(images (S, B, ...), labels (S, B, ...), keys (S,), step) -> (images, labels)`.
-      train: `devices -> (state, own, images, labels) -> (state, losses (L,))`, which donates the
-        state.
+      train: `devices -> (state, own, images, labels, keys (S,)) -> (state, losses (L,))`, which
+        donates the state.
       evaluate: `devices -> (params, own, images, labels) -> losses (L, B)`.
     """
 
@@ -119,25 +119,30 @@ class Programs(NamedTuple):
     evaluate: Callable[[int], Any]
 
 
-def make_programs(apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None) -> Programs:
+def make_programs(
+    apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None, *, dropout: bool = False
+) -> Programs:
     """Make the programs that train the members of a grid.
 
     Args:
       apply: `(params, images) -> logits`.
       loss: `(logits, labels, **hyper) -> (B,)`.
       augment: `(key, image, label) -> (image, label)` for one example, or None.
+      dropout: whether training calls `apply(params, images, keys)`, as in `train.make_train_step`.
 
     Returns:
       The `Programs`.
     """
 
     def step(
-        state: TrainState, own: Own, images: jax.Array, labels: jax.Array
+        state: TrainState, own: Own, images: jax.Array, labels: jax.Array, keys: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        image, label = _of_stream(own, images, labels)
+        image, label, key = _of_stream(own, images, labels, keys)
+        places = jnp.arange(len(image), dtype=jnp.int32)
+        drawn = (train.dropout_keys(key, state.step, places, len(image)),) if dropout else ()
 
         def mean_loss(params: Any) -> jax.Array:
-            return loss(apply(params, image), label, **own.hyper).mean()
+            return loss(apply(params, image, *drawn), label, **own.hyper).mean()
 
         value, gradient = jax.value_and_grad(mean_loss)(state.params)
         return train.update(state, gradient, own.rate), value
@@ -156,20 +161,19 @@ def make_programs(apply: ApplyFn, loss: HyperLoss, augment: AugmentFn | None) ->
 def _lanes(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a function of one lane into a function of stacked lanes."""
 
-    def of_lanes(state: Any, own: Own, images: jax.Array, labels: jax.Array) -> Any:
+    def of_lanes(state: Any, own: Own, *shared: jax.Array) -> Any:
         if len(own.rate) > 1:
-            return jax.vmap(function, in_axes=(0, 0, None, None))(state, own, images, labels)
+            return jax.vmap(function, in_axes=(0, 0, *(None,) * len(shared)))(state, own, *shared)
         # The same program as for a single training run.
         one = jax.tree.map(lambda x: x[0], (state, own))
-        return jax.tree.map(lambda x: x[None], function(*one, images, labels))
+        return jax.tree.map(lambda x: x[None], function(*one, *shared))
 
     return of_lanes
 
 
-def _of_stream(own: Own, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _of_stream(own: Own, *shared: jax.Array) -> Iterator[jax.Array]:
     # Arrays shared by all lanes must not be copied for each of them.
-    stream = own.stream if len(images) > 1 else 0
-    return images[stream], labels[stream]
+    return (of_all[own.stream if len(of_all) > 1 else 0] for of_all in shared)
 
 
 def _augmented(
@@ -302,7 +306,7 @@ def fit(
       train.StoppedError: if it was stopped, with what training goes on from.
     """
     plans = dict(schedules or {n: schedule.init(members[n].settings) for n in states})
-    keys = jnp.stack([_key(members, stream) for stream in range(len(training))])
+    keys = _keys(members, len(training))
     left = dict(states)
     groups: list[_Group] = []
     for epoch in range(first_epoch, epochs):
@@ -342,8 +346,9 @@ def fit(
         yield Round(done, diverged)
 
 
-def _key(members: Sequence[Member], stream: int) -> jax.Array:
-    return next(member.key for member in members if member.stream == stream)
+def _keys(members: Sequence[Member], streams: int) -> jax.Array:
+    of_stream = {member.stream: member.key for member in members}
+    return jnp.stack([of_stream[stream] for stream in range(streams)])
 
 
 def _regrouped(
@@ -396,7 +401,7 @@ def _train_epoch(
         shared = programs.augment(images, labels, keys, taken)
         values = []
         for group in groups:
-            group.state, value = step(group.state, group.own, *shared)
+            group.state, value = step(group.state, group.own, *shared, keys)
             values.append(value)
         if running is not None:
             finish(running)
@@ -545,7 +550,8 @@ class Stepper:
         numbers = range(len(members))
         rates, states = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, state)
         self._groups = _regrouped([], list(numbers), rates, members, states, strategy)
-        self._shared = (jnp.asarray(images), jnp.asarray(labels))
+        keys = jnp.stack([members[0].key] * len(images))
+        self._shared = (jnp.asarray(images), jnp.asarray(labels), keys)
         self._step = programs.train(strategy.devices)
         first = self._groups[0]
         start = time.perf_counter()

@@ -10,13 +10,12 @@ from experiments.setup import command_line
 
 def main(options: command_line.Options) -> None:
     """Describe the memory of a step of the config of the flags."""
-    from dicepp_jax import train
     from experiments.setup import components
     from experiments.training import step_memory
 
     config = options.config
     built = components.build_without_data(config)
-    step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
+    step = components.train_step(built)
     print("compiling a step, which may take minutes", flush=True)
     start = time.perf_counter()
     shapes = components.state_shapes(built)

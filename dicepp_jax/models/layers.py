@@ -44,6 +44,25 @@ def _of_channels(x: jax.Array, like: jax.Array) -> jax.Array:
     return x.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
+def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Set values to 0 with a probability and divide the others by that of being kept.
+
+    Args:
+      x: `(B, *spatial, channels)`.
+      keys: `(B,)`, one for each image, whatever other images are in the batch.
+      rate: the probability, below 1.
+
+    Returns:
+      An array like x, whose expectation is x.
+
+    Reference:
+      Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 15,
+      2014.
+    """
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """The maximum of windows of 2x2(x2) of `(B, *spatial, channels)` with even sides.
 

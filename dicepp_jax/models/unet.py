@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dicepp_jax.models.cpu import convolve
-from dicepp_jax.models.layers import ConvTranspose, InstanceNorm, max_pool
+from dicepp_jax.models.layers import ConvTranspose, InstanceNorm, dropout, max_pool
 
 
 def _convolution(filters: int, kernel: tuple[int, ...], dtype: DTypeLike) -> nn.Conv:
@@ -58,6 +58,7 @@ class UNet(nn.Module):
       dtype: dtype of the convolutions, float32 or bfloat16; parameters and logits are float32.
       remat: whether training stores only the input of a block and recomputes its activations for
         the gradient: the same numbers with less memory and more time.
+      dropout: rate after the blocks of the bottleneck and of the decoder, where there are keys.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -76,13 +77,15 @@ class UNet(nn.Module):
     depth: int = 4
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Compute the logits of images.
 
         Args:
           image: `(B, *spatial, channels)` with two or three spatial axes.
+          keys: `(B,)` random keys of dropout, one for each image; None for no dropout.
 
         Returns:
           `(B, *spatial, C)` float32 logits.
@@ -105,16 +108,23 @@ class UNet(nn.Module):
             name = f"Block_{next(numbers)}"
             return kind(self.filters * 2**level, self.dtype, name=name)(x)
 
+        def dropped(number: int, x: jax.Array) -> jax.Array:
+            if keys is None or not self.dropout:
+                return x
+            return dropout(
+                x, jax.vmap(lambda key: jax.random.fold_in(key, number))(keys), self.dropout
+            )
+
         skips = []
         for level in range(self.depth):
             x = block(level, x)
             skips.append(x)
             x = max_pool(x)
-        x = block(self.depth, x)
+        x = dropped(0, block(self.depth, x))
         for number, level in enumerate(reversed(range(self.depth))):
             name = f"ConvTranspose_{number}"
             x = ConvTranspose(self.filters * 2**level, self.dtype, name=name)(x)
-            x = block(level, jnp.concatenate([x, skips[level]], -1))
+            x = dropped(number + 1, block(level, jnp.concatenate([x, skips[level]], -1)))
         logits = _convolution(self.num_classes, (1,) * len(spatial), self.dtype)(x)
         crop = tuple(slice(0, n) for n in spatial)
         return logits[(slice(None), *crop)].astype(jnp.float32)

@@ -13,7 +13,6 @@ import jax
 
 import experiments
 from configs import quickstart
-from dicepp_jax import train
 from dicepp_jax.data import pipeline
 from experiments.benchmarks.timing import NOT_INSTALLED, Shape, TimedCase
 from experiments.setup import components
@@ -106,7 +105,7 @@ def first_step(shape: Shape, filters: int, data_dir: str) -> None:
     built = components.build(config)
     examples = components.examples(built, config, "train")
     state = components.init_state(built, config.seed)
-    step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
+    step = components.train_step(built)
     batch = next(pipeline.batches(examples, batch_size, shuffle_seed=config.seed))
     rate = config.train.learning_rate
     jax.block_until_ready(step(state, batch, components.step_key(config.seed), rate))

@@ -17,7 +17,7 @@ from dicepp_jax.score_files import SplitScores
 from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, TITLES
 from experiments.workdirs import finished
-from experiments.workdirs.derived import ENSEMBLE, FOLDS, TEMPERATURE
+from experiments.workdirs.derived import ENSEMBLE, FOLDS, METHODS, TEMPERATURE
 from experiments.workdirs.finished import Finished, Scale
 
 LABEL_MAP = ("nll_labelmap", "brier_labelmap")
@@ -80,6 +80,8 @@ def method_title(run: Finished) -> str:
     title = loss_title(run.loss)
     if run.kind == TEMPERATURE:
         return f"{title}, {TEMPERATURE} {run.temperature:.2f}"
+    if run.kind in METHODS:
+        return f"{title}, {METHODS[run.kind]}"
     if run.kind == FOLDS:
         return f"{title}, all {run.members} folds"
     return f"{title}, {ENSEMBLE} of {run.members}" if run.kind == ENSEMBLE else title
@@ -89,11 +91,14 @@ def loss_title(loss: str) -> str:
     """The name of a loss or a setting in tables.
 
     Example:
-      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5")
-      ('Tversky++, gamma = 3', 'gamma = 0.5')
+      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5"), loss_title("dsc then=ce")
+      ('Tversky++, gamma = 3', 'gamma = 0.5', 'DSC, then CE')
     """
-    first, *rest = loss.split()
-    return ", ".join([TITLES.get(first, first), *rest]).replace("=", " = ")
+    first, *rest = (part.split("=") for part in loss.split())
+    parts = [
+        f"then {TITLES.get(of[-1], of[-1])}" if of[0] == "then" else " = ".join(of) for of in rest
+    ]
+    return ", ".join([TITLES.get(first[0], " = ".join(first)), *parts])
 
 
 def gather(runs: Iterable[Finished]) -> list[Group]:

@@ -10,7 +10,8 @@ from dicepp_jax import statistics
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
 from experiments.report.published import PAIR, REPORTED, TABLES, Published, published
-from experiments.workdirs.derived import FOLDS, TEMPERATURE
+from experiments.workdirs.derived import FOLDS, METHODS, TEMPERATURE
+from experiments.workdirs.finished import Finished
 
 OTHER = 0
 """The number of runs that belong to no table of the paper."""
@@ -113,7 +114,7 @@ def divide(groups: Sequence[Group]) -> list[Part]:
 
 
 def _beyond(group: Group) -> tuple[str, ...]:
-    made = [name for name, e in group.entries.items() if e.run.kind and e.run.loss in PAIR]
+    made = [name for name, e in group.entries.items() if _is_baseline(e.run)]
 
     def key(name: str) -> tuple[str, bool, int]:
         run = group.entries[name].run
@@ -122,13 +123,20 @@ def _beyond(group: Group) -> tuple[str, ...]:
     return tuple(sorted(made, key=key))
 
 
+def _is_baseline(run: Finished) -> bool:
+    """Whether a run is of DSC or DSC++, and calibrated by other means than the loss."""
+    loss, *more = run.loss.split()
+    means = [part for part in more if part.startswith(("dropout=", "then="))]
+    return loss in PAIR and means == more and bool(means or run.kind)
+
+
 def _beyond_pairs(group: Group, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         run = group.entries[name].run
         if run.kind == FOLDS:
             if run.loss == "dsc":
                 yield name, f"dscpp, {FOLDS} of {run.members}"
-        elif run.kind and (run.loss == "dsc" or (run.loss, run.kind) == ("dscpp", TEMPERATURE)):
+        elif _is_baseline(run) and (run.loss.split()[0] == "dsc" or run.kind in METHODS):
             yield name, "dscpp"
 
 

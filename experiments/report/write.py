@@ -19,7 +19,7 @@ from experiments.report.published import TABLES
 from experiments.report.table_numbers import OTHER, Part
 from experiments.report.tables import absent, tables
 from experiments.workdirs import finished
-from experiments.workdirs.derived import ENSEMBLE, FOLDS, TEMPERATURE
+from experiments.workdirs.derived import ENSEMBLE, FOLDS, METHODS, TEMPERATURE
 
 TITLE = "Calibrating the Dice loss: the paper's tables and these runs"
 PAPER = (
@@ -143,6 +143,11 @@ def _intro(gathered: Sequence[Group]) -> tuple[str, ...]:
     kinds = Counter(entry.run.kind for entry in entries)
     counted = [f"{kinds['']} network{'s' * (kinds[''] != 1)}"]
     counted += [f"{kinds[TEMPERATURE]} after temperature scaling"] * bool(kinds[TEMPERATURE])
+    counted += [
+        f"{kinds[kind]} by {title}"
+        for kind, title in METHODS.items()
+        if kind != TEMPERATURE and kinds[kind]
+    ]
     ensembles = f"{kinds[ENSEMBLE]} ensemble{'s' * (kinds[ENSEMBLE] != 1)}"
     counted += [ensembles] * bool(kinds[ENSEMBLE])
     counted += [f"{kinds[FOLDS]} with all folds scored"] * bool(kinds[FOLDS])

@@ -94,7 +94,7 @@ def _perform(
     if len(of) > 1:
         posthoc.combine(of, there, data_dir, source.manual_dir)
     elif of:
-        posthoc.scale_temperature(of[0], data_dir, source.manual_dir)
+        posthoc.calibrate(of[0], there.name, data_dir, source.manual_dir)
     else:
         config = plans.cell_config(task, scale, source, data_dir)
         kind = grid if len(config.sweep.gamma) else single

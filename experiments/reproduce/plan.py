@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import paper as cells
-from dicepp_jax import score_files, train
+from dicepp_jax import score_files
 from dicepp_jax.text_table import layout
 from experiments.report.published import FIGURES, PAIR, TABLES, PaperTable
 from experiments.setup import components
@@ -184,7 +184,7 @@ def epoch_seconds(config: ConfigDict, built: Components) -> float:
     Returns:
       The shortest time of a step, times the steps of the epoch, plus a share for validation.
     """
-    step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
+    step = components.train_step(built)
     state, key = components.init_state(built, 0), components.step_key(0)
     rng = np.random.default_rng(0)
     size = config.data.batch_size
@@ -240,9 +240,9 @@ def plan(
             if task.dataset not in epochs:
                 print(f"{task.dataset}: compiling and timing a step", flush=True)
                 epochs[task.dataset] = epoch_seconds(config, source.built)
-            members = max(1, len(config.sweep.gamma))
+            runs = max(1, len(config.sweep.gamma)) * (2 if config.train.then else 1)
             done = _epochs(folder / task.name)
-            left = members * config.train.epochs - done
+            left = runs * config.train.epochs - done
             state = f"{done} epochs done" if done else "to do"
             planned.append(Planned(task, state, left * epochs[task.dataset]))
     return planned
@@ -257,7 +257,8 @@ def _is_finished(
     config = cell_config(task, scale, source, data_dir)
     if not directory.is_finished(there, config, source.digest):
         return False
-    return all(score_files.is_complete(path.parent) for path in there.rglob(log.LOG))
+    trained = (path.parent for path in there.rglob(log.LOG) if path.parent.name != directory.FIRST)
+    return all(map(score_files.is_complete, trained))
 
 
 def _epochs(folder: Path) -> int:

@@ -91,6 +91,8 @@ def check(config: ConfigDict) -> None:
     _check_name("data.split", config.data.split, splits.RULES)
     _check_name("inference.weighting", config.inference.weighting, inference.WEIGHTINGS)
     loss = losses.get_loss(config.loss.name, **hyper(config))
+    if config.train.then:
+        _check_name("train.then", config.train.then, losses.LOSSES)
     # Tracing raises the errors of hyper-parameters that the loss refuses.
     logits, label = jax.ShapeDtypeStruct((1, 1, 2), jnp.float32), jax.ShapeDtypeStruct((1, 1), int)
     jax.eval_shape(loss, logits, label)
@@ -296,6 +298,7 @@ def make_model(config: ConfigDict, spec: data.Spec, size: tuple[int, ...]) -> nn
         depth=propose_depth(size) if fields.depth is None else fields.depth,
         dtype=jnp.dtype(fields.dtype),
         remat=fields.remat,
+        dropout=fields.dropout,
     )
 
 
@@ -336,6 +339,22 @@ def step_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
+def sample_key(seed: int) -> jax.Array:
+    """The key of the samples of MC dropout."""
+    return jax.random.fold_in(jax.random.key(seed), 2)
+
+
+def train_step(components: Components) -> train.JittedStep:
+    """The compiled training step."""
+    return train.make_train_step(
+        components.apply,
+        components.loss,
+        components.augment,
+        components.devices,
+        dropout=components.model.dropout > 0,
+    )
+
+
 def examples(components: Components, config: ConfigDict, split: str) -> pipeline.Cases:
     """The examples of "train" or "validation": images at the network's size, or patches."""
     cases, cache_bytes = components.splits[split], int(config.data.cache_gib * 2**30)
@@ -363,7 +382,12 @@ def _overlap(config: ConfigDict, size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.floor(config.inference.overlap * n) for n in size)
 
 
-def predictor(components: Components, config: ConfigDict, params: Any) -> inference.Predict:
+def predictor(
+    components: Components,
+    config: ConfigDict,
+    params: Any,
+    samples: inference.Samples | None = None,
+) -> inference.Predict:
     """From a stored image to native probabilities, as the config says."""
     return inference.make_predict(
         components.apply,
@@ -371,6 +395,7 @@ def predictor(components: Components, config: ConfigDict, params: Any) -> infere
         components.spec,
         components.size,
         windows=windows(config, components.size),
+        samples=samples,
     )
 
 

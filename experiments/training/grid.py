@@ -186,7 +186,9 @@ def _programs(config: ConfigDict, built: Components) -> train_many.Programs:
     hyper = components.hyper(config)
     fixed = {name: value for name, value in hyper.items() if not config.sweep[name]}
     loss = get_loss(config.loss.name, **fixed)
-    return train_many.make_programs(built.apply, loss, built.augment)
+    return train_many.make_programs(
+        built.apply, loss, built.augment, dropout=built.model.dropout > 0
+    )
 
 
 class Resumed(NamedTuple):

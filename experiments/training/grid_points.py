@@ -56,6 +56,11 @@ def expand(config: ConfigDict) -> dict[str, Point]:
             f"devices is {config.devices}, which applies to single runs; a grid spreads its "
             "members over all local devices by itself, so omit it"
         )
+    if config.train.then:
+        raise ValueError(
+            f"train.then is {config.train.then!r}, which applies to single runs; train them by "
+            "python -m experiments.run"
+        )
     if not axes and fields.seeds == 1:
         raise ValueError(
             "the config has no grid: set an axis such as --config.sweep.gamma='(1,2,3)', or "

@@ -62,7 +62,7 @@ def evaluate_and_report(
             ensemble = inference.ensemble(predicts)
             scores = score_split(ensemble, cases, first.spec, folder, figures=figures)
             of = [workdir / member for member in point.members if member in trained]
-            derived.write(folder, derived.ENSEMBLE, of)
+            derived.write(folder, derived.ENSEMBLE, of, evaluations=len(of))
             rows[f"{name}, ensemble"] = scores.rows
     summaries = {name: summarise(of) for name, of in rows.items()}
     if summaries:

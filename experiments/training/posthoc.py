@@ -1,93 +1,69 @@
-"""Calibration after training: temperature scaling of a run, ensembles of seeds and of folds."""
+"""Calibration after training: of a run, ensembles of seeds and of folds, scored."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from dicepp_jax import inference, score_files
-from dicepp_jax.losses import from_probabilities
-from dicepp_jax.progress import track
 from dicepp_jax.rows import summarise
-from dicepp_jax.scaling import fit_temperature
 from dicepp_jax.score_files import score_split
 from dicepp_jax.text_table import normal_table, summary_table
 from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
+from experiments.training.calibrators import CALIBRATORS
 from experiments.training.single import best_predictor
 from experiments.workdirs import derived, directory, stored, trained
 
-VOXELS = 2**16
-"""Number of voxels of each validation case that the fit uses, drawn at random if it has more."""
 
-
-def scale_temperature(
-    workdir: Path, data_dir: str | None = None, manual_dir: str | None = None
+def calibrate(
+    workdir: Path,
+    method: str = derived.TEMPERATURE,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    **options: int,
 ) -> str:
-    """Fit a temperature to a run's validation split and score its test split with it.
+    """Calibrate a run and score its test split.
 
     Args:
-      workdir: of the run; the scores go to its folder "temperature".
+      workdir: of the run; the scores go to a folder in it, named as the method.
+      method: a key of `calibrators.CALIBRATORS`; most are fitted to the validation split.
       data_dir: of prepared sets, None as for the run.
       manual_dir: of the set's files, None as for the run.
+      options: of the method.
 
     Returns:
       A table of the scores before and after.
 
     Raises:
       FileNotFoundError: if there is no run or its images are not available.
-      ValueError: if the images have changed, or no temperature is best.
+      ValueError: if the images have changed, the method does not apply to the run, or no
+        parameters are best.
     """
     _check(workdir)
     with directory.lock(workdir):
         config, built = _open(workdir, data_dir, manual_dir)
-        predict = best_predictor(config, built, workdir, config.loss.name)
-        temperature = fit(predict, built.splits["validation"], len(built.spec.classes))
-        print(f"{config.loss.name}: T = {temperature:.3f}")
-        folder = workdir / derived.TEMPERATURE
+        start = time.perf_counter()
+        calibrated = CALIBRATORS[method](config, built, workdir, **options)
+        seconds = time.perf_counter() - start
+        name = f"{config.loss.name}, {calibrated.title}"
+        print(name)
+        folder = workdir / method
         (folder / trained.CURVE).unlink(missing_ok=True)
-        predict = inference.tempered(predict, temperature)
-        scored = _score(predict, config, built, folder)
-        derived.write(folder, derived.TEMPERATURE, [workdir], temperature)
+        scored = _score(calibrated.predict, config, built, folder)
+        derived.write(
+            folder,
+            method,
+            [workdir],
+            seconds=seconds,
+            evaluations=calibrated.evaluations,
+            **calibrated.fitted,
+        )
     before = score_files.read(workdir, built.spec.classes)
-    names = config.loss.name, f"{config.loss.name}, T = {temperature:.2f}"
-    return _report(dict(zip(names, (before, scored), strict=True)), built)
-
-
-def fit(predict: inference.Predict, cases: Sequence, num_classes: int) -> float:
-    """The temperature that calibrates predictions of some cases.
-
-    Args:
-      predict: what to calibrate.
-      cases: stored cases that the network was not trained on.
-      num_classes: C.
-
-    Returns:
-      T, by `scaling.fit_temperature`.
-
-    Raises:
-      ValueError: if no T is best.
-    """
-    logits, labels, where = [], [], []
-    for index, case in enumerate(track(cases, "predicting validation", len(cases), "case")):
-        label = case.get("native_label", case["label"])
-        probs = predict(case["image"], label.shape).reshape(-1, num_classes)
-        chosen = np.arange(label.size)
-        if label.size > VOXELS:
-            rng = np.random.default_rng([0, index])
-            chosen = rng.choice(label.size, VOXELS, replace=False, shuffle=False)
-        # All have one shape, so that they share a compilation.
-        rest = (0, VOXELS - len(chosen))
-        p = np.pad(probs[chosen], (rest, (0, 0)), constant_values=1)
-        y = np.pad(label.reshape(-1)[chosen].astype(np.int32), rest)
-        logits.append(from_probabilities(jnp.asarray(p[None])))
-        labels.append(jnp.asarray(y[None]))
-        where.append(jnp.asarray(np.arange(VOXELS) < len(chosen))[None])
-    return fit_temperature(logits, labels, where)
+    return _report({config.loss.name: before, name: scored}, built)
 
 
 def combine(
@@ -142,7 +118,8 @@ def combine(
             together, kind = "all folds", derived.FOLDS
             scored = score_files.merge(single, config.evaluation.figures)
             score_files.write(output, scored, classes)
-        derived.write(output, kind, workdirs)
+        evaluations = len(workdirs) if kind == derived.ENSEMBLE else 1
+        derived.write(output, kind, workdirs, evaluations=evaluations)
     return _report({**dict(zip(names, single, strict=True)), together: scored}, built)
 
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import base
 from dicepp_jax import inference, parallel, schedule, train, unfinished
 from dicepp_jax.atomic import write_text
-from dicepp_jax.checkpoint import Checkpoints
+from dicepp_jax.checkpoint import Checkpoints, Restored
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import LOSSES
 from dicepp_jax.names import file_name
@@ -134,6 +134,9 @@ def _claimed(
 def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = math.inf) -> None:
     """Train to the end of the schedule, resuming after the last step that was saved.
 
+    With `train.then`, that is what a run with this loss does, whose initial parameters are those of
+    the best epoch of a run with `loss.name` in the folder `first`.
+
     Args:
       config: of the run.
       built: its components.
@@ -144,6 +147,13 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
       OutOfTimeError: if training stops at the deadline.
       KeyboardInterrupt: if it was stopped by Ctrl-C or SIGTERM, after a step that is saved.
     """
+    initial = functools.partial(components.init_state, built, config.seed)
+    if config.train.then:
+        first, config = phases(config)
+        initial = functools.partial(
+            _best_of_first, first, components.build(first, built.loaded), workdir, deadline
+        )
+        built = components.build(config, built.loaded)
     name, batch_size = config.loss.name, config.data.batch_size
     training = components.examples(built, config, "train")
     validation = components.examples(built, config, "validation")
@@ -151,8 +161,8 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
     print(f"{name}: {components.describe(built)}")
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / directory.CHECKPOINTS))
-        start = _start(config, built, workdir, checkpoints)
-        train_step = train.make_train_step(built.apply, built.loss, built.augment, built.devices)
+        start = _start(config, built, workdir, checkpoints, initial)
+        train_step = components.train_step(built)
         epochs, steps = config.train.epochs, -(-len(training) // batch_size)
         if not start.plan.stopped and start.epoch < epochs:
             cases = min(batch_size, len(training))
@@ -204,6 +214,31 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
         )
 
 
+def phases(config: ConfigDict) -> tuple[ConfigDict, ConfigDict]:
+    """The configs of the two runs of which one with `train.then` consists."""
+    first = copy.deepcopy(config)
+    first.train.then = ""
+    second = copy.deepcopy(first)
+    second.loss = base.get_config().loss
+    second.loss.name = config.train.then
+    return first, second
+
+
+def _best_of_first(
+    config: ConfigDict, built: Components, workdir: Path, deadline: float
+) -> train.TrainState:
+    """The state before the first step with `train.then`; trains with `loss.name` until then."""
+    place = workdir / directory.FIRST
+    with parallel.first_alone("first directory"):
+        if parallel.is_first():
+            directory.open_workdir(place, config, built.loaded)
+    print(f"first with {config.loss.name} in {place}")
+    fit(config, built, place, deadline)
+    best = best_epoch(config, built, place)
+    print(f"going on from epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
+    return train.begin(best.state.params)
+
+
 class _Start(NamedTuple):
     """Where training begins: an epoch, the losses of the steps already taken in it, and states."""
 
@@ -214,13 +249,17 @@ class _Start(NamedTuple):
 
 
 def _start(
-    config: ConfigDict, built: Components, workdir: Path, checkpoints: Checkpoints
+    config: ConfigDict,
+    built: Components,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    initial: Callable[[], train.TrainState],
 ) -> _Start:
     """After the last step that was saved, or at the beginning."""
     name, last = config.loss.name, checkpoints.resume(components.state_shapes(built))
     if last is None:
         epoch, plan = 0, schedule.init(built.settings)
-        state = components.init_state(built, config.seed)
+        state = initial()
     else:
         epoch, plan, state = last.epoch + 1, last.schedule, last.state
         trained = plan.stopped or epoch >= config.train.epochs
@@ -235,9 +274,24 @@ def _start(
 
 
 def best_predictor(
-    config: ConfigDict, built: Components, workdir: Path, name: str
+    config: ConfigDict,
+    built: Components,
+    workdir: Path,
+    name: str,
+    samples: inference.Samples | None = None,
 ) -> inference.Predict:
     """The network of the epoch with the lowest validation loss.
+
+    Raises:
+      ValueError: if there is no checkpoint.
+    """
+    best = best_epoch(config, built, workdir)
+    print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
+    return components.predictor(built, config, best.state.params, samples)
+
+
+def best_epoch(config: ConfigDict, built: Components, workdir: Path) -> Restored:
+    """The checkpoint of the epoch with the lowest validation loss.
 
     Raises:
       ValueError: if there is no checkpoint.
@@ -246,8 +300,7 @@ def best_predictor(
         best = checkpoints.restore_best(components.state_shapes(built))
         if best is None:
             raise ValueError(f"{workdir} has no checkpoint: train.epochs is {config.train.epochs}")
-    print(f"{name}: evaluating epoch {best.epoch + 1}, validation loss {best.val_loss:.4f}")
-    return components.predictor(built, config, best.state.params)
+    return best
 
 
 def draw(

@@ -22,6 +22,7 @@ import jax
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from configs import base
 from dicepp_jax import data
 from dicepp_jax.atomic import NO_ROOM, write_text
 from dicepp_jax.data.specs import Download, Spec
@@ -29,6 +30,8 @@ from experiments.workdirs import stored
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
+FIRST = "first"
+"""The directory within a run's of its training before `train.then`."""
 UNFINISHED = "unfinished.msgpack"
 REPORT = "report.txt"
 SPLIT = "split.json"
@@ -103,7 +106,7 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
         set_aside(workdir)
     if path.exists():
         there = stored.read(path, FIELDS)
-        changes = list(_differences(there["config"], resolved, FREE))
+        changes = list(_differences(completed(there["config"]), resolved, FREE))
         if there.get("data") != loaded.digest:
             changes.append("its cases, their masks or their split have changed")
         if changes:
@@ -189,7 +192,7 @@ def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
         return False
     there, resolved = stored.read(path, FIELDS), json.loads(config.to_json())
     return there["data"] == digest and not any(
-        _differences(there["config"], resolved, SCORED_ALIKE)
+        _differences(completed(there["config"]), resolved, SCORED_ALIKE)
     )
 
 
@@ -260,6 +263,19 @@ def set_aside(workdir: Path) -> None:
         number += 1
     workdir.rename(aside)
     print(f"the run that was in {workdir} is now in {aside}")
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a `run.json`, where fields that did not exist when it began have defaults."""
+    return _merged(json.loads(base.get_config().to_json()), config)
+
+
+def _merged(defaults: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    both = defaults | config
+    return {
+        name: _merged(defaults.get(name, {}), value) if isinstance(value, dict) else value
+        for name, value in both.items()
+    }
 
 
 def _differences(

@@ -4,6 +4,7 @@ A run of experiments.run or a member of experiments.sweep has a `run.json`; temp
 experiments.calibrate and ensembles are `derived`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +46,9 @@ class Finished(NamedTuple):
       folder: where `score_files.read` finds the scores.
       spec: of its data set.
       loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
-        for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3.
-      kind: "" for a single network, or one of `derived.TEMPERATURE`, `derived.ENSEMBLE` and
+        for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3; then what else
+        makes it another method: "dsc dropout=0.5", "dsc then=ce".
+      kind: "" for a single network, or one of `derived.METHODS`, `derived.ENSEMBLE` and
         `derived.FOLDS`.
       members: number of networks.
       temperature: None except after temperature scaling.
@@ -54,6 +56,8 @@ class Finished(NamedTuple):
       fold: that validates, likewise; None without cross-validation.
       scale: of the run.
       epochs: number of epochs trained, summed over members.
+      seconds: of training, likewise, and of what was fitted after it.
+      evaluations: of a network in a prediction: 1, or the number of members or samples.
       about: its `run.json`; of an ensemble's first member.
     """
 
@@ -67,6 +71,8 @@ class Finished(NamedTuple):
     fold: int | None
     scale: Scale
     epochs: int
+    seconds: float
+    evaluations: int
     about: Mapping[str, Any]
 
     @property
@@ -126,18 +132,21 @@ def read(folder: Path) -> Finished:
     if missing:
         raise FileNotFoundError(f"{folder} has scores, but {missing[0]} does not exist")
     config = trained.read_config(of[0])
-    spec = directory.read_spec(of[0])
+    spec, kind = directory.read_spec(of[0]), about.get("kind", "")
+    epochs = [e for path in of for part in (path, path / directory.FIRST) for e in log.read(part)]
     return Finished(
         folder=folder,
         spec=spec,
         loss=_loss(config),
-        kind=about.get("kind", ""),
+        kind=kind,
         members=len(of),
         temperature=about.get("temperature"),
         seed=config.seed,
         fold=config.data.fold,
         scale=scale(config, spec),
-        epochs=sum(len(log.read(path)) for path in of),
+        epochs=len(epochs),
+        seconds=sum(epoch.get("seconds", math.nan) for epoch in epochs) + about.get("seconds", 0.0),
+        evaluations=about.get("evaluations", len(of) if kind == derived.ENSEMBLE else 1),
         about=stored.read(of[0] / directory.RUN, {"config": dict}),
     )
 
@@ -161,7 +170,11 @@ def _loss(config: ConfigDict) -> str:
     default = base.get_config().train.learning_rate
     if config.train.learning_rate != default:
         given["learning_rate"] = config.train.learning_rate
-    values = " ".join(f"{hyper}={value:g}" for hyper, value in given.items())
-    if name == "dscpp" and list(given) == ["gamma"]:
-        return values
-    return f"{name} {values}" if values else name
+    if config.model.dropout:
+        given["dropout"] = config.model.dropout
+    values = [f"{hyper}={value:g}" for hyper, value in given.items()]
+    if config.train.then:
+        values.append(f"then={config.train.then}")
+    if name == "dscpp" and [*given] == ["gamma"] and not config.train.then:
+        return values[0]
+    return " ".join([name, *values])

@@ -1,0 +1,4 @@
+"""Baselines in training: dropout, and a second loss after the first."""
+
+
+
