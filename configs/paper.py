@@ -1,4 +1,5 @@
-"""Every cell of the paper's Tables 3 to 6, at three scales: SCALE/DATASET/METHOD.
+"""Every cell of the paper's Tables 3 to 6, and of one beyond it, at three scales:
+SCALE/DATASET/METHOD.
 
 Command:   python -m experiments.run --config=configs/paper.py:full/dsb2018/focal
                --config.data.manual_dir=DSB
@@ -8,9 +9,9 @@ Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (20
            half an hour for Table 3. tiny: seconds; only a check that everything runs
 Expected:  experiments/report/paper.csv at full scale; results/paper_reduced at reduced scale
 
-METHOD is a loss with its hyper-parameters from the paper's Table 2, or "gamma" for Table 3's grid;
-METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a synthetic one:
-kits19_synthetic, phantom, phantom_3d.
+METHOD is a loss with its hyper-parameters from the paper's Table 2, a sum of losses
+("dsc+l1_ace"), one of `BASELINES`, or "gamma" for Table 3's grid; METHOD_seed=N sets another seed.
+DATASET is one of the paper's six, or a synthetic one: kits19_synthetic, phantom, phantom_3d.
 """
 
 import importlib
@@ -22,6 +23,13 @@ SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
 GAMMA = "gamma"
+DROPOUT = "dsc_dropout"
+
+BASELINES = {
+    DROPOUT: {"loss.name": "dsc", "model.dropout": 0.2},
+    "dsc_then_ce": {"loss.name": "dsc", "train.then": "ce"},
+}
+"""Means to calibrate the Dice loss that need a training of their own, and the fields they set."""
 
 
 def get_config(cell: str = "") -> ConfigDict:
@@ -30,7 +38,7 @@ def get_config(cell: str = "") -> ConfigDict:
     Raises:
       LookupError: if there is no such cell.
     """
-    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/(\w+?)(?:_seed=(\d+))?"
+    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/([\w+]+?)(?:_seed=(\d+))?"
     found = re.fullmatch(pattern, cell)
     if not found:
         raise LookupError(_unknown(cell, "the name of a loss, such as dscpp"))
@@ -38,8 +46,8 @@ def get_config(cell: str = "") -> ConfigDict:
 
     from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
 
-    if method not in (*LOSSES, GAMMA):
-        raise LookupError(_unknown(cell, ", ".join(LOSSES)))
+    if not {*method.split("+")} <= {*LOSSES} and method not in (*BASELINES, GAMMA):
+        raise LookupError(_unknown(cell, ", ".join((*BASELINES, *LOSSES))))
     if dataset in SETS:
         config = importlib.import_module(f"configs.{dataset}_dscpp").get_config()
     else:
@@ -52,7 +60,7 @@ def get_config(cell: str = "") -> ConfigDict:
         # The choice of "auto" may differ between two runs, and with it the last digits.
         config.sweep.strategy = "vmap"
     else:
-        config.loss.name = method
+        config.update_from_flattened_dict(BASELINES.get(method, {"loss.name": method}))
     SCALES[scale](config)
     return config
 

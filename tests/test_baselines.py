@@ -1,4 +1,1 @@
 """Baselines in training: dropout, and a second loss after the first."""
-
-
-

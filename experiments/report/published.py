@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, to be shown beside ours.
+"""The tables of reports: those of the paper, with the numbers that it prints, and one beyond it.
 
 Tables 3 to 6 of Yeung et al. 2023, means and standard errors over the test cases. Two errors of
 Table 3's Jaccard are printed as 0.05 and read as 0.005. NLL and Brier of Table 5 (KiTS19) are of
@@ -43,11 +43,15 @@ def published() -> tuple[Published, ...]:
     return tuple(read_csv(Path(__file__).with_name("paper.csv"), Published))
 
 
+FRONTIER = 7
+"""The number of the table that the paper does not have: more losses, and the baselines it names."""
+
+
 class PaperTable(NamedTuple):
-    """A table of the paper: its cells, and the pairs that its text compares.
+    """A table of the paper, or `FRONTIER`: its cells, and the pairs that are compared.
 
     Attributes:
-      number: 3 to 6.
+      number: 3 to 6, or `FRONTIER`.
       title: its subject.
       datasets: the paper's, in its order.
       drawn: sets of drawn images, on which it can be tried out.
@@ -62,6 +66,21 @@ class PaperTable(NamedTuple):
     methods: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
 
+    @property
+    def name(self) -> str:
+        """Its name in those of files: "table4"."""
+        return "frontier" if self.number == FRONTIER else f"table{self.number}"
+
+    @property
+    def heading(self) -> str:
+        """Its name in headings: "Table 4"."""
+        return "Beyond the paper" if self.number == FRONTIER else f"Table {self.number}"
+
+    @property
+    def option(self) -> str:
+        """The option of experiments.reproduce that asks for it: "--table=4"."""
+        return "--frontier" if self.number == FRONTIER else f"--table={self.number}"
+
 
 GAMMAS = tuple(f"gamma={n / 2:g}" for n in range(1, 11))
 PAIR = ("dsc", "dscpp")
@@ -70,6 +89,20 @@ PAIR = ("dsc", "dscpp")
 LOSSES = ("ce", "focal", *PAIR)
 VARIANTS = ("tversky", "focal_tversky", "combo", "unified_focal")
 AGAINST_DSCPP = (("dscpp", "dsc"), ("dscpp", "ce"), ("dscpp", "focal"))
+RIVALS = (
+    "dsc_ce",
+    "unified_focal",
+    "exp_ce",
+    "label_smoothing",
+    "svls",
+    "mbls",
+    "nacl",
+    "dsc+l1_ace",
+    "dsc+soft_l1_ace",
+    "dsc_ce+l1_ace",
+    "dscpp+l1_ace",
+)
+"""Losses that are compared with the paper's, most of them published since."""
 
 TABLES = {
     table.number: table
@@ -106,8 +139,19 @@ TABLES = {
             tuple(name for loss in VARIANTS for name in (loss, f"{loss}pp")),
             tuple((f"{loss}pp", loss) for loss in VARIANTS),
         ),
+        PaperTable(
+            FRONTIER,
+            "Losses since, and other means to calibrate",
+            ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19"),
+            ("kits19_synthetic", "phantom", "phantom_3d"),
+            (*LOSSES, *RIVALS),
+            tuple((name, "dscpp") for name in (*LOSSES, *RIVALS) if name != "dscpp"),
+        ),
     )
 }
+
+PAPER = tuple(number for number in TABLES if number != FRONTIER)
+"""The numbers of the paper's own tables."""
 
 FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
     1: (3, PAIR),
@@ -139,5 +183,13 @@ TITLES = {
     "unified_focalpp": "Unified Focal++",
     "dsc_ce": "DSC + CE",
     "dscpp_ce": "DSC++ + CE",
+    "l1_ace": "L1-ACE",
+    "soft_l1_ace": "soft L1-ACE",
+    "nacl": "NACL",
+    "mbls": "MbLS",
+    "svls": "SVLS",
+    "label_smoothing": "Label smoothing",
+    "dml": "DML",
+    "exp_ce": "Exponential CE",
 }
 """The names of losses in tables and figures."""

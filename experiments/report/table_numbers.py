@@ -9,15 +9,24 @@ import numpy as np
 from dicepp_jax import statistics
 from dicepp_jax.rows import Comparison, Summary, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
-from experiments.report.published import PAIR, REPORTED, TABLES, Published, published
-from experiments.workdirs.derived import FOLDS, METHODS, TEMPERATURE
+from experiments.report.published import (
+    FRONTIER,
+    PAIR,
+    REPORTED,
+    TABLES,
+    Published,
+    published,
+)
+from experiments.workdirs.derived import ENSEMBLE, FOLDS, METHODS, TEMPERATURE
 from experiments.workdirs.finished import Finished
 
 OTHER = 0
 """The number of runs that belong to no table of the paper."""
 
 CALIBRATED = (4, 5)
-"""Tables that also show scores derived from runs of DSC and DSC++."""
+"""Tables that also show scores derived from runs of DSC and DSC++, of `OF_PAIR`."""
+
+OF_PAIR = (TEMPERATURE, ENSEMBLE, FOLDS)
 
 METRIC_TITLES = {
     "nll": "NLL",
@@ -94,9 +103,11 @@ def divide(groups: Sequence[Group]) -> list[Part]:
             drawn = group.spec.name in table.drawn and group.scale_name != CUSTOM
             if not drawn and group.spec.name not in table.datasets:
                 continue
-            beyond = _beyond(group) if number in CALIBRATED else ()
+            beyond = _beyond(group, number)
             shown = [*table.methods, *beyond]
-            if not any(name in group.entries for name in shown):
+            # A run that a table of the paper shows is no reason for the one beyond it.
+            there = unused if number == FRONTIER else group.entries
+            if not any(name in there for name in shown):
                 continue
             for name in shown:
                 unused.pop(name, None)
@@ -113,12 +124,21 @@ def divide(groups: Sequence[Group]) -> list[Part]:
     return parts
 
 
-def _beyond(group: Group) -> tuple[str, ...]:
-    made = [name for name, e in group.entries.items() if _is_baseline(e.run)]
+def _beyond(group: Group, number: int) -> tuple[str, ...]:
+    """The baselines of a group that a table shows below its losses."""
+    if number not in (*CALIBRATED, FRONTIER):
+        return ()
+    made = [
+        name
+        for name, e in group.entries.items()
+        if _is_baseline(e.run)
+        and (number == FRONTIER or (e.run.loss in PAIR and e.run.kind in OF_PAIR))
+    ]
 
     def key(name: str) -> tuple[str, bool, int]:
         run = group.entries[name].run
-        return run.loss, run.kind != TEMPERATURE, run.members
+        kinds = [*METHODS, ENSEMBLE, FOLDS]
+        return run.loss, kinds.index(run.kind) if run.kind else -1, run.members
 
     return tuple(sorted(made, key=key))
 

@@ -45,13 +45,13 @@ def tables(part: Part, of_part: Sequence[Number]) -> list[ReportTable]:
 
 
 def _name(part: Part, *more: str) -> str:
-    first = f"table{part.number}" if part.number else "other"
+    first = TABLES[part.number].name if part.number else "other"
     words = (first, part.group.spec.name, part.group.tag, *more)
     return "_".join(re.sub(r"\W+", "_", word) for word in words)
 
 
 def _title(part: Part, label: str = "") -> str:
-    first = [f"Table {part.number}"] if part.number else []
+    first = [TABLES[part.number].heading] if part.number else []
     return ", ".join([*first, part.group.title, *([label] if label else [])])
 
 
@@ -207,7 +207,8 @@ def reproduce(number: int, dataset: str, scale: str) -> str:
     """The command for a data set of a table."""
     folder = "" if _is_made(dataset) else "=FOLDER"
     return (
-        f"python -m experiments.reproduce --table={number} --data={dataset}{folder} --scale={scale}"
+        f"python -m experiments.reproduce {TABLES[number].option} --data={dataset}{folder} "
+        f"--scale={scale}"
     )
 
 

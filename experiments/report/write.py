@@ -174,9 +174,10 @@ def _sections(
             for table in of_part
         ]
         if number != OTHER:
-            title = f"Table {number}: {TABLES[number].title}"
+            table = TABLES[number]
             missing = tuple(absent(number, parts))
-            sections.append(page.Section(f"table{number}", title, tuple(shown), missing))
+            title = f"{table.heading}: {table.title}"
+            sections.append(page.Section(table.name, title, tuple(shown), missing))
         elif shown:
             sections.append(page.Section("other", "Other runs", tuple(shown)))
     return tuple(sections)

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import logging
 
 from configs import paper as cells
-from experiments.report.published import FIGURES, TABLES
+from experiments.report.published import FIGURES, FRONTIER, PAPER
 from experiments.setup import compiled, failures, huge_pages, stopping
 
 RESUMES = "the same command resumes"
@@ -43,9 +43,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what, one or several")
-    what.add_argument("--table", type=int, choices=TABLES, action="append", default=[])
+    what.add_argument("--table", type=int, choices=PAPER, action="append", default=[])
     what.add_argument("--figure", type=int, choices=FIGURES, action="append", default=[])
-    what.add_argument("--all", action="store_true", help="all tables and figures")
+    what.add_argument("--all", action="store_true", help="all tables and figures of the paper")
+    what.add_argument(
+        "--frontier",
+        action="store_const",
+        const=[FRONTIER],
+        default=[],
+        help="beyond the paper: losses published since, and other means to calibrate",
+    )
     parser.add_argument(
         "--scale",
         choices=cells.SCALES,
@@ -66,8 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget_minutes", type=float, default=math.inf, metavar="MINUTES")
     parser.add_argument("--dry_run", action="store_true", help="print the plan only")
     options = parser.parse_args(argv)
-    if not (options.all or options.table or options.figure):
-        parser.error("nothing requested; give --table=4, --figure=5 or --all")
+    if not (options.all or options.table or options.figure or options.frontier):
+        parser.error("nothing requested; give --table=4, --figure=5, --all or --frontier")
     if options.budget_minutes < 0:
         parser.error(f"--budget_minutes is {options.budget_minutes:g}; it must not be negative")
     if options.seeds < 1:
@@ -85,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with failures.reported():
             code = reproduce(
-                tuple(TABLES) if options.all else tuple(options.table),
+                (*(PAPER if options.all else options.table), *options.frontier),
                 tuple(FIGURES) if options.all else tuple(options.figure),
                 scale=options.scale,
                 folders=options.data,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import paper as cells
 from dicepp_jax import score_files
 from dicepp_jax.text_table import layout
-from experiments.report.published import FIGURES, PAIR, TABLES, PaperTable
+from experiments.report.published import FIGURES, FRONTIER, PAIR, TABLES, PaperTable
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.workdirs import derived, directory, log
@@ -96,7 +96,10 @@ def tasks(
         chosen = chosen_sets(table, datasets)
         for dataset in chosen:
             paper += [Task(dataset, f"{dataset}/{method}") for method in methods]
-        if option.startswith("--table"):
+        if table.number == FRONTIER:
+            paper += [Task(name, f"{name}/{cell}") for name in chosen for cell in cells.BASELINES]
+            beyond += [task for dataset in chosen for task in _baselines(dataset)]
+        if not option.startswith("--figure"):
             pairs = itertools.product(chosen, [m for m in methods if m in PAIR])
             beyond += [task for pair in pairs for task in _calibrated(*pair, seeds)]
     if not paper:
@@ -106,7 +109,7 @@ def tasks(
         )
         raise ValueError(f"--data={','.join(datasets)} has no data set of the request: {of_all}")
     # Tasks without training first.
-    beyond.sort(key=lambda task: not task.name.endswith(derived.TEMPERATURE))
+    beyond.sort(key=lambda task: not task.name.endswith(tuple(derived.METHODS)))
     return list(dict.fromkeys((*paper, *beyond)))
 
 
@@ -114,7 +117,7 @@ def requests(
     tables: Sequence[int], figures: Sequence[int]
 ) -> list[tuple[str, PaperTable, tuple[str, ...]]]:
     """The requests: the option, the table with its data sets, and the cells that are trained."""
-    of_tables = [(f"--table={n}", TABLES[n], _trained(n)) for n in tables]
+    of_tables = [(TABLES[n].option, TABLES[n], _trained(n)) for n in tables]
     return of_tables + [(f"--figure={n}", TABLES[FIGURES[n][0]], FIGURES[n][1]) for n in figures]
 
 
@@ -136,6 +139,13 @@ def _calibrated(dataset: str, method: str, seeds: int) -> Iterator[Task]:
         others = tuple(f"{name}_seed={seed}" for seed in range(1, seeds))
         yield from (Task(dataset, other) for other in others)
         yield Task(dataset, f"{name}_{derived.ENSEMBLE}", (name, *others))
+
+
+def _baselines(dataset: str) -> Iterator[Task]:
+    """The Dice loss calibrated after training by each method; MC dropout needs its own network."""
+    for method in derived.METHODS:
+        cell = cells.DROPOUT if method == derived.MC_DROPOUT else "dsc"
+        yield Task(dataset, f"{dataset}/{cell}/{method}", (f"{dataset}/{cell}",))
 
 
 def cell_config(task: Task, scale: str, source: AvailableData, data_dir: str) -> ConfigDict:
