@@ -8,9 +8,9 @@ Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (20
            half an hour for Table 3. tiny: seconds; only a check that everything runs
 Expected:  experiments/report/paper.csv at full scale; results/paper_reduced at reduced scale
 
-METHOD is a loss with its hyper-parameters from the paper's Table 2, or "gamma" for Table 3's grid;
-METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a synthetic one:
-kits19_synthetic, phantom, phantom_3d.
+METHOD is a loss with its hyper-parameters from the paper's Table 2, a sum such as dscpp+l1_ace, or
+"gamma" for Table 3's grid; METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a
+synthetic one: kits19_synthetic, phantom, phantom_3d.
 """
 
 import importlib
@@ -30,16 +30,19 @@ def get_config(cell: str = "") -> ConfigDict:
     Raises:
       LookupError: if there is no such cell.
     """
-    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/(\w+?)(?:_seed=(\d+))?"
+    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/([\w+]+?)(?:_seed=(\d+))?"
     found = re.fullmatch(pattern, cell)
     if not found:
         raise LookupError(_unknown(cell, "the name of a loss, such as dscpp"))
     scale, dataset, method, seed = found.groups()
 
-    from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
+    from dicepp_jax.losses import LOSSES, find_loss  # Here, since it loads JAX.
 
-    if method not in (*LOSSES, GAMMA):
-        raise LookupError(_unknown(cell, ", ".join(LOSSES)))
+    if method != GAMMA:
+        try:
+            find_loss(method)
+        except ValueError as error:
+            raise LookupError(_unknown(cell, ", ".join(LOSSES))) from error
     if dataset in SETS:
         config = importlib.import_module(f"configs.{dataset}_dscpp").get_config()
     else:

@@ -89,11 +89,12 @@ def loss_title(loss: str) -> str:
     """The name of a loss or a setting in tables.
 
     Example:
-      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5")
-      ('Tversky++, gamma = 3', 'gamma = 0.5')
+      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5"), loss_title("dsc+l1_ace")
+      ('Tversky++, gamma = 3', 'gamma = 0.5', 'DSC + L1-ACE')
     """
     first, *rest = loss.split()
-    return ", ".join([TITLES.get(first, first), *rest]).replace("=", " = ")
+    title = " + ".join(TITLES.get(term, term) for term in first.split("+"))
+    return ", ".join([title, *rest]).replace("=", " = ")
 
 
 def gather(runs: Iterable[Finished]) -> list[Group]:

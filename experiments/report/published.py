@@ -139,5 +139,13 @@ TITLES = {
     "unified_focalpp": "Unified Focal++",
     "dsc_ce": "DSC + CE",
     "dscpp_ce": "DSC++ + CE",
+    "l1_ace": "L1-ACE",
+    "soft_l1_ace": "Soft L1-ACE",
+    "nacl": "NACL",
+    "mbls": "MbLS",
+    "svls": "SVLS",
+    "label_smoothing": "Label smoothing",
+    "dml": "DML",
+    "exp_ce": "Exponential CE",
 }
 """The names of losses in tables and figures."""

@@ -22,6 +22,7 @@ import jax
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from configs import base
 from dicepp_jax import data
 from dicepp_jax.atomic import NO_ROOM, write_text
 from dicepp_jax.data.specs import Download, Spec
@@ -103,7 +104,7 @@ def open_workdir(workdir: Path, config: ConfigDict, loaded: data.Loaded) -> None
         set_aside(workdir)
     if path.exists():
         there = stored.read(path, FIELDS)
-        changes = list(_differences(there["config"], resolved, FREE))
+        changes = list(_differences(completed(there["config"]), resolved, FREE))
         if there.get("data") != loaded.digest:
             changes.append("its cases, their masks or their split have changed")
         if changes:
@@ -176,6 +177,19 @@ def _same_environment(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[name] == other[name] for name in both)
 
 
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The stored config of a run; fields that did not exist when it began have their defaults."""
+    return _merged(json.loads(base.get_config().to_json()), config)
+
+
+def _merged(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    both = defaults | stored
+    return {
+        name: _merged(defaults.get(name, {}), value) if isinstance(value, dict) else value
+        for name, value in both.items()
+    }
+
+
 def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
     """Whether a directory holds this experiment, trained to its end and reported.
 
@@ -189,7 +203,7 @@ def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
         return False
     there, resolved = stored.read(path, FIELDS), json.loads(config.to_json())
     return there["data"] == digest and not any(
-        _differences(there["config"], resolved, SCORED_ALIKE)
+        _differences(completed(there["config"]), resolved, SCORED_ALIKE)
     )
 
 

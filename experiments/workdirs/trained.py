@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ import numpy as np
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from configs import base
 from dicepp_jax import metrics, saved, train
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import FOLDER, Spec
@@ -144,19 +143,11 @@ def read_config(workdir: Path) -> ConfigDict:
     enough.
     """
     there = stored.read(workdir / directory.RUN, {"config": dict})["config"]
-    config = ConfigDict(_merged(json.loads(base.get_config().to_json()), there))
+    config = ConfigDict(directory.completed(there))
     folder = config.data.manual_dir
     if config.data.name != FOLDER and folder and not Path(folder).expanduser().exists():
         config.data.manual_dir = ""
     return config
-
-
-def _merged(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    both = defaults | stored
-    return {
-        name: _merged(defaults.get(name, {}), value) if isinstance(value, dict) else value
-        for name, value in both.items()
-    }
 
 
 def _read_spec(workdir: Path, config: ConfigDict) -> Spec:
