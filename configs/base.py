@@ -26,7 +26,7 @@ from configs.fields import (
     faults,
 )
 
-HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight")
+HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight", "margin")
 """All hyper-parameters of the losses."""
 
 PROBABILITY = Number(least=0, most=1)
@@ -81,10 +81,11 @@ FIELDS = by_path({
         ),
     },
     "loss": {
-        # Several, separated by commas, are trained one after another and compared.
+        # Several, separated by commas, are trained one after another and compared; dsc+l1_ace is
+        # the sum of two.
         "name": Field("dscpp", Name("dicepp_jax.losses.LOSSES, or several, as in dsc,dscpp")),
         # Each loss refuses what is outside the range of its own; the defaults are in the paper's
-        # Table 2.
+        # Table 2 and in docs/losses.md.
         **{name: Field(None, Number(), "0.5", unset="the loss's default") for name in HYPER},
     },
     "model": {

@@ -44,10 +44,13 @@ def get_config(cell: str = "") -> ConfigDict:
         raise LookupError(_unknown(cell, "the name of a loss, such as dscpp"))
     scale, dataset, method, seed = found.groups()
 
-    from dicepp_jax.losses import LOSSES  # Here, since it loads JAX.
+    from dicepp_jax.losses import LOSSES, find_loss  # Here, since it loads JAX.
 
-    if not {*method.split("+")} <= {*LOSSES} and method not in (*BASELINES, GAMMA):
-        raise LookupError(_unknown(cell, ", ".join((*BASELINES, *LOSSES))))
+    if method not in (*BASELINES, GAMMA):
+        try:
+            find_loss(method)
+        except ValueError as error:
+            raise LookupError(_unknown(cell, ", ".join((*BASELINES, *LOSSES)))) from error
     if dataset in SETS:
         config = importlib.import_module(f"configs.{dataset}_dscpp").get_config()
     else:

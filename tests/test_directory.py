@@ -36,6 +36,18 @@ def test_a_run_keeps_the_source_that_it_began_with_and_resumes_with_another(tmp_
     assert again["source"] == SECOND._asdict() and "continued" not in again
 
 
+def test_a_run_from_before_a_field_existed_is_the_same_run(tmp_path):
+    first = open_workdir(tmp_path)
+    del first["config"]["loss"]["margin"], first["config"]["sweep"]["margin"]
+    (tmp_path / directory.RUN).write_text(json.dumps(first))
+    (tmp_path / directory.REPORT).touch()
+    assert directory.is_finished(tmp_path, base.get_config(), first["data"])
+    assert open_workdir(tmp_path)["config"]["sweep"]["margin"] == []
+    config = base.get_config()
+    config.sweep.margin = (1.0, 2.0)
+    assert not directory.is_finished(tmp_path, config, first["data"])
+
+
 def test_the_processor_is_recorded_and_another_one_is_noted(tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
     monkeypatch.setattr(directory, "CPU_INFO", info)

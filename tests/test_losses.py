@@ -5,6 +5,7 @@ states its formula.
 """
 
 import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import PartitionSpec as P
 
-from dicepp_jax import losses
+from dicepp_jax import losses, metrics
 from dicepp_jax.losses import LOSSES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
@@ -477,10 +478,11 @@ def test_counts_of_two_halves_add_up(logits, labels, where, gamma):
 def test_losses_sharded_over_4_devices_equal_those_of_the_whole(over):
     logits, labels, where = example(23, shape=(4, 4, 3))
     spec, axis_name = (P("x"), None) if over == "batch" else (P(None, "x"), "x")
+    left_out = () if over == "batch" else NEIGHBOURS
     mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec, spec))
     # An original loss is its ++ loss at exponent 1, so the ++ losses cover both.
-    names = [name for name in LOSSES if f"{name}pp" not in LOSSES]
+    names = [name for name in LOSSES if f"{name}pp" not in LOSSES and name not in left_out]
 
     def stacked(logits, labels, where, axis_name=axis_name):
         return jnp.stack(
@@ -560,6 +562,104 @@ def test_counts_match_the_formula():
             counts, (p * y, (p * (1 - y)) ** gamma, ((1 - p) * y) ** gamma), strict=True
         ):
             assert_close(actual, (keep * voxels).sum((1, 2)))
+
+
+def test_dml_is_the_dice_loss_of_hard_labels():
+    for seed, sharpness in enumerate((0.1, 2.0, 1e4)):
+        logits, labels, where = example(seed, sharpness=sharpness)
+        expected = oracles.loss("dsc", logits, labels, where)
+        assert_close(losses.dml(logits, labels, where=where), expected)
+        one_hot = oracles.one_hot(labels, CLASSES)
+        assert_close(losses.dml(logits, one_hot, where=where), expected)
+
+
+def test_at_soft_labels_dml_is_0_and_the_dice_loss_is_not():
+    labels = soft_labels(30)
+    logits = losses.from_probabilities(labels)
+    assert_close(losses.dml(logits, labels), np.zeros(BATCH), atol=1e-5)
+    assert (losses.dsc(logits, labels) > 0.1).all()
+
+
+def test_l1_ace_is_the_metric():
+    logits, labels, where = example(31, (3, 8, 8), sharpness=3.0)
+    probs = jax.nn.softmax(logits)
+    for mask in (None, where):
+        of_classes = metrics.ace(probs, labels, mask)
+        assert_close(losses.l1_ace(logits, labels, where=mask), np.float64(of_classes).mean(-1))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_calibration_errors_of_uniform_logits_are_distances_from_the_frequencies(classes):
+    """Also where 1 / C lies on the edge of two bins, whichever side it is rounded to."""
+    labels = np.arange(20)[None] % 7 % classes
+    shares = np.bincount(labels[0], minlength=classes) / 20
+    expected = [np.abs(shares - 1 / classes).mean()]
+    for shift in (0.0, -3.7, 1e4):
+        logits = np.full((1, 20, classes), shift, np.float32)
+        assert_close(losses.l1_ace(logits, labels), expected)
+        assert_close(losses.soft_l1_ace(logits, labels), expected)
+
+
+def test_smoothed_labels_are_where_their_cross_entropies_are_lowest():
+    _, labels, where = example(32)
+    y = oracles.one_hot(labels, CLASSES)
+    spatial = np.asarray(losses.smooth_labels(labels, CLASSES, where))
+    for loss, smooth in ((losses.label_smoothing, 0.9 * y + 0.1 / 3), (losses.svls, spatial)):
+        logits = np.log(np.maximum(smooth, 1e-30)).astype(np.float32)
+        entropy = -(smooth * logits).sum(-1)
+        expected = (entropy * where).sum((1, 2)) / where.sum((1, 2))
+        assert_close(loss(logits, labels, where=where), expected)
+        slope = jax.grad(lambda z, loss=loss: loss(z, labels, where=where).sum())(logits)
+        assert_close(slope, np.zeros_like(logits))
+
+
+@pytest.mark.parametrize("spatial", [(), (7,), (4, 5), (3, 1, 4)])
+def test_smooth_labels(spatial):
+    labels = np.random.default_rng(33).integers(0, 3, (BATCH, *spatial))
+    one_hot = oracles.one_hot(labels, 3)
+    found = losses.smooth_labels(labels, 3)
+    # The centre weighs 1/2, the others share the rest by exp(-d**2 / 2).
+    padded = np.pad(one_hot, [(0, 0), *[(1, 1)] * len(spatial), (0, 0)], mode="edge")
+    total, weight = np.zeros_like(one_hot), 0.0
+    for steps in itertools.product((0, 1, 2), repeat=len(spatial)):
+        if steps != (1,) * len(spatial):
+            w = math.exp(-sum((s - 1) ** 2 for s in steps) / 2)
+            places = (slice(s, s + n) for s, n in zip(steps, spatial, strict=True))
+            total, weight = total + w * padded[:, *places], weight + w
+    expected = (one_hot + total / weight) / 2 if spatial else one_hot
+    assert_close(found, expected)
+    assert_close(losses.smooth_labels(one_hot, 3), expected)
+    assert_close(found.sum(-1), np.ones(labels.shape))
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_labels_that_are_left_out_are_no_neighbours(name):
+    logits, labels, where = example(34)
+    other = np.where(where, labels, (labels + 1) % CLASSES)
+    loss = functools.partial(LOSSES[name].function, where=where)
+    assert_close(loss(logits, other), np.asarray(loss(logits, labels)))
+    ignored = np.where(where[..., None], oracles.one_hot(labels, CLASSES), np.nan)
+    assert_close(loss(logits, ignored.astype(np.float32)), np.asarray(loss(logits, labels)))
+
+
+def test_neighbours_across_the_border_of_a_part_are_missed():
+    logits, labels, _ = example(35)
+    with pytest.raises(ValueError, match="nacl needs all neighbours.*axis_name is 'x'.*examples"):
+        losses.nacl(logits, labels, axis_name="x")
+    with pytest.raises(ValueError, match="svls needs all neighbours.*losses.smooth_labels"):
+        losses.svls(logits, labels, axis_name="x")
+    expected = oracles.loss("svls", logits, labels)
+    assert_close(losses.ce(logits, losses.smooth_labels(labels, CLASSES)), expected)
+
+
+def test_an_excluded_class_has_no_penalty():
+    logits, labels, _ = example(36)
+    labels = np.minimum(labels, 1)
+    excluded = np.where([True, True, False], logits, -np.inf).astype(np.float32)
+    for loss in (losses.nacl, losses.mbls):
+        given = {"margin": 1.0} if loss is losses.mbls else {}
+        expected = np.asarray(loss(logits[..., :2], labels, **given))
+        assert_close(loss(excluded, labels, **given), expected)
 
 
 def test_dice_of_the_foreground_alone():
@@ -650,6 +750,54 @@ def test_get_loss_refuses_unknown_names():
         losses.get_loss("ce", gamma=2.0)
 
 
+def test_a_sum_of_losses():
+    logits, labels, where = example(37)
+    parts = {"dscpp": {"gamma": 3.0}, "l1_ace": {}, "nacl": {"weight": 0.2}}
+    expected = sum(oracles.loss(name, logits, labels, where, **own) for name, own in parts.items())
+    loss = losses.get_loss("dscpp+l1_ace+nacl", weight=0.2)
+    assert_close(loss(logits, labels, where=where, gamma=3.0), expected)
+    by_gamma = jax.jit(jax.vmap(lambda gamma: loss(logits, labels, where=where, gamma=gamma)))
+    assert_close(by_gamma(jnp.array([3.0]))[0], expected)
+    row = losses.find_loss("nacl+focal_tverskypp")
+    assert row.plusplus == "gamma_pp" and not row.shared
+    assert row.defaults == LOSSES["nacl"].defaults | LOSSES["focal_tverskypp"].defaults
+    assert losses.find_loss("dscpp+focal").plusplus is None
+    assert losses.find_loss("dsc") is LOSSES["dsc"]
+
+
+def test_hyper_parameters_that_two_terms_of_a_sum_have_keep_their_defaults():
+    logits, labels, _ = example(38)
+    expected = oracles.loss("mbls", logits, labels) + oracles.loss("nacl", logits, labels)
+    assert_close(losses.get_loss("mbls+nacl")(logits, labels), expected)
+    found = losses.get_loss("mbls+nacl", margin=1.0)(logits, labels)
+    expected = oracles.loss("mbls", logits, labels, margin=1.0)
+    assert_close(found, expected + oracles.loss("nacl", logits, labels))
+    with pytest.raises(ValueError, match="weight is .* of mbls and of nacl, .* sum 'mbls[+]nacl'"):
+        losses.get_loss("mbls+nacl", weight=0.5)
+    with pytest.raises(TypeError, match="weight"):
+        losses.get_loss("mbls+nacl")(logits, labels, weight=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dsc+l1ace", "unknown loss 'dsc[+]l1ace', did you mean 'dsc[+]l1_ace'[?]"),
+        ("DSC++ + L1-ACE", "did you mean 'dscpp[+]l1_ace'"),
+        ("dsc+", "unknown loss 'dsc[+]'[.] Known"),
+        ("dsc+hinge", "unknown loss 'dsc[+]hinge'[.] Known"),
+        ("dsc+dsc", "'dsc[+]dsc' has a term twice"),
+    ],
+)
+def test_sums_that_cannot_be(name, message):
+    with pytest.raises(ValueError, match=message):
+        losses.get_loss(name)
+
+
+def test_a_sum_names_the_hyper_parameters_that_it_takes():
+    with pytest.raises(ValueError, match="'dscpp[+]nacl' has no alpha; it takes gamma, weight"):
+        losses.get_loss("dscpp+nacl", alpha=1.0)
+
+
 @pytest.mark.parametrize(("name", "exponent"), [(n, LOSSES[n].plusplus) for n in PLUSPLUS])
 @pytest.mark.parametrize("value", [0.49, 5.01, math.nan, np.float32(0), jnp.array(6.0)])
 def test_plusplus_exponents_out_of_range(name, exponent, value):
@@ -673,6 +821,11 @@ def test_plusplus_exponents_out_of_range(name, exponent, value):
         ("unified_focal", {"gamma": 2.0}, r"gamma must lie in \[0, 1\), got 2.0.*gamma_pp"),
         ("unified_focalpp", {"gamma": 2.0}, r"gamma must lie in \[0, 1\), got 2.0.*gamma_pp"),
         ("unified_focal", {"weight": -0.5}, r"weight must lie in \[0, 1\], got -0.5"),
+        ("nacl", {"weight": -1.0}, r"weight must lie in \[0, inf\], got -1.0"),
+        ("mbls", {"weight": -1.0}, r"weight must lie in \[0, inf\], got -1.0"),
+        ("mbls", {"margin": -1.0}, r"margin must lie in \[0, inf\], got -1.0"),
+        ("label_smoothing", {"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ("exp_ce", {"gamma": 0.0}, r"gamma must lie in \[0.1, 5\], got 0.0"),
     ],
 )
 def test_hyper_parameters_out_of_range(name, hyper, message):

@@ -51,6 +51,11 @@ def test_every_cell_has_a_config(scale):
                     assert config.loss.name == method and not components.hyper(config)
 
 
+def test_a_cell_of_a_sum():
+    config = cells.get_config("tiny/drive/dscpp+l1_ace_seed=2")
+    assert (config.loss.name, config.seed) == ("dscpp+l1_ace", 2)
+
+
 def test_full_scale_is_the_papers():
     for dataset in cells.SETS:
         config = cells.get_config(f"full/{dataset}/ce_seed=7")
@@ -62,7 +67,15 @@ def test_full_scale_is_the_papers():
 
 
 @pytest.mark.parametrize(
-    "cell", ["drive/dscpp", "half/drive/dsc", "full/mnist/dsc", "full/drive/dice", "tiny/drive/ce_"]
+    "cell",
+    [
+        "drive/dscpp",
+        "half/drive/dsc",
+        "full/mnist/dsc",
+        "full/drive/dice",
+        "tiny/drive/ce_",
+        "tiny/drive/ce+",
+    ],
 )
 def test_a_cell_that_is_not_there_is_refused(cell):
     with pytest.raises(LookupError, match="unknown cell .*reduced/drive/dscpp"):

@@ -22,14 +22,14 @@ from experiments.workdirs import directory, log
 
 
 def test_compares_two_losses(data_dir, tmp_path, capsys):
-    config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.gamma": 3.0})
+    config = tiny(data_dir, **{"loss.name": "dsc,dscpp+l1_ace", "loss.gamma": 3.0})
     text = single.train_and_evaluate(config, tmp_path)
     assert "dsc: Vessel phantom, 32/8/20 cases at 16 x 16, UNet of" in capsys.readouterr().out
     header, _, *lines = text.splitlines()[1:]
     assert header.split("  ")[0] == "class" and "p signed-rank" in header
     assert [line.split()[:3] for line in lines[:1]] == [["vessel", "image", "nll"]]
     assert (tmp_path / "report.txt").read_text() == text + "\n"
-    for name, gamma in (("dsc", None), ("dscpp", 3.0)):
+    for name, gamma in (("dsc", None), ("dscpp+l1_ace", 3.0)):
         folder = tmp_path / name
         kept = json.loads((folder / "run.json").read_text())
         assert kept["config"]["loss"]["name"] == name
@@ -50,7 +50,9 @@ def test_compares_two_losses(data_dir, tmp_path, capsys):
         }
         places = [s[:3] for s in summary if s.label != "background"]
         compared = read_csv(tmp_path / "comparison.csv", Comparison)
-        assert [row[:5] for row in compared] == [("dsc", "dscpp", *place) for place in places]
+        assert [row[:5] for row in compared] == [
+            ("dsc", "dscpp+l1_ace", *place) for place in places
+        ]
         assert list((folder / "tensorboard").iterdir())
         assert directory.read_spec(folder) == SETS["phantom"].spec
     assert directory.read_spec(tmp_path) == SETS["phantom"].spec
@@ -296,6 +298,12 @@ def test_a_hyper_parameter_that_no_compared_loss_takes_is_refused(data_dir, tmp_
     config = tiny(data_dir, **{"loss.name": "dsc,dscpp", "loss.beta": 1.0})
     with pytest.raises(ValueError, match="loss.beta is set, but none of dsc, dscpp takes it"):
         single.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_hyper_parameter_of_two_terms_is_refused_also_beside_a_loss_that_takes_it(data_dir):
+    config = tiny(data_dir, **{"loss.name": "dscpp,dscpp+exp_ce", "loss.gamma": 1.0})
+    with pytest.raises(ValueError, match="gamma is a hyper-parameter of dscpp and of exp_ce"):
+        components.build_all(single.of_each_loss(config))
 
 
 def test_every_config_can_be_read():

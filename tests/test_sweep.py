@@ -486,6 +486,15 @@ def test_points_of_a_grid_are_crossed_or_zipped():
     assert member.sweep == base.get_config().sweep
 
 
+def test_a_grid_of_a_sum_sets_the_term_that_takes_it():
+    config = base.get_config()
+    config.loss.name, config.sweep.gamma = "dscpp+nacl", (1.0, 2.0)
+    assert list(grid_points.expand(config)) == ["gamma=1", "gamma=2"]
+    config.loss.name = "dscpp+exp_ce"
+    with pytest.raises(ValueError, match="sweep.gamma is set, but gamma is a hyper-parameter of"):
+        grid_points.expand(config)
+
+
 def test_the_papers_grid():
     settings = grid_points.expand(drive_gamma_grid.get_config())
     ours = {next(iter(setting.members)) for setting in settings.values()}

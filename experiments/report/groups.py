@@ -91,14 +91,13 @@ def loss_title(loss: str) -> str:
     """The name of a loss or a setting in tables.
 
     Example:
-      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5"), loss_title("dsc then=ce")
-      ('Tversky++, gamma = 3', 'gamma = 0.5', 'DSC, then CE')
+      >>> loss_title("tverskypp gamma=3"), loss_title("gamma=0.5"), loss_title("dsc+l1_ace then=ce")
+      ('Tversky++, gamma = 3', 'gamma = 0.5', 'DSC + L1-ACE, then CE')
     """
     first, *rest = (part.split("=") for part in loss.split())
-    parts = [
-        f"then {TITLES.get(of[-1], of[-1])}" if of[0] == "then" else " = ".join(of) for of in rest
-    ]
-    return ", ".join([TITLES.get(first[0], " = ".join(first)), *parts])
+    title = " + ".join(TITLES.get(term, term) for term in first[0].split("+"))
+    parts = [f"then {loss_title(of[-1])}" if of[0] == "then" else " = ".join(of) for of in rest]
+    return ", ".join([" = ".join([title, *first[1:]]), *parts])
 
 
 def gather(runs: Iterable[Finished]) -> list[Group]:

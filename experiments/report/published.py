@@ -184,7 +184,7 @@ TITLES = {
     "dsc_ce": "DSC + CE",
     "dscpp_ce": "DSC++ + CE",
     "l1_ace": "L1-ACE",
-    "soft_l1_ace": "soft L1-ACE",
+    "soft_l1_ace": "Soft L1-ACE",
     "nacl": "NACL",
     "mbls": "MbLS",
     "svls": "SVLS",

@@ -15,7 +15,8 @@ from experiments.report.contents import HTML, MADE, MARKDOWN
 from experiments.report.findings import findings
 from experiments.report.groups import Group
 from experiments.report.markup import ReportTable, to_latex
-from experiments.report.published import TABLES
+from experiments.report.published import FRONTIER, TABLES
+from experiments.report.ranks import rank_tables
 from experiments.report.table_numbers import OTHER, Part
 from experiments.report.tables import absent, tables
 from experiments.workdirs import finished
@@ -115,7 +116,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         output / HTML: page.to_page(contents),
         output / MARKDOWN: page.to_markdown_page(contents, output),
     }
-    for table in itertools.chain.from_iterable(laid_out):
+    for table in itertools.chain.from_iterable(section.tables for section in sections):
         texts[output / "tables" / f"{table.name}.tex"] = to_latex(table)
     for path, text in texts.items():
         write_text(path, text)
@@ -165,8 +166,9 @@ def _sections(
 ) -> tuple[page.Section, ...]:
     sections = []
     # Users who have only their own data are not shown the paper's empty tables.
-    of_paper = TABLES if any(part.number != OTHER for part in parts) else ()
-    for number in (*of_paper, OTHER):
+    there = {part.number for part in parts}
+    named = [n for n in TABLES if n != FRONTIER or n in there] if there - {OTHER} else []
+    for number in (*named, OTHER):
         shown = [
             table
             for part, of_part in zip(parts, laid_out, strict=True)
@@ -175,6 +177,8 @@ def _sections(
         ]
         if number != OTHER:
             table = TABLES[number]
+            if number == FRONTIER:
+                shown = [*rank_tables(parts), *shown]
             missing = tuple(absent(number, parts))
             title = f"{table.heading}: {table.title}"
             sections.append(page.Section(table.name, title, tuple(shown), missing))

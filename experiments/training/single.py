@@ -17,7 +17,7 @@ from dicepp_jax import inference, parallel, schedule, train, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints, Restored
 from dicepp_jax.data import pipeline
-from dicepp_jax.losses import LOSSES
+from dicepp_jax.losses import find_loss
 from dicepp_jax.names import file_name
 from dicepp_jax.rows import Comparison, compare, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
@@ -96,7 +96,8 @@ def of_each_loss(config: ConfigDict) -> dict[str, ConfigDict]:
     configs = {name: copy.deepcopy(config) for name in names}
     unused = set(components.hyper(config))
     for name, member in configs.items():
-        takes = set(LOSSES[name].defaults) if name in LOSSES else set()
+        loss = find_loss(name)
+        takes = {*loss.defaults, *loss.shared}
         member.loss.name = name
         for hyper in set(components.hyper(config)) - takes:
             member.loss[hyper] = None
