@@ -1,9 +1,10 @@
-"""Calibrate trained networks without training: python -m experiments.calibrate RUN [RUN ...]
+"""Calibrate trained networks after training: python -m experiments.calibrate RUN [RUN ...]
 
 For one run, a temperature, or what another --method needs, is fitted to its validation split; the
-scores of the test split after that go to RUN/temperature, or RUN/METHOD. For several runs, which differ in their seed or fold, the mean of
-their predictions is scored: their ensemble, which goes to --output. If all cases are in folds, so
-that there is no test split, each case has the score of the run that was not trained on it.
+scores of the test split go to RUN/temperature, or RUN/METHOD. For several runs, which differ in
+their seed or fold, the mean of their predictions is scored: their ensemble, which goes to --output.
+If all cases are in folds, so that there is no test split, each case has the score of the run that
+was not trained on it.
 """
 
 import argparse

@@ -9,7 +9,7 @@ COMMANDS = {
     "memory": "the device memory that a training step takes",
     "run": "train, evaluate and draw",
     "sweep": "train a grid of hyper-parameters",
-    "calibrate": "temperature scaling of a run, the deep ensemble of several",
+    "calibrate": "calibration of a trained run, the deep ensemble of several",
     "predict": "predict images with a trained run",
     "evaluate": "score label maps against the truth",
     "reproduce": "the paper's tables and figures by one command",

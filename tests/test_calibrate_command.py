@@ -9,14 +9,15 @@ import pytest
 from PIL import Image
 
 from configs import paper as cells
-from dicepp_jax import score_files
+from dicepp_jax import inference, score_files
+from dicepp_jax.affine import Affine
 from dicepp_jax.losses import ce, from_probabilities
 from dicepp_jax.predictions import outputs
 from dicepp_jax.rows import Row, read_csv
 from experiments import calibrate, predict
 from experiments.setup import components
-from experiments.training import posthoc, single
-from experiments.workdirs import derived, finished, trained
+from experiments.training import calibrators, posthoc, single
+from experiments.workdirs import derived, finished, log, trained
 
 CELL = "tiny/phantom/dsc"
 
@@ -69,12 +70,52 @@ def test_a_temperature_is_fitted_on_validation_and_scored_on_test(runs, data_dir
     assert f"T = {found.temperature:.2f}" in capsys.readouterr().out
 
 
+def test_maps_of_logits_are_fitted_on_validation_and_scored_on_test(runs, data_dir, capsys):
+    workdir = runs / "seed=1"
+    made = components.build(config_of(f"{CELL}_seed=1", data_dir))
+    predict = single.best_predictor(config_of(CELL, data_dir), made, workdir, "")
+    cases = made.splits["validation"]
+    probs = [predict(case["image"], case["label"].shape) for case in cases]
+
+    def mean_ce(of_prediction):
+        values = [
+            -np.log(np.take_along_axis(p, case["label"][..., None].astype(int), -1)).mean()
+            for p, case in zip(map(of_prediction, probs), cases, strict=True)
+        ]
+        return np.mean(values)
+
+    values = [mean_ce(lambda p: p)]
+    for method, title in list(derived.METHODS.items())[:4]:
+        calibrate.main([str(workdir), f"--method={method}"])
+        found = finished.read(workdir / method)
+        assert (found.method, found.evaluations) == (f"dsc, {method}", 1)
+        about = derived.read(workdir / method)
+        trained_for = sum(entry["seconds"] for entry in log.read(workdir))
+        assert 0 < about["seconds"] == pytest.approx(found.seconds - trained_for)
+        if method != derived.TEMPERATURE:
+            assert f"dsc, {title}" in capsys.readouterr().out
+            mapping = Affine(np.array(about["weight"]), np.array(about["offset"]))
+            fitted = inference.affine(lambda p, native: p, mapping)
+            values.append(mean_ce(lambda p, fitted=fitted: fitted(p, p.shape[:-1])))
+            # The scores are of the same map.
+            stored = made.splits["test"][0]
+            p = fitted(predict(stored["image"], stored["label"].shape), stored["label"].shape)
+            rows = {row[:4]: row.value for row in found.scores().rows}
+            brier = np.mean((p[..., 1] - (stored["label"] == 1)) ** 2)
+            place = (stored["id"].decode(), "vessel", "image", "brier")
+            assert rows[place] == pytest.approx(brier, rel=1e-4)
+    # Platt scaling is a special case of the next two.
+    plain, platt, vector, auxiliary = values
+    assert platt < plain and vector < platt and auxiliary < platt
+
+
 def test_an_ensemble_of_runs(runs, data_dir, capsys):
     pair = [runs / "seed=0", runs / "seed=1"]
     output = runs / "ensemble"
     calibrate.main([*map(str, pair), f"--output={output}"])
     found = finished.read(output)
     assert (found.method, found.members, found.seed) == ("dsc, ensemble", 2, 0)
+    assert found.evaluations == 2
     made = components.build(config_of(CELL, data_dir))
     stored = made.splits["test"][0]
     probs = np.mean(
@@ -97,7 +138,7 @@ def test_what_was_made_of_runs_that_changed_is_told(runs):
     workdir = runs / "changed"
     shutil.copytree(runs / "seed=0", workdir, ignore=shutil.ignore_patterns("temperature"))
     shutil.copytree(runs / "seed=0" / "test", workdir / "temperature" / "test")
-    derived.write(workdir / "temperature", derived.TEMPERATURE, [workdir], 2.0)
+    derived.write(workdir / "temperature", derived.TEMPERATURE, [workdir], temperature=2.0)
     assert derived.is_current(workdir / "temperature")
     assert derived.is_current(workdir / "temperature", [workdir])
     assert not derived.is_current(workdir / "temperature", [workdir, runs / "seed=1"])
@@ -116,6 +157,7 @@ def test_what_was_made_of_runs_that_changed_is_told(runs):
         (["{0}", "{2}", "--output={1}"], "differ in more than their seed .*loss.name: dsc there"),
         (["{0}", "{3}", "--output={1}"], "has no scores yet; repeat the command of that run"),
         (["{0}", "{4}", "--output={4}"], "seed=1 holds a run, whose scores would be overwritten"),
+        (["{0}", "--method=mc_dropout"], "was trained without dropout .*=0.5$"),
         (["{5}"], r"holds several runs; give one of them: .*seed=0, .*seed=1"),
     ],
 )
@@ -136,11 +178,21 @@ def test_what_cannot_be_calibrated_ends_in_one_line(runs, tmp_path, arguments, m
         calibrate.main([argument.format(*places) for argument in arguments])
 
 
-@pytest.mark.parametrize("arguments", [["a", "b"], ["a", "--output=b"]])
-def test_an_ensemble_needs_a_folder_and_a_run_does_not(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b"], "several runs need --output=DIR, and a single run takes none"),
+        (["a", "--output=b"], "several runs need --output=DIR, and a single run takes none"),
+        (["a", "b", "--output=c", "--method=platt"], "--method=platt is for a single run; omit it"),
+        (["a", "--samples=3"], "--samples is for --method=mc_dropout"),
+        (["a", "--method=mc_dropout", "--samples=0"], "--samples is 0; it must be at least 1"),
+        (["a", "--method=plat"], "invalid choice: 'plat'"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, capsys):
     with pytest.raises(SystemExit):
         calibrate.main(arguments)
-    assert "several runs need --output=DIR, and a single run takes none" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_voxels_are_drawn_of_large_images(monkeypatch):
@@ -152,15 +204,15 @@ def test_voxels_are_drawn_of_large_images(monkeypatch):
         {"image": np.asarray(jax.nn.softmax(2 * z, axis=-1)), "label": y}
         for z, y in zip(logits, labels, strict=True)
     ]
-    monkeypatch.setattr(posthoc, "VOXELS", 2048)
-    found = posthoc.fit(lambda image, native: image, cases, 2)
+    monkeypatch.setattr(calibrators, "VOXELS", 2048)
+    found = calibrators.fit(lambda image, native: image, cases, 2)
     assert found == pytest.approx(2, rel=0.15)
-    assert found == posthoc.fit(lambda image, native: image, cases, 2)
+    assert found == calibrators.fit(lambda image, native: image, cases, 2)
 
 
 def test_predictions_after_temperature_scaling(runs, data_dir, tmp_path, capsys):
     workdir = runs / "seed=0"
-    posthoc.scale_temperature(workdir)
+    posthoc.calibrate(workdir)
     model = trained.open_model(workdir)
     scaled = trained.calibrated(workdir, model)
     temperature = json.loads((workdir / "temperature" / "derived.json").read_text())["temperature"]

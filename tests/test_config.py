@@ -65,6 +65,7 @@ EXPECTED = {
     "model.depth": ([4, None, 0, 1, 10], [1000, 2.0]),
     "model.dtype": (["float32", "bfloat16"], ["float16", "float64"]),
     "model.remat": ([False, True], ["no", 2]),
+    "model.dropout": ([0.0, 0, 0.5, 1e-9], [1.0, -0.1, "0.5", 1]),
     "augment.mirror": SHARE,
     **{
         f"augment.{name}": ([0.15, *SHARE[0]], SHARE[1])
@@ -77,6 +78,7 @@ EXPECTED = {
     "train.min_delta": ([1e-7, 0, 1, 0.0, 0.01], [-1e-9, 1e6]),
     "train.min_learning_rate": ([1e-4, 0, 0.1, 1, HUGE], [-1e-9]),
     "train.stop_patience": ([50, 1, 10**6], [2.5]),
+    "train.then": (["", "ce", "nosuch"], [1, None]),
     **{f"sweep.{name}": AXIS for name in base.HYPER},
     "sweep.learning_rate": ([(), [], [1], (0.1, 0.01)], [0.1, (0.0,), (0.1, -0.1), (INF,)]),
     "sweep.seeds": ([1, 3, 100], [10**9, 1.0]),
@@ -242,6 +244,7 @@ def tiny(data_dir, **fields):
         "the second grid": (
             {"loss.name": "dsc,dscpp", "loss.gamma": 9.0}, "gamma must lie in [0.5, 5], got 9"
         ),
+        "the second loss of a run": ({"train.then": "cee"}, "train.then is 'cee', did you mean"),
         "split": ({"data.split": "grup"}, "data.split is 'grup', did you mean 'group'?"),
     }.values(),
 )  # fmt: skip

@@ -104,7 +104,7 @@ def write_run(
 def write_temperature(run, temperature, by_metric):
     folder = run / derived.TEMPERATURE
     write_scores(folder, directory.read_spec(run), by_metric)
-    derived.write(folder, derived.TEMPERATURE, [run], temperature)
+    derived.write(folder, derived.TEMPERATURE, [run], temperature=temperature)
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def test_one_that_fails_does_not_stop_the_rest(data_dir, tmp_path, monkeypatch, 
         done.append(config.loss.name)
 
     monkeypatch.setattr(single, "train_and_evaluate", trains)
-    monkeypatch.setattr(posthoc, "scale_temperature", lambda workdir, *args: done.append("T"))
+    monkeypatch.setattr(posthoc, "calibrate", lambda workdir, *args: done.append("T"))
     code = reproduce(data_dir, tmp_path, "--table=4", "--data=phantom,drive", "--seeds=1")
     told = capsys.readouterr()
     assert code == 1

@@ -132,8 +132,9 @@ def repeated(train_and_evaluate, config, workdir):
             return times
 
 
-def test_a_run_that_is_stopped_goes_on_after_the_step(data_dir, tmp_path, monkeypatch):
-    config = tiny(data_dir, **{"train.epochs": 3, "data.batch_size": 8})
+@pytest.mark.parametrize("fields", [{}, {"model.dropout": 0.5, "train.then": "ce"}])
+def test_a_run_that_is_stopped_goes_on_after_the_step(data_dir, tmp_path, monkeypatch, fields):
+    config = tiny(data_dir, **{"train.epochs": 3, "data.batch_size": 8}, **fields)
     single.train_and_evaluate(config, tmp_path / "whole")
     # 3 epochs of 4 steps and a batch of validation ask 15 times.
     monkeypatch.setattr(stopping, "deferred", stopping_after(4))

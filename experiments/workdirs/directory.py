@@ -179,19 +179,6 @@ def _same_environment(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one[name] == other[name] for name in both)
 
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """The stored config of a run; fields that did not exist when it began have their defaults."""
-    return _merged(json.loads(base.get_config().to_json()), config)
-
-
-def _merged(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    both = defaults | stored
-    return {
-        name: _merged(defaults.get(name, {}), value) if isinstance(value, dict) else value
-        for name, value in both.items()
-    }
-
-
 def is_finished(workdir: Path, config: ConfigDict, digest: str) -> bool:
     """Whether a directory holds this experiment, trained to its end and reported.
 
