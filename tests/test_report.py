@@ -24,7 +24,8 @@ from dicepp_jax.score_files import SplitScores
 from experiments.report import __main__ as report_main
 from experiments.report import figures, markup, write
 from experiments.report.markup import Cell, Column, ReportTable
-from experiments.report.published import REPORTED
+from experiments.report.published import FRONTIER, REPORTED
+from experiments.report.ranks import RANKED
 from experiments.report.table_numbers import Number
 from experiments.report.write import CurvePoint, TableComparison
 from experiments.reproduce import __main__ as reproduce_main
@@ -134,7 +135,7 @@ def write_drive(folder, dsc=DSC, dscpp=DSCPP, scale="tiny"):
     ]
     ensemble = folder / "ensemble"
     write_scores(ensemble, directory.read_spec(run), values(BETTER, seed=5))
-    derived.write(ensemble, derived.ENSEMBLE, runs)
+    derived.write(ensemble, derived.ENSEMBLE, runs, evaluations=2)
 
 
 @pytest.fixture
@@ -542,3 +543,53 @@ def test_the_seeds_that_say_the_same_are_counted(tmp_path):
             write_run(tmp_path / f"{name}_{seed}", f"tiny/drive/{name}_seed={seed}", of)
     text = (made(tmp_path) / "report.md").read_text()
     assert text.count("; the same way round in 2 of 3 seeds") == 3  # NLL, Brier and Dice
+
+
+def write_frontier(folder, dataset, worse, better):
+    """DSC and DSC++, a rival that is worse than DSC++, one that is better, and one alike."""
+    of_dataset = functools.partial(f"tiny/{dataset}/{{}}".format)
+    dscpp = values(BETTER, cases=20, seed=7)
+    by_cell = {
+        "dscpp": dscpp,
+        "dsc": {metric: of + 0.1 for metric, of in dscpp.items()},
+        worse: {metric: of + 0.05 for metric, of in dscpp.items()},
+        better: {metric: of - 0.02 for metric, of in dscpp.items()},
+        "dsc_then_ce": dscpp,
+    }
+    for name, by_metric in by_cell.items():
+        write_run(folder / dataset / name, of_dataset(name), by_metric)
+
+
+def test_ranks_over_data_sets_and_what_differs_from_dscpp(tmp_path):
+    write_frontier(tmp_path / "runs", "drive", "nacl", "dsc+l1_ace")
+    write_frontier(tmp_path / "runs", "dsb2018", "dsc+l1_ace", "nacl")
+    text = (made(tmp_path / "runs") / "report.md").read_text()
+    ranks = text.split("**Ranks, tiny scale.**")[1].split("\n**")[0]
+    lines = [line[2:-2].split(" | ") for line in ranks.splitlines() if line.startswith("| ")]
+    rows = {name: cells for name, *cells in lines}
+    # Everywhere 1 the better rival, 2.5 DSC++ and the equal baseline, 4 the worse rival, 5 DSC.
+    position = 1 + RANKED.index("nll")
+    assert rows["DSC++"][position] == "**2.5**"
+    assert rows["DSC, then CE"][position] == "**2.5 ··**"
+    assert rows["DSC"][position] == "5.0 ▼▼"
+    assert rows["NACL"][position] == "**2.5 ▼▲**"
+    assert rows["DSC + L1-ACE"][position] == "**2.5 ▲▼**"
+    # Of Dice more is better.
+    position = 1 + RANKED.index("dice")
+    assert rows["DSC"][position] == "**1.0 ▲▲**"
+    assert rows["NACL"][position] == "3.5 ▲▼"
+
+
+def test_the_table_beyond_the_paper_is_there_with_runs_that_only_it_shows(tmp_path, drive):
+    text = (made(drive) / "report.md").read_text()
+    assert "Beyond the paper" not in text
+    write_run(drive / "svls", "tiny/drive/svls", values(BETTER, seed=9))
+    folder = made(drive)
+    text = (folder / "report.md").read_text()
+    assert "## Beyond the paper: Losses since, and other means to calibrate" in text
+    assert "experiments.reproduce --frontier --data=dsb2018=FOLDER --scale=tiny" in text
+    assert (folder / "tables" / "frontier_ranks_tiny.tex").exists()
+    of_table = {row.method for row in numbers(folder) if row.table == FRONTIER}
+    assert of_table == {"dsc", "dscpp", "svls", "dsc, temperature", "dscpp, ensemble of 2"}
+    (line,) = [row for row in markdown_rows(text, "DSC++, ensemble of 2") if row[-1] == "2"]
+    assert line[-4:] == ["2 seeds", "6", "–", "2"]  # Epochs, minutes and evaluations.

@@ -135,7 +135,7 @@ def _beyond(group: Group, number: int) -> tuple[str, ...]:
         and (number == FRONTIER or (e.run.loss in PAIR and e.run.kind in OF_PAIR))
     ]
 
-    def key(name: str) -> tuple[str, bool, int]:
+    def key(name: str) -> tuple[str, int, int]:
         run = group.entries[name].run
         kinds = [*METHODS, ENSEMBLE, FOLDS]
         return run.loss, kinds.index(run.kind) if run.kind else -1, run.members

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from configs import paper as cells
 from dicepp_jax.data import SETS
 from experiments.report import groups as groups_lib
-from experiments.report.groups import CUSTOM, method_title
+from experiments.report.groups import CUSTOM, Entry, method_title
 from experiments.report.markup import Cell, Column, Line, ReportTable
-from experiments.report.published import REPORTED, TABLES, Published
+from experiments.report.published import FRONTIER, REPORTED, TABLES, Published
 from experiments.report.table_numbers import (
     HIGHER_IS_BETTER,
     METRIC_TITLES,
@@ -93,6 +93,12 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTab
         (Column("seed"), list(map(Cell, seeds))),
         (Column("epochs"), list(map(Cell, epochs))),
     ]
+    if part.number == FRONTIER:
+        minutes, evaluations = zip(*map(_cost, found_entries), strict=True)
+        columns += [
+            (Column("minutes", "cost"), list(map(Cell, minutes))),
+            (Column("evaluations", "cost"), list(map(Cell, evaluations))),
+        ]
     lines = tuple(zip(*(cells_ for _, cells_ in columns), strict=True))
     border = len(part.methods)
     blocks = tuple(block for block in (lines[:border], lines[border:]) if block)
@@ -111,6 +117,15 @@ def _seed(run: Finished) -> str:
     if run.members > 1:
         return f"{run.members} {'seeds' if run.fold is None else 'folds'}"
     return str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}"
+
+
+def _cost(entry: Entry | None) -> tuple[str, str]:
+    """The minutes of training and fitting, and the evaluations of a network in a prediction."""
+    if entry is None:
+        return "", ""
+    run = entry.run
+    minutes = NOTHING if math.isnan(run.seconds) else f"{run.seconds / 60:.1f}"
+    return minutes, str(run.evaluations)
 
 
 def _best(texts: Sequence[tuple[str, float | None]], metric: str) -> list[Cell]:
@@ -171,6 +186,11 @@ def _notes(part: Part, label: str) -> Iterator[str]:
         yield (
             "* The paper's NLL and Brier of KiTS19 have another definition; ours of the label map "
             "follow it and are compared with them."
+        )
+    if part.number == FRONTIER:
+        yield (
+            "minutes: of training (of an ensemble that of all its networks) and of what is fitted "
+            "after it; evaluations: of a network in a prediction."
         )
     yield groups_lib.made_by(entries(part).values())
     about = next(iter(entries(part).values())).run.about

@@ -46,13 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--table", type=int, choices=PAPER, action="append", default=[])
     what.add_argument("--figure", type=int, choices=FIGURES, action="append", default=[])
     what.add_argument("--all", action="store_true", help="all tables and figures of the paper")
-    what.add_argument(
-        "--frontier",
-        action="store_const",
-        const=[FRONTIER],
-        default=[],
-        help="beyond the paper: losses published since, and other means to calibrate",
-    )
+    more = "beyond the paper: losses published since, and other means to calibrate"
+    what.add_argument("--frontier", action="store_const", const=[FRONTIER], default=[], help=more)
     parser.add_argument(
         "--scale",
         choices=cells.SCALES,
