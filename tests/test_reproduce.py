@@ -14,6 +14,7 @@ import pytest
 
 from configs import paper as cells
 from dicepp_jax import train
+from experiments.report.published import FRONTIER, LOSSES, RIVALS
 from experiments.reproduce import __main__ as reproduce_main
 from experiments.reproduce import perform, plan
 from experiments.reproduce.plan import AvailableData, Planned, Task
@@ -185,7 +186,7 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing requested; give --table=4, --figure=5 or --all"),
+        ([], "nothing requested; give --table=4, --figure=5, --all or --frontier"),
         (["--table=7"], "invalid choice: 7"),
         (["--table=4", "--data=dirve=x"], "'dirve' is not a data set; known: drive"),
         (["--all", "--scale=half"], "invalid choice: 'half'"),
@@ -203,3 +204,16 @@ def test_folders_of_sets(tmp_path):
     parsed = reproduce_main.parse(["--all", f"--data=drive={tmp_path},phantom"])
     assert parsed.data == {"drive": str(tmp_path), "phantom": ""}
     assert isinstance(parsed, argparse.Namespace)
+
+
+def test_the_table_beyond_the_paper_is_planned_with_its_baselines():
+    names = [task.name for task in plan.tasks((FRONTIER,), (), ("drive",), seeds=2)]
+    of = {task.name: task.of for task in plan.tasks((FRONTIER,), (), ("drive",), seeds=2)}
+    assert {f"drive/{method}" for method in (*LOSSES, *RIVALS, *cells.BASELINES)} <= set(names)
+    assert of["drive/dsc/platt"] == ("drive/dsc",)
+    assert of["drive/dsc_dropout/mc_dropout"] == ("drive/dsc_dropout",)
+    assert of["drive/dscpp_ensemble"] == ("drive/dscpp", "drive/dscpp_seed=1")
+    for name in names:
+        assert all(names.index(needed) < names.index(name) for needed in of[name])
+        if not of[name]:
+            cells.get_config(f"tiny/{name}")
