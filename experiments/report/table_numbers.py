@@ -112,6 +112,9 @@ def divide(groups: Sequence[Group]) -> list[Part]:
             for name in shown:
                 unused.pop(name, None)
             pairs = [*table.pairs, *_beyond_pairs(group, beyond)]
+            if number == FRONTIER:
+                alone = [name for name in beyond if group.entries[name].run.kind != FOLDS]
+                pairs = list(dict.fromkeys([*pairs, *((name, "dscpp") for name in alone)]))
             part = Part(number, group, table.methods, beyond)
             parts.append(_compared(part, pairs))
     every_pair = [*TABLES[4].pairs, *TABLES[6].pairs]
