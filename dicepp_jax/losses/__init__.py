@@ -43,7 +43,14 @@ from dicepp_jax.losses.compound import (
     unified_focalpp,
 )
 from dicepp_jax.losses.inputs import Scalar, binary_problems, checked, from_probabilities
-from dicepp_jax.losses.pixelwise import ce, ce_map, focal, focal_map, mean_voxels
+from dicepp_jax.losses.pixelwise import (
+    ce,
+    ce_map,
+    focal,
+    focal_map,
+    mean_voxels,
+    weighted_ce,
+)
 from dicepp_jax.losses.region import (
     SoftCounts,
     dice_per_class,
@@ -89,6 +96,7 @@ __all__ = [
     "tverskypp",
     "unified_focal",
     "unified_focalpp",
+    "weighted_ce",
 ]
 
 
@@ -116,6 +124,7 @@ class Loss(NamedTuple):
 
 LOSSES: dict[str, Loss] = {
     "ce": Loss(ce),
+    "weighted_ce": Loss(weighted_ce),
     "focal": Loss(focal),
     "dsc": Loss(dsc),
     "dscpp": Loss(dscpp, "gamma"),
