@@ -142,8 +142,8 @@ def weighted_ce(
       True
 
     Reference:
-      G. King, L. Zeng: Logistic regression in rare events data. Political Analysis 9, 2001; the
-      weights are those that scikit-learn calls balanced.
+      The weights are scikit-learn's "balanced" ones, after G. King, L. Zeng: Logistic regression
+      in rare events data. Political Analysis 9, 2001.
     """
     v = inputs.voxels(logits, labels, where)
     counts = [inputs.sum_voxels(y, axis_name) for y in v.labels]
