@@ -157,12 +157,12 @@ def lesion(
     radius = np.sqrt(area / np.pi)
     reach = np.minimum(1.5 * radius, np.divide(size, 2))
     centre = layout.uniform(reach, size - reach)
-    offset = np.moveaxis(np.indices(size), 0, -1) - centre
-    angle = np.arctan2(offset[..., 0], offset[..., 1])
-    outline = np.exp(_waves(layout, angle, LESION_SHAPE))
+    row, column = (np.arange(n) - middle for n, middle in zip(size, centre, strict=True))
+    offset = column[None] + 1j * row[:, None]
+    distance = np.abs(offset)
+    outline = np.exp(_waves(layout, offset / distance, LESION_SHAPE))
     relative, pixels = ANNOTATOR_WANDER
-    drawn = outline * np.exp(_waves(annotator, angle, relative + pixels / radius))
-    distance = np.linalg.norm(offset, axis=-1)
+    drawn = outline * np.exp(_waves(annotator, offset / distance, relative + pixels / radius))
 
     contrast = LESION_NOISE * layout.uniform(*LESION_CONTRAST)
     tissue = 100 + 12 * _smooth(texture, size, cells=(5, 5))
@@ -329,18 +329,16 @@ def _distance(
     return window, np.sqrt(squared.min(axis=0))
 
 
-def _waves(rng: np.random.Generator, angle: np.ndarray, spread: float) -> np.ndarray:
-    """A smooth random function of the angle: waves of 1 to 5 turns, the faster the smaller."""
+def _waves(rng: np.random.Generator, direction: np.ndarray, spread: float) -> np.ndarray:
+    """A random function of the angle of unit complex numbers: waves of 1 to 5 turns."""
     turns = np.arange(1, 6)
     heights, phases = rng.normal(0, spread / turns), rng.uniform(0, 2 * np.pi, turns.size)
-    return (heights * np.cos(turns * angle[..., None] + phases)).sum(axis=-1)
+    return np.polyval([*(heights * np.exp(1j * phases))[::-1], 0], direction).real
 
 
 def _nearest(distance: np.ndarray, count: int) -> np.ndarray:
-    """True for that many pixels, those of the least distance."""
-    nearest = np.zeros(distance.size, bool)
-    nearest[np.argsort(distance, axis=None, kind="stable")[:count]] = True
-    return nearest.reshape(distance.shape)
+    """True for the pixels of the least distance, that many of them."""
+    return distance <= np.partition(distance, count - 1, axis=None)[count - 1]
 
 
 def _scene(seed: int, index: int, size: tuple[int, int, int]) -> Scene:
