@@ -74,6 +74,12 @@ def _weighted_ce(x, weights):
     return -(weights * x.y * x.log_p).sum(-1).mean() if len(x.p) else 0.0
 
 
+def _balanced(x):
+    """Weights N / (C N_c) of the classes."""
+    total = x.y.sum(0)
+    return len(x.p) / (x.p.shape[1] * np.where(total > 0, total, 1))
+
+
 def _laf(x, delta, gamma):
     weights = np.full(x.p.shape, float(delta))
     weights[:, 0] = (1 - delta) * x.not_p[:, 0] ** gamma
@@ -176,6 +182,7 @@ def _exp_ce(x, gamma):
 
 LOSSES = {
     "ce": lambda x: _weighted_ce(x, 1.0),
+    "weighted_ce": lambda x: _weighted_ce(x, _balanced(x)),
     "focal": lambda x, alpha=0.5, gamma=2: _weighted_ce(x, alpha * x.not_p**gamma),
     "dsc": lambda x: 1 - _dsc(x, 1),
     "dscpp": lambda x, gamma=2: 1 - _dsc(x, gamma),

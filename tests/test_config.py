@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, folder
+from configs import base, folder, imbalance
 from dicepp_jax import data
+from dicepp_jax.data.specs import RARE
 from experiments.setup import components
 from experiments.training import grid_points, single
 
@@ -263,6 +264,23 @@ def test_a_part_without_cases_is_refused_before_training(data_dir, part):
     loaded = loaded._replace(splits={**loaded.splits, part: loaded.splits[part][:0]})
     with pytest.raises(ValueError, match=f"the {part} part of Vessel phantom has no cases; give"):
         components.build(config, loaded)
+
+
+def test_every_share_of_rare_foreground_has_a_config():
+    assert [float(share) for share in imbalance.SHARES] == list(RARE)
+    for share, spec in zip(imbalance.SHARES, RARE.values(), strict=True):
+        config = imbalance.get_config(share)
+        assert config.data.name == spec.name and spec.name in data.SETS
+        members = single.of_each_loss(config)
+        assert {"dsc", "dscpp", "ce", "weighted_ce"} < set(members)
+        for member in members.values():
+            components.build_without_data(member)
+
+
+@pytest.mark.parametrize("share", ["0.5", "1e-3", "", "phantom"])
+def test_a_share_without_a_phantom_is_refused(share):
+    with pytest.raises(LookupError, match=f"unknown share '{share}', expected one of 0.1, 0.01, "):
+        imbalance.get_config(share)
 
 
 def test_a_grid_is_checked_before_its_members_are_made():

@@ -15,7 +15,7 @@ import pytest
 from dicepp_jax import data, preprocess
 from dicepp_jax.data import SETS, phantom
 from dicepp_jax.data.builder import Example, check_example
-from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, Download
+from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, RARE, Download
 
 NUMBERS = {"train": range(21, 37), "validation": range(37, 41), "test": range(1, 21)}
 WRITERS = {
@@ -28,7 +28,8 @@ WRITERS = {
 
 
 def test_every_set_has_a_layout():
-    drawn = {"kits19_synthetic", "phantom", "phantom_3d"}
+    rare = {spec.name for spec in RARE.values()}
+    drawn = {"kits19_synthetic", "phantom", "phantom_3d", *rare}
     assert {*WRITERS, "kits19"} | drawn == set(SETS)
 
 

@@ -19,6 +19,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 CLOSE = {
     "losses": (0.02, 0.01),
     "gamma_sweep": (0.02, 0.001),
+    "gradient_instability": (0.03, 0.002),
     "thresholding": (0.15, 0.05),
     "your_own_data": (0.15, 0.05),
 }

@@ -1,6 +1,7 @@
 """The phantoms' statistics, measured on the arrays by means other than the drawing code."""
 
 import doctest
+import functools
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, label, map_coordinate
 from scipy.spatial import cKDTree
 
 from dicepp_jax.data import phantom
-from dicepp_jax.data.phantom import kidney, scan, vessels
+from dicepp_jax.data.phantom import kidney, lesion, scan, vessels
 
 FULL_CT = (32, 64, 64)
 
@@ -37,10 +38,10 @@ def as_annotated(branch):
 
 def test_docstring_examples():
     result = doctest.testmod(phantom)
-    assert result.attempted == 8 and result.failed == 0
+    assert result.attempted == 10 and result.failed == 0
 
 
-@pytest.mark.parametrize("draw", [vessels, kidney])
+@pytest.mark.parametrize("draw", [vessels, kidney, functools.partial(lesion, share=0.01)])
 def test_same_arguments_same_arrays_and_others_differ(draw):
     image, label = draw(3, 5)
     again = draw(3, 5)
@@ -167,6 +168,74 @@ def test_vessels_are_darker_most_of_all_in_green():
         assert green < blue < red < 1
 
 
+SHARES = pytest.mark.parametrize("share", [0.1, 0.01, 0.001, 0.0001])
+
+
+@SHARES
+def test_lesions_cover_their_share(share):
+    labels = [lesion(3, index, share)[1] for index in range(40)]
+    areas = np.array([label.mean() for label in labels])
+    assert areas.mean() == pytest.approx(share, rel=0.15)
+    low, high = phantom.LESION_AREA
+    rounding = 0.5 / labels[0].size
+    assert low * share - rounding <= areas.min() and areas.max() <= high * share + rounding
+    # A whole number of pixels, none of them cut off by the border.
+    assert min(label.sum() for label in labels) >= 3
+    at_border = [np.r_[y[0], y[-1], y[:, 0], y[:, -1]].any() for y in labels]
+    assert np.mean(at_border) < 0.1
+
+
+def test_lesion_arrays_of_any_size():
+    for index, (share, size) in enumerate([(0.2, (32, 70)), (0.002, (33, 32)), (0.05, (100, 40))]):
+        image, drawn = lesion(0, index, share, size)
+        assert image.shape == drawn.shape == size
+        assert image.dtype == drawn.dtype == np.uint8
+        assert set(np.unique(drawn)) == {0, 1}
+
+
+def test_a_lesion_is_one_piece_and_brighter_than_its_surroundings(monkeypatch):
+    monkeypatch.setattr(phantom, "ANNOTATOR_WANDER", (0.0, 0.0))  # The label is the lesion.
+    contrast = []
+    for index in range(20):
+        image, truth = lesion(1, index, 0.02)
+        assert label(truth)[1] == 1
+        around = binary_dilation(truth, iterations=8) & ~binary_dilation(truth, iterations=2)
+        inside = image[binary_erosion(truth, iterations=2)].astype(float)
+        contrast.append((inside.mean() - image[around].mean()) / phantom.LESION_NOISE)
+    low, high = phantom.LESION_CONTRAST
+    assert low - 1 < min(contrast) and max(contrast) < high + 1
+    assert np.mean(contrast) == pytest.approx((low + high) / 2, abs=0.6)
+
+
+def test_lesion_noise_is_as_stated():
+    image = lesion(2, 0, 0.001)[0].astype(float)
+    # Neighbours differ by the noise of both, and hardly by the tissue.
+    spread = np.diff(image, axis=1).std() / np.sqrt(2)
+    assert spread == pytest.approx(phantom.LESION_NOISE, rel=0.05)
+
+
+@SHARES
+def test_the_outline_of_a_lesion_is_read_with_errors(share, monkeypatch):
+    """The same image and area, and an outline that is displaced by about the stated distance."""
+    relative, pixels = phantom.ANNOTATOR_WANDER
+    overlaps, moved, expected = [], 0.0, 0.0
+    for index in range(30):
+        image, drawn = lesion(4, index, share)
+        with monkeypatch.context() as exact:
+            exact.setattr(phantom, "ANNOTATOR_WANDER", (0.0, 0.0))
+            same_image, truth = lesion(4, index, share)
+        np.testing.assert_array_equal(image, same_image)
+        assert drawn.sum() == truth.sum()
+        overlaps.append((drawn & truth).sum() / truth.sum())
+        # Swept area / length of the outline is the mean displacement: sqrt(2 / pi) of its spread.
+        radius = np.sqrt(truth.sum() / np.pi)
+        spread = (relative * radius + pixels) * np.sqrt(sum(1 / k**2 for k in range(1, 6)) / 2)
+        moved += (drawn != truth).sum()
+        expected += 2 * np.pi * radius * np.sqrt(2 / np.pi) * spread
+    assert 0.6 < np.mean(overlaps) < 0.97
+    assert moved == pytest.approx(expected, rel=0.3)
+
+
 @pytest.mark.parametrize("size", [FULL_CT, (16, 32, 32), (20, 48, 40)])
 def test_kidney_arrays_and_classes(size):
     for index in range(8):
@@ -266,6 +335,10 @@ def test_tumour_is_heterogeneous():
         (kidney, (0, 0, (64, 64)), "3 numbers"),
         (kidney, (0, 0, (15, 32, 32)), r"at least \(16, 32, 32\), got \(15, 32, 32\)"),
         (kidney, (0, -1), "got 0 and -1"),
+        (lesion, (0, -1, 0.1), "got 0 and -1"),
+        (lesion, (0, 0, 0.1, (20, 64)), r"at least \(32, 32\), got \(20, 64\)"),
+        (lesion, (0, 0, 0.3), "at most 0.2, got 0.3 of"),
+        (lesion, (0, 0, 0.0001, (64, 64)), "at least 2 pixels and at most 0.2, got 0.0001 of"),
     ],
 )
 def test_bad_arguments(draw, arguments, message):

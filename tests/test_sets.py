@@ -1,6 +1,7 @@
 """The published sets in their official layouts, in miniature, and what is missing or broken."""
 
 import collections
+import functools
 import re
 import shutil
 
@@ -450,7 +451,14 @@ def test_a_nucleus_of_another_size_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "spec, list_cases",
-    [(specs.PHANTOM, phantom_cases.vessels), (specs.PHANTOM_3D, phantom_cases.kidney)],
+    [
+        (specs.PHANTOM, phantom_cases.vessels),
+        (specs.PHANTOM_3D, phantom_cases.kidney),
+        *(
+            (spec, functools.partial(phantom_cases.lesions, share))
+            for share, spec in specs.RARE.items()
+        ),
+    ],
 )
 def test_phantoms_are_drawn_in_order(spec, list_cases):
     cases = list_cases({})
@@ -464,6 +472,11 @@ def test_phantoms_are_drawn_in_order(spec, list_cases):
         check_example(spec, example)
         if spec is specs.PHANTOM:
             image, label = phantom.vessels(0, index)
+        elif spec in specs.RARE.values():
+            [share] = [share for share, rare in specs.RARE.items() if rare is spec]
+            assert spec.name == f"phantom_1in{1 / share:.0f}"
+            image, label = phantom.lesion(0, index, share)
+            image = image[..., None]
         else:
             image, label = phantom.kidney(0, index)
             image = image[..., None]

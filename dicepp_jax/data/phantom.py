@@ -1,10 +1,10 @@
-"""Synthetic phantoms: miniature fundus photographs and abdominal CTs with a fallible annotator.
+"""Synthetic phantoms: miniature fundus photographs, lesions in tissue and abdominal CTs.
 
 Every image is a pure function of (seed, index, size). The label is not the drawn truth but one
-annotator's reading of it: faint vessels are missed or drawn too thick, and the border between
-kidney and tumour is misplaced, each with a probability stated below. No model can predict these
-random errors, so a calibrated one must predict probabilities strictly between 0 and 1. `scan` draws
-a CT around a given label.
+annotator's reading of it: faint vessels are missed or drawn too thick, the outline of a lesion
+wanders, and the border between kidney and tumour is misplaced, each as stated below. No model can
+predict these random errors, so a calibrated one must predict probabilities strictly between 0 and
+1. `scan` draws a CT around a given label.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,13 @@ PHOTONS_PER_GREY_LEVEL = 3.0
 ANNOTATOR_PEN = 0.71  # least half-width of a line: over half a pixel's diagonal, hence no gaps
 ANNOTATOR_MISS = 0.4  # of missing a branch of faintness 1; proportional to faintness
 ANNOTATOR_THICKEN = 0.3  # of drawing a faint branch one pixel too thick
+
+# Of `lesion`, in pixels and grey levels.
+LESION_AREA = (0.5, 1.5)  # of a case, as a multiple of the share of the set
+LESION_SHAPE = 0.25  # standard deviation of an outline's wave of 1 turn; of k turns, divided by k
+LESION_CONTRAST = (2.0, 5.0)  # in standard deviations of the noise
+LESION_NOISE = 10.0  # standard deviation
+ANNOTATOR_WANDER = 0.05, 0.3  # of the label's waves: fraction of the radius, and pixels
 
 # CT lengths are in millimetres, axes in the order depth (cranio-caudal), height, width.
 FIELD_OF_VIEW = np.array([160.0, 240.0, 240.0])
@@ -114,6 +121,55 @@ def vessels(
     mean = COLOUR * (light[..., None] + glow[..., None] * np.array([0.2, 0.6, 0.8]))
     mean = np.maximum(mean, 0) * np.exp(-ABSORPTION * blood[..., None])
     image = noise.poisson(mean * PHOTONS_PER_GREY_LEVEL) / PHOTONS_PER_GREY_LEVEL
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
+
+
+def lesion(
+    seed: int, index: int, share: float, size: tuple[int, int] = (256, 256)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw tissue with one bright lesion that covers a given share, and an annotator's label of it.
+
+    The label has as many pixels as the lesion, a share of the image that varies from case to case
+    between LESION_AREA times the share, with mean `share`; its outline differs from the lesion's.
+
+    Args:
+      seed: Number of the data set, at least 0.
+      index: Number of the image within the data set, at least 0.
+      share: Mean share of the image that is lesion, at most 0.2, and at least 2 pixels.
+      size: Height and width in pixels, at least 32 each.
+
+    Returns:
+      Image, uint8 (height, width), and label, uint8 (height, width), 1 on the lesion.
+
+    Raises:
+      ValueError: If an argument is out of range.
+
+    Example:
+      >>> image, label = lesion(seed=0, index=0, share=0.01)
+      >>> image.shape, image.dtype.name, bool(0.005 <= label.mean() <= 0.015)
+      ((256, 256), 'uint8', True)
+    """
+    _check(seed, index, size, least=(32, 32))
+    if not 2 / np.prod(size) <= share <= 0.2:
+        raise ValueError(f"share must be at least 2 pixels and at most 0.2, got {share} of {size}")
+    layout, texture, annotator, noise = _streams(seed, index)
+    area = round(share * np.prod(size) * layout.uniform(*LESION_AREA))
+    radius = np.sqrt(area / np.pi)
+    reach = np.minimum(1.5 * radius, np.divide(size, 2))
+    centre = layout.uniform(reach, size - reach)
+    row, column = (np.arange(n) - middle for n, middle in zip(size, centre, strict=True))
+    offset = column[None] + 1j * row[:, None]
+    distance = np.abs(offset)
+    outline = np.exp(_waves(layout, offset / distance, LESION_SHAPE))
+    relative, pixels = ANNOTATOR_WANDER
+    drawn = outline * np.exp(_waves(annotator, offset / distance, relative + pixels / radius))
+
+    contrast = LESION_NOISE * layout.uniform(*LESION_CONTRAST)
+    tissue = 100 + 12 * _smooth(texture, size, cells=(5, 5))
+    tissue += 6 * _smooth(texture, size, cells=[round(n / 8) for n in size])
+    scene = gaussian_filter(tissue + contrast * _nearest(distance / outline, area), 0.5)
+    image = scene + noise.normal(0, LESION_NOISE, size)
+    label = _nearest(distance / drawn, area).astype(np.uint8)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
 
 
@@ -271,6 +327,18 @@ def _distance(
     along = np.clip(((row - y) * dy + (column - x) * dx) / (dy**2 + dx**2), 0, 1)
     squared = (row - y - along * dy) ** 2 + (column - x - along * dx) ** 2
     return window, np.sqrt(squared.min(axis=0))
+
+
+def _waves(rng: np.random.Generator, direction: np.ndarray, spread: float) -> np.ndarray:
+    """A random function of the angle of unit complex numbers: waves of 1 to 5 turns."""
+    turns = np.arange(1, 6)
+    heights, phases = rng.normal(0, spread / turns), rng.uniform(0, 2 * np.pi, turns.size)
+    return np.polyval([*(heights * np.exp(1j * phases))[::-1], 0], direction).real
+
+
+def _nearest(distance: np.ndarray, count: int) -> np.ndarray:
+    """True for the pixels of the least distance, that many of them."""
+    return distance <= np.partition(distance, count - 1, axis=None)[count - 1]
 
 
 def _scene(seed: int, index: int, size: tuple[int, int, int]) -> Scene:

@@ -8,7 +8,7 @@ import numpy as np
 from dicepp_jax.data import phantom
 from dicepp_jax.data.builder import Case, Example
 from dicepp_jax.data.files import Tree
-from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D
+from dicepp_jax.data.specs import PHANTOM, PHANTOM_3D, RARE
 from dicepp_jax.spec import Spec
 
 SEED = 0
@@ -19,6 +19,18 @@ def vessels(files: Tree) -> list[Case]:
     del files  # Nothing is read.
     height, width = PHANTOM.size
     return _cases(PHANTOM, lambda i: Example(*phantom.vessels(SEED, i, (height, width))))
+
+
+def lesions(share: float, files: Tree) -> list[Case]:
+    """The cases of the lesion phantom with this share of foreground."""
+    del files  # Nothing is read.
+    height, width = RARE[share].size
+
+    def draw(index: int) -> Example:
+        image, label = phantom.lesion(SEED, index, share, (height, width))
+        return Example(image[..., None], label)
+
+    return _cases(RARE[share], draw)
 
 
 def kidney(files: Tree) -> list[Case]:

@@ -5,6 +5,7 @@ row of `SETS`. The name "folder" stands for your own data set.
 """
 
 import difflib
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ SETS: dict[str, DataSet] = {
     "kits19_synthetic": DataSet(specs.KITS19_SYNTHETIC, kits19_synthetic.list_cases),
     "phantom": DataSet(specs.PHANTOM, phantom_cases.vessels),
     "phantom_3d": DataSet(specs.PHANTOM_3D, phantom_cases.kidney),
+    **{
+        spec.name: DataSet(spec, functools.partial(phantom_cases.lesions, share))
+        for share, spec in specs.RARE.items()
+    },
 }
 
 # Lets `tfds.builder`, `tfds.data_source` and `tfds.load` find the sets by name, too.

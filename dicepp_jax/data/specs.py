@@ -222,6 +222,21 @@ PHANTOM = Spec(
     drawn="DRAWN IMAGES, of no patient.",
 )
 
+RARE = {
+    share: dataclasses.replace(
+        PHANTOM,
+        name=f"phantom_1in{round(1 / share)}",
+        title=f"Lesion phantom, 1 pixel in {round(1 / share)}",
+        classes=("background", "lesion"),
+        channels=1,
+        # A lesion of 1 pixel in 10000 has 3 to 10 pixels.
+        size=(256, 256),
+        citation="dicepp_jax.data.phantom.lesion",
+    )
+    for share in (0.1, 0.01, 0.001, 0.0001)
+}
+"""The lesion phantoms by their share of foreground."""
+
 PHANTOM_3D = Spec(
     name="phantom_3d",
     title="Kidney phantom",

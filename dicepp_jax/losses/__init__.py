@@ -57,6 +57,7 @@ from dicepp_jax.losses.pixelwise import (
     label_smoothing,
     mbls,
     mean_voxels,
+    weighted_ce,
 )
 from dicepp_jax.losses.region import (
     SoftCounts,
@@ -114,6 +115,7 @@ __all__ = [
     "tverskypp",
     "unified_focal",
     "unified_focalpp",
+    "weighted_ce",
 ]
 
 
@@ -143,6 +145,7 @@ class Loss(NamedTuple):
 
 LOSSES: dict[str, Loss] = {
     "ce": Loss(ce),
+    "weighted_ce": Loss(weighted_ce),
     "focal": Loss(focal),
     "dsc": Loss(dsc),
     "dscpp": Loss(dscpp, "gamma"),

@@ -4,7 +4,8 @@
 means over the voxels that `where` includes, `(B,)`. If it includes none, the mean is 0.
 
 `label_smoothing`, `mbls` and `exp_ce` are cross entropies too: of smoothed labels, with a penalty
-of differences between logits, and with an exponent and class weights.
+of differences between logits, and with an exponent and class weights. `weighted_ce` is the mean
+over classes of means over voxels.
 """
 
 import functools
@@ -110,6 +111,53 @@ def ce(
       DSC++ paper, Eq. 1.
     """
     return mean_voxels(ce_map(logits, labels, where=where), where, axis_name=axis_name)
+
+
+def weighted_ce(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Cross entropy with the classes weighted by their inverse frequency in the example.
+
+    mean_i sum_c -w_c y log p with w_c = N / (C N_c), for N voxels, N_c = sum_i y of them of class c
+
+    This is the mean over classes of the mean over the voxels of a class; a class that is absent
+    counts as 0. The p of lowest loss is not the frequency of a class, but is larger for rare ones.
+
+    Args:
+      logits: `(B, *spatial, C)` unnormalised log-probabilities.
+      labels: `(B, *spatial)` integer, or `(B, *spatial, C)` one-hot or soft.
+      where: `(B, *spatial)` boolean, False for voxels to leave out.
+      axis_name: name of the mapped axis (`jax.shard_map` or `jax.pmap`) over which the voxels of
+        one example are split; the loss is then that of the whole example.
+
+    Returns:
+      `(B,)` non-negative losses.
+
+    Raises:
+      ValueError: if the shapes do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([[[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.5, 0.5]]]))
+      >>> expected = -(jnp.log(0.8) + jnp.log(0.5)) / 2
+      >>> bool(jnp.allclose(weighted_ce(logits, jnp.array([[0, 0, 0, 1]])), expected))
+      True
+
+    Reference:
+      The weights are scikit-learn's "balanced" ones, after G. King, L. Zeng: Logistic regression
+      in rare events data. Political Analysis 9, 2001.
+    """
+    v = inputs.voxels(logits, labels, where)
+    counts = [inputs.sum_voxels(y, axis_name) for y in v.labels]
+    sums = [
+        inputs.sum_voxels(-y * log_p, axis_name) for y, log_p in zip(v.labels, v.log_p, strict=True)
+    ]
+    means = [x / jnp.where(n > 0, n, 1) for x, n in zip(sums, counts, strict=True)]
+    return inputs.add(means) / len(means)
 
 
 def focal_map(
