@@ -35,8 +35,12 @@ for name, value in (
 # the processes that tests start do likewise.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
-# For what runs once and is dear to compile, as the drawing of a network's parameters.
-jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# For what runs once and is dear to compile, as the drawing of a network's parameters or a program
+# of all losses: XLA's older code generator takes half the time of the default one.
+jit_quickly = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -110,24 +110,22 @@ def _ace(x, membership):
     """The mean over classes of the mean error of the bins that hold a hundredth of a voxel."""
     of_classes = []
     for p, y in zip(x.p.T, x.y.T, strict=True):
-        errors = []
-        for k in range(20):
-            w = membership(p, k)
-            if w.sum() >= 0.01:
-                errors.append(abs((w * p).sum() / w.sum() - (w * y).sum() / w.sum()))
-        of_classes.append(np.mean(errors) if errors else 0.0)
+        w = membership(p)
+        w = w[w.sum(1) >= 0.01]
+        errors = abs(w @ p / w.sum(1) - w @ y / w.sum(1))
+        of_classes.append(errors.mean() if len(errors) else 0.0)
     return np.mean(of_classes)
 
 
-def _inside(p, k):
-    """Whether p lies between the edges, of which what is beyond rounding belongs to the bin."""
-    edges = np.append(np.arange(20) / 20, np.inf) - 5e-7
-    return ((p >= edges[k]) & (p < edges[k + 1])).astype(float)
+def _inside(p):
+    """(20, N), 1 in the bin with p between its edges, up to rounding."""
+    return np.eye(20)[:, np.digitize(p + 5e-7, np.arange(1, 20) / 20)]
 
 
-def _triangle(p, k):
-    """1 at the centre of the bin, falling to 0 at the next centres, but 1 beyond the outer ones."""
-    return np.interp(p, (np.arange(20) + 0.5) / 20, np.eye(20)[k])
+def _triangle(p):
+    """(20, N), 1 at the centre of a bin, 0 at the next centres; 1 beyond the outermost centres."""
+    centres = (np.arange(20) + 0.5) / 20
+    return np.stack([np.interp(p, centres, of_bin) for of_bin in np.eye(20)])
 
 
 def _around(x, kernel, mode):
