@@ -34,7 +34,7 @@ def write(folder: Path, kind: str, of: Sequence[Path], temperature: float | None
     about = {
         "kind": kind,
         "of": [os.path.relpath(path.resolve(), folder.resolve()) for path in of],
-        "scores": [_digest(path) for path in of],
+        "scores": [digest(path) for path in of],
         "temperature": temperature,
     }
     write_text(folder / DERIVED, json.dumps(about, indent=1) + "\n")
@@ -54,7 +54,7 @@ def is_current(folder: Path, of: Sequence[Path] | None = None) -> bool:
     sources = [(folder / run).resolve() for run in about["of"]]
     if of is not None and sources != [run.resolve() for run in of]:
         return False
-    return about["scores"] == [_digest(folder / run) for run in about["of"]]
+    return about["scores"] == [digest(folder / run) for run in about["of"]]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def read(folder: Path) -> dict[str, Any]:
     return stored.read(folder / DERIVED, FIELDS)
 
 
-def _digest(run: Path) -> str | None:
+def digest(run: Path) -> str | None:
     """The digest of a run's scores; None if there are none."""
     path = run / score_files.FOLDER / score_files.CASES
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

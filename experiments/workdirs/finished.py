@@ -43,12 +43,12 @@ class Finished(NamedTuple):
 
     Attributes:
       folder: where `score_files.read` finds the scores.
+      of: the directories of its networks, the folder itself unless it is derived.
       spec: of its data set.
       loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
         for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3.
       kind: "" for a single network, or one of `derived.TEMPERATURE`, `derived.ENSEMBLE` and
         `derived.FOLDS`.
-      members: number of networks.
       temperature: None except after temperature scaling.
       seed: of the network; of an ensemble's first network.
       fold: that validates, likewise; None without cross-validation.
@@ -58,16 +58,21 @@ class Finished(NamedTuple):
     """
 
     folder: Path
+    of: tuple[Path, ...]
     spec: Spec
     loss: str
     kind: str
-    members: int
     temperature: float | None
     seed: int
     fold: int | None
     scale: Scale
     epochs: int
     about: Mapping[str, Any]
+
+    @property
+    def members(self) -> int:
+        """Number of networks."""
+        return len(self.of)
 
     @property
     def method(self) -> str:
@@ -129,10 +134,10 @@ def read(folder: Path) -> Finished:
     spec = directory.read_spec(of[0])
     return Finished(
         folder=folder,
+        of=tuple(of),
         spec=spec,
         loss=_loss(config),
         kind=about.get("kind", ""),
-        members=len(of),
         temperature=about.get("temperature"),
         seed=config.seed,
         fold=config.data.fold,
