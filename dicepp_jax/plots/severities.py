@@ -11,8 +11,8 @@ from dicepp_jax.plots.canvas import DPI
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import WHOLE_IMAGE, Summary
 
-Points = Mapping[int, Sequence[Summary]] | Mapping[str, Sequence[Summary]]
-"""Summaries by severity, or by the name of a set of images."""
+Points = Mapping[int | str, Sequence[Summary]]
+"""Summaries by severity from 0, or by the name of a set of images."""
 
 APART = 0.12
 """The distance between methods on an axis of names."""
@@ -68,13 +68,15 @@ def _lines(axis: Axes, methods: Mapping[str, Points], label: str, metric: str) -
         found = [next(s for s in group if s[:3] == place) for group in points.values()]
         means = np.array([s.mean for s in found])
         bars = [means - [s.low for s in found], [s.high for s in found] - means]
-        style, names = styles[method], [str(point) for point in points]
-        x = np.arange(len(names), dtype=float)
-        if not names[0].isdigit():
+        at = np.array([p if isinstance(p, int) else n for n, p in enumerate(points)], float)
+        style, shift = styles[method], 0.0
+        if 0 not in points:
             style = style | {"linestyle": "none"}
-            x += APART * (number - (len(methods) - 1) / 2)
-            axis.set_xlim(-0.5, len(names) - 0.5)
-        axis.errorbar(x, means, bars, markersize=4, capsize=2, linewidth=1, label=method, **style)
-    axis.set_xticks(range(len(names)), names, fontsize=8)
+            shift = APART * (number - (len(methods) - 1) / 2)
+        axis.errorbar(
+            at + shift, means, bars, markersize=4, capsize=2, linewidth=1, label=method, **style
+        )
+    axis.set_xticks(at, [*map(str, points)])
+    axis.margins(x=0.08 if 0 in points else 0.5)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)

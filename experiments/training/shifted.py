@@ -321,7 +321,13 @@ def _second(folder: Path, run: Finished, data_dir: str | None) -> tuple[Shift, d
     def find(**options: Any) -> data.Source:
         return data.find(data.FOLDER, kept, str(folder), options=data.Options(**options))
 
-    found = find().spec
+    try:
+        found = find().spec
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"--shifted={folder} is not recognised: {error} (this command takes no --config: "
+            "arrange the files in a layout that is detected, see docs/data.md)"
+        ) from error
     # Files that do not name their classes have those of the run.
     unnamed = found.classes == labels.default_names(len(found.classes))
     classes = spec.classes if unnamed else ()
@@ -335,7 +341,8 @@ def _second(folder: Path, run: Finished, data_dir: str | None) -> tuple[Shift, d
     else:
         source = find(classes=classes, spacing=spec.spacing or ())
         for line in source.notes:
-            print(f"{found.title}: {line}")
+            if not line.startswith("proposed"):  # Input and split are those of the run.
+                print(f"{found.title}: {line}")
         return Shift(f"shifted: {found.title}", 0), data.open_for_testing(source)
     raise ValueError(
         f"{folder} has {wrong[0]} {run.folder} was trained on {wrong[1]}; give --shifted a data "
@@ -378,7 +385,9 @@ def _draw(summaries: Mapping[str, Mapping[Shift, list[Summary]]], spec: Spec, ou
 
     first = next(iter(summaries.values()))
     columns: dict[str, dict[str, Any]] = {}
-    for shift in dict.fromkeys(at.shift for at in first if at != CLEAN):
+    # The second set stands behind the mean.
+    shifts = sorted((at for at in first if at != CLEAN), key=lambda at: at.severity == 0)
+    for shift in dict.fromkeys(at.shift for at in shifts):
         named = {at: at.severity or "other" for at in first if at.shift == shift}
         clean: int | str = 0 if next(iter(named)).severity else "test"
         columns[shift] = {
