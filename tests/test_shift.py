@@ -9,15 +9,22 @@ import pytest
 from PIL import Image
 from runs import tiny
 
+from dicepp_jax import inference
 from dicepp_jax.corruptions import corrupt
 from dicepp_jax.plots import severities
 from dicepp_jax.rows import Row, Summary, read_csv
+from dicepp_jax.score_files import score_split
 from experiments import shift
 from experiments.setup import components
 from experiments.training import posthoc, shifted, single
 from experiments.training.shifted import CLEAN, Shift, ShiftRow, ShiftSummary
 from experiments.workdirs import derived
 
+# Just enough for masks that are not empty.
+TRAINED = {
+    **{"data.name": "phantom", "data.size": (32, 32), "data.batch_size": 4},
+    **{"loss.name": "dsc", "model.filters": 4, "train.epochs": 4},
+}
 FLAGS = ["--corruptions=noise,jpeg", "--severities=5,2"]
 
 
@@ -25,7 +32,7 @@ FLAGS = ["--corruptions=noise,jpeg", "--severities=5,2"]
 def made(data_dir, tmp_path_factory):
     """A run, its components, and its scores under two corruptions at two severities."""
     workdir = tmp_path_factory.mktemp("shift") / "run"
-    config = tiny(data_dir, **{"data.name": "phantom", "loss.name": "dscpp"})
+    config = tiny(data_dir, **TRAINED)
     single.train_and_evaluate(config, workdir)
     shift.main([str(workdir), *FLAGS])
     return workdir, config, components.build(config)
@@ -37,13 +44,19 @@ def run(made, tmp_path):
     return shutil.copytree(made[0], tmp_path / "run")
 
 
+def exact(rows):
+    """Rows to be compared, NaN included."""
+    return [*map(repr, rows)]
+
+
 def scores(workdir, at):
     return read_csv(workdir / "shift" / "cases" / f"{at.shift}_{at.severity}.csv", Row)
 
 
 def test_severity_0_has_the_scores_of_the_run_and_others_those_of_corrupted_images(made):
     workdir, config, built = made
-    assert scores(workdir, CLEAN) == read_csv(workdir / "test" / "cases.csv", Row)
+    clean = read_csv(workdir / "test" / "cases.csv", Row)
+    assert exact(scores(workdir, CLEAN)) == exact(clean)
     stored = built.splits["test"][3]
     case, label = stored["id"].decode(), stored["label"]
     predict = single.best_predictor(config, built, workdir, "")
@@ -79,7 +92,7 @@ def test_tables_hold_every_number_and_means_over_the_corruptions(made):
     assert {row.at for row in means} == {*shifts, Shift("mean", 2), Shift("mean", 5)}
     text = (workdir / "shift" / "summary.txt").read_text()
     assert "20 cases, means over noise, jpeg" in text
-    (line,) = [line for line in text.splitlines() if line.startswith("severity 5: DSC++")]
+    (line,) = [line for line in text.splitlines() if line.startswith("severity 5: DSC")]
     dice = next(r.summary for r in means if r.at == Shift("mean", 5) and r.summary.metric == "dice")
     assert f"{dice.mean:.4f} ± {dice.error:.4f}" in line
     assert (workdir / "shift" / "shift.png").stat().st_size > 10_000
@@ -99,7 +112,7 @@ def test_what_is_scored_is_not_scored_again(run, monkeypatch, capsys):
     monkeypatch.setattr(shifted, "score_cases", noted)
     shift.main([str(run), *FLAGS])
     assert len(scored) == len(set(scored)) == 20 and path.exists()
-    assert "DSC++: 4 of 5 shifts are already scored" in capsys.readouterr().out
+    assert "DSC: 4 of 5 shifts are already scored" in capsys.readouterr().out
     assert {path.name: path.read_text() for path in (run / "shift").glob("*.csv")} == before
     # With nothing left to score, not even images are needed.
     monkeypatch.setattr(posthoc, "open_run", None)
@@ -120,8 +133,11 @@ def test_scores_of_a_run_or_of_severities_that_changed_are_made_again(run):
     assert not (shifted._kept(found) / "noise_5.csv").exists()
 
 
-def test_a_temperature_and_an_ensemble_beside_their_run(run, tmp_path):
-    posthoc.scale_temperature(run)
+def test_a_temperature_and_an_ensemble_beside_their_run(made, run, tmp_path):
+    _, config, built = made
+    predict = inference.tempered(single.best_predictor(config, built, run, ""), 2.0)
+    score_split(predict, built.splits["test"], built.spec, run / "temperature")
+    derived.write(run / "temperature", derived.TEMPERATURE, [run], 2.0)
     # Of two equal members, the mean is each of them.
     twin, ensemble = shutil.copytree(run, tmp_path / "twin"), tmp_path / "ensemble"
     shutil.copytree(run / "test", ensemble / "test")
@@ -130,8 +146,7 @@ def test_a_temperature_and_an_ensemble_beside_their_run(run, tmp_path):
     places = map(str, (run, run / "temperature", ensemble))
     shift.main([*places, "--corruptions=noise", "--severities=5", f"--output={output}"])
     rows = read_csv(output / "shift.csv", ShiftRow)
-    temperature = json.loads((run / "temperature" / "derived.json").read_text())["temperature"]
-    names = ["DSC++", f"DSC++, temperature {temperature:.2f}", "DSC++, ensemble of 2"]
+    names = ["DSC", "DSC, temperature 2.00", "DSC, ensemble of 2"]
     assert list(dict.fromkeys(row.method for row in rows)) == names
     values = {
         name: {
@@ -168,10 +183,11 @@ def test_a_folder_as_the_shifted_set(made, run, tmp_path, capsys):
     rows = read_csv(run / "shift" / "shift.csv", ShiftRow)
     found = [row.row for row in rows if row.at == Shift("shifted: clinic", 0)]
     clean = [row.row for row in rows if row.at == CLEAN]
-    assert found == [row for row in clean if row.case in {c["id"].decode() for c in cases}]
+    names = {stored["id"].decode() for stored in cases}
+    assert exact(found) == exact(row for row in clean if row.case in names)
     assert len({row.at for row in rows}) == 2 and len(clean) == 10 * len(found)
     out = capsys.readouterr().out
-    assert "clinic: cases: 2" in out and "shifted: clinic: DSC++" in out and "proposed" not in out
+    assert "clinic: cases: 2" in out and "shifted: clinic: DSC" in out and "proposed" not in out
     # Of another content, it is scored again; grey images suit a network of colours.
     shutil.rmtree(folder)
     write_set(folder, cases, "L")
@@ -246,9 +262,9 @@ def test_mistakes_in_flags(flags, message, capsys):
 
 def test_seeds_of_one_method_are_told_apart(run):
     found = shifted._find(run)
-    assert [*shifted._named([found])] == ["DSC++"]
+    assert [*shifted._named([found])] == ["DSC"]
     seeds = [found, found._replace(seed=1)]
-    assert [*shifted._named(seeds)] == ["DSC++, seed 0", "DSC++, seed 1"]
+    assert [*shifted._named(seeds)] == ["DSC, seed 0", "DSC, seed 1"]
     twins = [found, found._replace(folder=run.with_name("twin"))]
     assert [*shifted._named(twins)] == [str(run), str(run.with_name("twin"))]
 
