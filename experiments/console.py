@@ -10,6 +10,7 @@ COMMANDS = {
     "run": "train, evaluate and draw",
     "sweep": "train a grid of hyper-parameters",
     "calibrate": "calibration of a trained run, the deep ensemble of several",
+    "shift": "score runs on corrupted test images, and on a second data set",
     "predict": "predict images with a trained run",
     "evaluate": "score label maps against the truth",
     "reproduce": "the paper's tables and figures by one command",

@@ -18,6 +18,7 @@ from dicepp_jax.data.sets import (
     Subset,
     find,
     load,
+    open_for_testing,
     open_set,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "Subset",
     "find",
     "load",
+    "open_for_testing",
     "open_set",
 ]

@@ -64,10 +64,10 @@ def infer(
     if not options.mask_values and len(classes) in (0, 2):
         origin = _binary_origin(cases, found, bool(classes))
         if origin:
-            return encoding(classes or _names(2), (), origin, palettes=palettes)
+            return encoding(classes or default_names(2), (), origin, palettes=palettes)
     values = tuple(map(readers.code_of, options.mask_values))
     values = values or _values(cases, found, counts, len(classes))
-    classes = classes or _names(len(values))
+    classes = classes or default_names(len(values))
     if len(set(values)) != len(classes):
         raise ValueError(
             f"folder.mask_values has {listed(map(readers.shown, values))} and folder.classes "
@@ -308,7 +308,8 @@ def _meaning(classes: Sequence[str], values: Sequence[int], colours: Mapping[int
     return ", ".join(rows)
 
 
-def _names(count: int) -> tuple[str, ...]:
+def default_names(count: int) -> tuple[str, ...]:
+    """The names of classes to which the files give none, the background first."""
     if count == 2:
         return "background", "foreground"
     return ("background", *(f"class_{index}" for index in range(1, count)))

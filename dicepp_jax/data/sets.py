@@ -203,11 +203,29 @@ def open_set(
       FileNotFoundError: if files are missing.
     """
     # Errors in these are reported before an hour is spent preparing the set.
-    choose = _chooser(source, split, split_file, fold)
+    return _opened(source, _chooser(source, split, split_file, fold))
+
+
+def open_for_testing(source: Source) -> Loaded:
+    """Prepare a set, unless that has been done, and open it with all its cases for testing.
+
+    Args:
+      source: returned by `find`.
+
+    Returns:
+      A `Loaded` set.
+
+    Raises:
+      ValueError: if a case is invalid.
+      FileNotFoundError: if files are missing.
+    """
+    return _opened(source, lambda cases: {"test": [case.id for case in cases]})
+
+
+def _opened(source: Source, choose: Callable[[Sequence[Facts]], splits.Split]) -> Loaded:
     builder = prepare(source.spec, source.list_cases, source.data_dir, source.folder)
     known = builder.stored_facts()
-    parts = choose(known)
-    subsets = splits.subsets(builder.as_data_source(ALL), known, parts)
+    subsets = splits.subsets(builder.as_data_source(ALL), known, choose(known))
     origin = builder.origin()
     return Loaded(source.spec, subsets, known, Path(builder.data_path), origin, source.notes)
 

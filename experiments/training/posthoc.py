@@ -43,9 +43,9 @@ def calibrate(
       ValueError: if the images have changed, the method does not apply to the run, or no
         parameters are best.
     """
-    _check(workdir)
+    check_scored(workdir)
     with directory.lock(workdir):
-        config, built = _open(workdir, data_dir, manual_dir)
+        config, built = open_run(workdir, data_dir, manual_dir)
         start = time.perf_counter()
         calibrated = CALIBRATORS[method](config, built, workdir, **options)
         seconds = time.perf_counter() - start
@@ -99,8 +99,8 @@ def combine(
             f"{output} holds a run, whose scores would be overwritten; choose another --output"
         )
     for workdir in workdirs:
-        _check(workdir)
-    opened = [_open(workdir, data_dir, manual_dir) for workdir in workdirs]
+        check_scored(workdir)
+    opened = [open_run(workdir, data_dir, manual_dir) for workdir in workdirs]
     names = _names(workdirs, opened)
     config, built = opened[0]
     classes = built.spec.classes
@@ -175,8 +175,13 @@ def _check_folds(workdirs: Sequence[Path], opened: Sequence[tuple[ConfigDict, Co
         )
 
 
-def _check(workdir: Path) -> None:
-    """Refuse a directory that is not that of one scored run."""
+def check_scored(workdir: Path) -> None:
+    """Refuse a directory that is not that of one scored run.
+
+    Raises:
+      FileNotFoundError: if there is no run, or it has no scores.
+      ValueError: if there are several.
+    """
     if not (workdir / directory.RUN).exists():
         raise FileNotFoundError(
             f"{workdir / directory.RUN} does not exist; give the --workdir of experiments.run"
@@ -188,9 +193,20 @@ def _check(workdir: Path) -> None:
         )
 
 
-def _open(
+def open_run(
     workdir: Path, data_dir: str | None, manual_dir: str | None
 ) -> tuple[ConfigDict, Components]:
+    """The config and the components of a run, on the images that it was trained on.
+
+    Args:
+      workdir: of the run.
+      data_dir: of prepared sets, None as for the run.
+      manual_dir: of the set's files, None as for the run.
+
+    Raises:
+      FileNotFoundError: if its images are not available.
+      ValueError: if they have changed.
+    """
     config = trained.read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir

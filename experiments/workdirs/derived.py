@@ -53,7 +53,7 @@ def write(
     about = {
         "kind": kind,
         "of": [os.path.relpath(path.resolve(), folder.resolve()) for path in of],
-        "scores": [_digest(path) for path in of],
+        "scores": [digest(path) for path in of],
         "seconds": seconds,
         "evaluations": evaluations,
         **fitted,
@@ -77,7 +77,7 @@ def is_current(folder: Path, of: Sequence[Path] | None = None) -> bool:
     sources = [(folder / run).resolve() for run in about["of"]]
     if of is not None and sources != [run.resolve() for run in of]:
         return False
-    return about["scores"] == [_digest(folder / run) for run in about["of"]]
+    return about["scores"] == [digest(folder / run) for run in about["of"]]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def read(folder: Path) -> dict[str, Any]:
     return stored.read(folder / DERIVED, FIELDS)
 
 
-def _digest(run: Path) -> str | None:
+def digest(run: Path) -> str | None:
     """The digest of a run's scores; None if there are none."""
     from dicepp_jax import score_files  # Here, since it loads JAX.
 

@@ -44,13 +44,13 @@ class Finished(NamedTuple):
 
     Attributes:
       folder: where `score_files.read` finds the scores.
+      of: the directories of its networks, the folder itself unless it is derived.
       spec: of its data set.
       loss: its loss, with the hyper-parameters that the config sets: "dscpp", "tverskypp gamma=3";
         for dscpp with a gamma of its own "gamma=3", as in the paper's Table 3; then what else
         makes it another method: "dsc dropout=0.5", "dsc then=ce".
       kind: "" for a single network, or one of `derived.METHODS`, `derived.ENSEMBLE` and
         `derived.FOLDS`.
-      members: number of networks.
       temperature: None except after temperature scaling.
       seed: of the network; of an ensemble's first network.
       fold: that validates, likewise; None without cross-validation.
@@ -62,10 +62,10 @@ class Finished(NamedTuple):
     """
 
     folder: Path
+    of: tuple[Path, ...]
     spec: Spec
     loss: str
     kind: str
-    members: int
     temperature: float | None
     seed: int
     fold: int | None
@@ -74,6 +74,11 @@ class Finished(NamedTuple):
     seconds: float
     evaluations: int
     about: Mapping[str, Any]
+
+    @property
+    def members(self) -> int:
+        """Number of networks."""
+        return len(self.of)
 
     @property
     def method(self) -> str:
@@ -136,10 +141,10 @@ def read(folder: Path) -> Finished:
     epochs = [e for path in of for part in (path, path / directory.FIRST) for e in log.read(part)]
     return Finished(
         folder=folder,
+        of=tuple(of),
         spec=spec,
         loss=_loss(config),
         kind=kind,
-        members=len(of),
         temperature=about.get("temperature"),
         seed=config.seed,
         fold=config.data.fold,
