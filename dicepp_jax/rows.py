@@ -69,7 +69,9 @@ def of_raters(rows: Sequence["Row"]) -> list["Row"]:
     """
     cases = {row.case for row in rows if row.metric == RATER_DICE}
     return [
-        row for row in rows if row.case in cases and (row.metric == "dice" or is_of_raters(row.metric))
+        row
+        for row in rows
+        if row.case in cases and (row.metric == "dice" or is_of_raters(row.metric))
     ]
 
 

@@ -218,9 +218,10 @@ class SegmentationBuilder(  # type: ignore[call-arg]
     def _lacks_raters(self) -> bool:
         """Whether there is a copy, prepared by a version that stored no raters."""
         stored = Path(self.data_path) / "features.json"
-        return stored.exists() and "raters" not in json.loads(stored.read_text())["featuresDict"][
-            "features"
-        ]
+        return (
+            stored.exists()
+            and "raters" not in json.loads(stored.read_text())["featuresDict"]["features"]
+        )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Any:
         cases = self.cases(dl_manager)
