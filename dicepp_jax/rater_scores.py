@@ -81,13 +81,13 @@ def rows(
 @jax.jit
 def _sums(probs: jax.Array, raters: jax.Array, where: jax.Array) -> _Sums:
     raters = jnp.moveaxis(raters, -1, 1).astype(jnp.int32)
-    voxels, first, others = where.sum(), raters[:, 0], raters[0, 1:]
-    means = (
+    voxels, others = where.sum(), raters[0, 1:]
+    first, included = (jnp.repeat(x, len(others), axis=0) for x in (raters[:, 0], where))
+    nll, brier = (
         jnp.where(voxels > 0, metric(probs, raters, where)[0] * voxels, 0)
         for metric in (metrics.rater_nll, metrics.rater_brier)
     )
-    sums = (f(probs, raters, where) for f in (metrics.rater_reliability, metrics.votes))
-    repeated = (jnp.repeat(x, len(others), axis=0) for x in (first, where))
-    true, included = repeated
-    agreement = metrics.confusion(others, true, probs.shape[-1], included)
-    return _Sums(voxels, *means, *jax.tree.map(lambda x: x[0], tuple(sums)), agreement)
+    sums = metrics.rater_reliability(probs, raters, where), metrics.votes(probs, raters, where)
+    reliability, votes = jax.tree.map(lambda x: x[0], sums)
+    agreement = metrics.confusion(others, first, probs.shape[-1], included)
+    return _Sums(voxels, nll, brier, reliability, votes, agreement)

@@ -68,11 +68,8 @@ def of_raters(rows: Sequence["Row"]) -> list["Row"]:
       Those of the cases with several raters.
     """
     cases = {row.case for row in rows if row.metric == RATER_DICE}
-    return [
-        row
-        for row in rows
-        if row.case in cases and (row.metric == "dice" or is_of_raters(row.metric))
-    ]
+    metrics = {"dice", *(row.metric for row in rows if is_of_raters(row.metric))}
+    return [row for row in rows if row.case in cases and row.metric in metrics]
 
 
 class FalsePositives(NamedTuple):

@@ -144,9 +144,8 @@ def rater_table(rows: Mapping[str, Sequence[Row]], background: str) -> str:
                 ]
                 table.append([label, region, method, *(_cell(s) if s else "" for s in of_line)])
             agreement = next(of[label, region, metric] for of in found.values())
-            table.append(
-                [label, region, OTHER_RATERS, _cell(agreement), *[""] * (len(columns) - 1)]
-            )
+            blank = [""] * (len(columns) - 1)
+            table.append([label, region, OTHER_RATERS, _cell(agreement), *blank])
     title = (
         f"Several raters, {len(cases)} cases: Dice against the first of them, the rest against all"
     )

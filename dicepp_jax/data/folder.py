@@ -124,10 +124,8 @@ def choose(files: Tree) -> tuple[str, str]:
         _check_numbers(files, *objects)
         return objects
     if classes:
-        images, masks = classes[0], _of_raters(files, *classes)
-        return (
-            _with_numbers(files, images, masks) if masks.endswith("{case}.*") else (images, masks)
-        )
+        found = classes[0], _of_raters(files, *classes)
+        return _with_numbers(files, *found) if found[1].endswith("{case}.*") else found
     raise FileNotFoundError(
         f"no images with masks were recognised; {_contents(files)}. Known layouts are images/ with "
         f"{', '.join(f'{folder}/' for folder in FOLDERS)}, and CASE.png next to CASE_mask.png; "
@@ -355,9 +353,9 @@ def _check_templates(images: str, masks: str) -> None:
             )
     if {"{class}", "{rater}"} <= set(re.findall(r"\{\w+\}", masks)):
         raise ValueError(
-            f"folder.masks is {masks!r}, but a separate file for each class of each rater cannot be "
-            "read; write one label map a rater, with a value for each class, and set "
-            "--config.folder.masks='masks/{rater}/{case}.*'"
+            f"folder.masks is {masks!r}, but separate files for the classes of several raters "
+            "cannot be read; save one label map for each rater, with a value for each class, and "
+            "set --config.folder.masks='masks/{rater}/{case}.*'"
         )
 
 

@@ -1,9 +1,9 @@
 """Templates of file names, such as `images/{case}.*` and `masks/{class}/{case}_mask{number}.png`.
 
 `{case}` is the name of a case, `{class}` that of a class and `{rater}` that of a rater; none
-contains a "/". `{number}` stands for a number with what separates it from the name, as in `_1`, `-02` or ` (3)`, or for
-nothing. `*` matches anything and, at the end, any of `ENDINGS`. Templates are matched
-case-insensitively against the end of a file's path, from the start of one of its parts.
+contains a "/". `{number}` stands for a number with what separates it from the name, as in `_1`,
+`-02` or ` (3)`, or for nothing. `*` matches anything and, at the end, any of `ENDINGS`. Templates
+are matched case-insensitively against the end of a file's path, from the start of one of its parts.
 """
 
 import re

@@ -8,8 +8,8 @@ Two tables list the metrics that evaluation reports. To add one, write a functio
 (`LABEL_MAP` is a table of the second kind, for data sets whose `Spec.label_map` is true.)
 
 The metrics of `OVERLAP` use the most likely class. `threshold_counts` counts at a range of
-thresholds instead; `roc_auc`, `average_precision` and `threshold_for` are computed from its counts. Several
-raters of an image are compared with by `rater_nll`, `rater_brier`, `rater_ece` and `votes`.
+thresholds instead; `roc_auc`, `average_precision` and `threshold_for` are computed from its counts.
+`rater_nll`, `rater_brier`, `rater_ece` and `votes` compare with several raters of an image.
 
 NaN means that a metric is undefined, such as the Dice of a class that is neither present nor
 predicted. Outside jit, values that make no sense are refused; `checked` puts the same checks into a

@@ -123,7 +123,7 @@ def rater_reliability(
       [0.0, 1.5]
     """
     of_each = [reliability(probs, labels, where, bins=bins) for labels in _each(probs, raters)]
-    positives = sum(sums.positives for sums in of_each) / len(of_each)
+    positives = jnp.stack([sums.positives for sums in of_each]).mean(0)
     return of_each[0]._replace(positives=positives)
 
 
@@ -209,8 +209,9 @@ def _counts(
     """p (B, N, C), how many raters gave each voxel each class (B, N, C), mask (B, N), and R."""
     flat = [flat_voxels(probs, labels, where) for labels in _each(probs, raters)]
     p, _, mask = flat[0]
-    counts = sum((y[..., None] == jnp.arange(p.shape[-1])).astype(jnp.int32) for _, y, _ in flat)
-    return p, jnp.asarray(counts), mask, len(flat)
+    classes = jnp.arange(p.shape[-1])[None, None]
+    counts = jnp.stack([labels[..., None] == classes for _, labels, _ in flat]).sum(0)
+    return p, counts, mask, len(flat)
 
 
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -269,8 +269,8 @@ def _rater_tables(part: Part) -> Iterator[ReportTable]:
             f"{_title(part, label)}: several raters",
             f"Mean over {agreement.cases + agreement.undefined} test cases ± bootstrap standard "
             "error. Dice is against the first rater, the truth of the tables above; NLL (of all "
-            "classes), Brier and ECE are against the mean of all; p, k of R is the mean probability "
-            "of the class where k of R raters marked it, near k / R if it is calibrated.",
+            "classes), Brier and ECE are against the mean of all; p, k of R is the mean "
+            "probability of the class where k of R raters marked it, near k / R if calibrated.",
             (Column("method"), *(Column(_rater_title(metric)) for metric in columns)),
             (tuple(rows), (tuple(map(Cell, (OTHER_RATERS, dice, *blank))),)),
         )

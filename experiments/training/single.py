@@ -277,19 +277,21 @@ def comparisons(scores: Mapping[str, SplitScores], background: str) -> list[Comp
 
     The scores against several raters are tests of their own, with their own adjustment.
     """
-    rows = {
-        name: [r for r in s.rows if r.label != background and r.metric != RATER_DICE]
-        for name, s in scores.items()
-    }
-    return [
-        comparison
-        for a, b in itertools.combinations(rows, 2)
-        for several in (False, True)
-        for comparison in compare(
-            *([r for r in rows[name] if is_of_raters(r.metric) == several] for name in (a, b)),
-            (a, b),
-        )
-    ]
+    found: list[Comparison] = []
+    for several in (False, True):
+        rows = {
+            name: [
+                r
+                for r in s.rows
+                if r.label != background
+                and r.metric != RATER_DICE
+                and is_of_raters(r.metric) == several
+            ]
+            for name, s in scores.items()
+        }
+        for a, b in itertools.combinations(rows, 2):
+            found += compare(rows[a], rows[b], (a, b))
+    return found
 
 
 def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) -> str:
