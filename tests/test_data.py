@@ -363,6 +363,7 @@ def truncate_image(folder):
 
 
 def crop_mask(folder):
+    (folder / "test/2nd_manual/07_manual2.gif").unlink()
     layouts.write_mask(folder / "test/1st_manual/07_manual1.gif", np.eye(30, 31, dtype=np.uint8))
 
 

@@ -73,7 +73,8 @@ def _cases(kinds: list[pairs.Kind], second: Tree) -> Iterator[Case]:
 
 
 def _read(image: File, manual: File, field_of_view: File, *others: File) -> Example:
-    label = readers.read_mask(manual)
+    picture = readers.read_rgb(image)
+    label, region = map(readers.read_mask, (manual, field_of_view))
     raters = [label, *map(readers.read_mask, others)]
     for file, other in zip(others, raters[1:], strict=True):
         if other.shape != label.shape:
@@ -81,5 +82,4 @@ def _read(image: File, manual: File, field_of_view: File, *others: File) -> Exam
                 f"{file} has size {by(other.shape)} and {manual} has {by(label.shape)}; they must "
                 "have the same size"
             )
-    region = readers.read_mask(field_of_view)
-    return Example(readers.read_rgb(image), label, region, raters=np.stack(raters))
+    return Example(picture, label, region, raters=np.stack(raters))
