@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dicepp_jax import data, preprocess
-from dicepp_jax.data import SETS, builder, drive, phantom
+from dicepp_jax.data import SETS, builder, card, drive, phantom
 from dicepp_jax.data.builder import Example, check_example
 from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, Download
 
@@ -128,10 +128,10 @@ def test_some_images_may_lack_a_second_observer(tmp_path):
     written = layouts.drive(tmp_path / "files", second=(3, 8))
     loaded = load(tmp_path, "drive")
     assert_is_drive(loaded.splits, written)
-    assert {case.id: case.raters for case in loaded.facts if case.raters > 1} == {
-        "03_test": 2,
-        "08_test": 2,
-    }
+    assert [c.id for c in loaded.facts if c.raters == 2] == ["03_test", "08_test"]
+    ids = {part: subset.ids for part, subset in loaded.splits.items()}
+    told = "\n".join(card.card(loaded.spec, loaded.facts, ids, str(loaded.path)))
+    assert re.search(r"raters +up to 2, several in 2 of 40 cases\n", told)
 
 
 def test_a_second_observer_changes_nothing_else(tmp_path):

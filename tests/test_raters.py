@@ -1,6 +1,7 @@
 """Several raters of an image: metrics, scores, tables, users' folders, `experiments.evaluate`."""
 
 import re
+import types
 
 import layouts_3d
 import numpy as np
@@ -20,7 +21,7 @@ from dicepp_jax.score_files import score_split
 from dicepp_jax.scoring import score_cases
 from dicepp_jax.text_table import rater_table, summary_table
 from experiments import evaluate
-from experiments.training.single import comparisons
+from experiments.training.single import comparisons, report
 
 SIZE = (7, 9)
 
@@ -262,6 +263,14 @@ def test_the_table_of_several_raters(tmp_path):
         ]
         assert line[3].split(" ± ")[0] == f"{np.mean(found):.4f}"
     assert rater_table({"dsc": [row for row in rows if row.case == "c"]}, "background") == ""
+
+
+def test_the_report_of_a_run_has_the_table(tmp_path):
+    scores = {name: split_scores(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 7))}
+    built = types.SimpleNamespace(spec=DRIVE, scored_title="DRIVE, test split")
+    text = report(scores, built, tmp_path)
+    assert rater_table({name: s.rows for name, s in scores.items()}, "background") in text
+    assert text.count("rater_brier") == 1
 
 
 def save(path, array):
