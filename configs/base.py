@@ -65,7 +65,8 @@ FIELDS = by_path({
     },
     "folder": {  # your own data set; empty fields are detected and reported
         "images": Field("", Text(), "'images/{case}.png'"),
-        "masks": Field("", Text(), "'masks/{case}_mask.*'"),  # also 'masks/{class}/{case}.png'
+        # Also one file for each class or each rater, 'masks/{class}/{case}.png'.
+        "masks": Field("", Text(), "'masks/{case}_mask.*'"),
         "classes": Field("", Text(), "background,kidney,tumour"),
         # Of the classes in the masks, numbers or colours.
         "mask_values": Field(

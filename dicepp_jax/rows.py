@@ -25,6 +25,9 @@ from dicepp_jax.atomic import write_atomically
 WHOLE_IMAGE = "image"
 ALL_CLASSES = "all"
 
+RATER_DICE = "rater_dice"
+"""The Dice of the other raters against the first, which is no score of a prediction."""
+
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """How a text begins that a spreadsheet would run; with apostrophes in front it is one that has been
 given one, or looks like it."""
@@ -43,6 +46,30 @@ class Row(NamedTuple):
     region: str
     metric: str
     value: float
+
+
+def is_of_raters(metric: str) -> bool:
+    """Whether a metric is of all raters of a case, see `rater_scores`; few sets have any.
+
+    Example:
+      >>> is_of_raters("rater_ece"), is_of_raters("p_marked_by_1_of_2"), is_of_raters("ece")
+      (True, True, False)
+    """
+    return metric.startswith(("rater_", "p_marked_by_"))
+
+
+def of_raters(rows: Sequence["Row"]) -> list["Row"]:
+    """The rows of all raters, and the Dice of the same cases against the first rater.
+
+    Args:
+      rows: scores of any number of cases.
+
+    Returns:
+      Those of the cases with several raters.
+    """
+    cases = {row.case for row in rows if row.metric == RATER_DICE}
+    metrics = {"dice", *(row.metric for row in rows if is_of_raters(row.metric))}
+    return [row for row in rows if row.case in cases and row.metric in metrics]
 
 
 class FalsePositives(NamedTuple):

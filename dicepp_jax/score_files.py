@@ -25,7 +25,7 @@ from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.views import View, views
 from dicepp_jax.progress import track
-from dicepp_jax.rows import FalsePositives, Row, read_csv, summarise, write_csv
+from dicepp_jax.rows import FalsePositives, Row, is_of_raters, read_csv, summarise, write_csv
 from dicepp_jax.spec import Spec
 
 FOLDER = "test"
@@ -207,7 +207,8 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
         for case, of_case in counts.items()
     }
     rows = read_csv(folder / CASES, Row)
-    of_cases = Counter(row.case for row in rows)
+    # Some cases may have several raters and others one.
+    of_cases = Counter(row.case for row in rows if not is_of_raters(row.metric))
     if of_cases.keys() != thresholds.keys() or len(set(of_cases.values())) > 1:
         raise ValueError(f"{folder / CASES} lacks rows of some cases")
     normal = read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else []

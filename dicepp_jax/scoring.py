@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from dicepp_jax import metrics
+from dicepp_jax import metrics, rater_scores
 from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.inference import Predict
+from dicepp_jax.parts import split
 from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, FalsePositives, Row
 
 PART = 2**20
@@ -77,6 +78,8 @@ def score_cases(
         for name, where in regions.items():
             sums = _score(probs, label, where)
             rows += _rows(case, classes, name, _values(sums), label_map)
+            if len(raters := stored.get("raters", ())) > 1:
+                rows += rater_scores.rows(case, classes, name, probs, raters, where, PART)
             if name == WHOLE_IMAGE:
                 whole = sums
         image = stored["image"]
@@ -114,7 +117,8 @@ class _Sums(NamedTuple):
 
 
 def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray) -> _Sums:
-    parts = [jax.device_get(_sums(*part)) for part in _parts(probs, label, where)]
+    arrays = (probs, label, where)
+    parts = [jax.device_get(_sums(*part)) for part in split(PART, label.ndim, *arrays)]
     return jax.tree.map(_total, *parts)
 
 
@@ -126,22 +130,6 @@ def _values(whole: _Sums) -> dict[str, np.ndarray]:
     values |= {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
     values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
     return values
-
-
-def _parts(
-    probs: np.ndarray, label: np.ndarray, where: np.ndarray
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Split voxels into parts of `PART`, or of a power of two, so that few sizes are compiled.
-
-    The intermediate results of a metric are several times as large as the probabilities, which
-    take a gigabyte for a whole CT scan.
-    """
-    rows = (probs.reshape(label.size, -1), label.reshape(-1), where.reshape(-1))
-    size = min(PART, 1 << (label.size - 1).bit_length())
-    for first in range(0, label.size, size):
-        p, y, mask = (row[first : first + size] for row in rows)
-        extra = (0, size - len(y))
-        yield np.pad(p, (extra, (0, 0)))[None], np.pad(y, extra)[None], np.pad(mask, extra)[None]
 
 
 @jax.jit

@@ -50,6 +50,7 @@ class Spec:
       stands_for: name of the paper's set that a set of synthetic images stands for, else None.
       region: name of a part of the image that is scored in addition to the whole, None if there is
         none.
+      raters: whether its cases may have labels of several raters, of whom the first is the truth.
       excluded: cases that are left out, as in the paper.
       index: what a number means in a split file such as the authors': "position from 0",
         "position from 1" (in the sorted list of cases), "name" (the number in the case's name);
@@ -82,6 +83,7 @@ class Spec:
     label_map: bool = dataclasses.field(default=False, repr=False)
     drawn: str = dataclasses.field(default="", repr=False)
     stands_for: str | None = dataclasses.field(default=None, repr=False)
+    raters: bool = dataclasses.field(default=False, repr=False)
     region: str | None = None
     excluded: tuple[str, ...] = ()
     index: str | None = None

@@ -1,13 +1,27 @@
 """Summaries as text: one line a class, region and metric, one column a method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from dicepp_jax.rows import WHOLE_IMAGE, Comparison, FalsePositives, Summary
+from dicepp_jax.rows import (
+    ALL_CLASSES,
+    RATER_DICE,
+    WHOLE_IMAGE,
+    Comparison,
+    FalsePositives,
+    Row,
+    Summary,
+    is_of_raters,
+    of_raters,
+    summarise,
+)
 
 P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
 """The paper's test, the paired one, and the paired one adjusted for the number of lines."""
+
+OTHER_RATERS = "the other raters"
+"""The line of what raters score against the first of them."""
 
 
 def summary_table(
@@ -16,6 +30,8 @@ def summary_table(
     compared: Sequence[Comparison] = (),
 ) -> str:
     """Mean and bootstrap standard error of every metric, the background left out.
+
+    What compares with several raters is in a table of its own, `rater_table`.
 
     Args:
       summaries: by method.
@@ -33,7 +49,7 @@ def summary_table(
     places = dict.fromkeys(place for group in cells.values() for place in group)
     rows = [["class", "region", "metric", *cells, *(P_VALUES if tests else ())]]
     for place in places:
-        if place[0] != background:
+        if place[0] != background and not is_of_raters(place[2]):
             row = [*place, *(_cell(group[place]) for group in cells.values())]
             if tests:
                 test = tests[place]
@@ -95,6 +111,58 @@ def normal_table(found: Mapping[str, Sequence[FalsePositives]]) -> str:
             )
     title = f"False positives in the {len(cases)} cases without foreground"
     return f"\n\n{title}\n{layout(table)}"
+
+
+def rater_table(rows: Mapping[str, Sequence[Row]], background: str) -> str:
+    """What the cases with several raters score against all of them, one line a method.
+
+    Args:
+      rows: of every case, by method.
+      background: the class to leave out.
+
+    Returns:
+      A blank line and a table in plain text; "" if there are no such cases.
+    """
+    chosen = {method: of_raters(of_method) for method, of_method in rows.items()}
+    cases = {row.case for of_method in chosen.values() for row in of_method}
+    if not cases:
+        return ""
+    found = {
+        method: {(s.label, s.region, s.metric): s for s in summarise(of_method)}
+        for method, of_method in chosen.items()
+    }
+    places = dict.fromkeys(place for of_method in found.values() for place in of_method)
+    columns = rater_columns([metric for _, _, metric in places])
+    table = [["class", "region", "method", *columns]]
+    for label, region, metric in places:
+        if metric == RATER_DICE and label != background:
+            for method, of_method in found.items():
+                of_line = [
+                    of_method.get((label, region, column))
+                    or of_method.get((ALL_CLASSES, region, column))
+                    for column in columns
+                ]
+                table.append([label, region, method, *(_cell(s) if s else "" for s in of_line)])
+            agreement = next(of[label, region, metric] for of in found.values())
+            blank = [""] * (len(columns) - 1)
+            table.append([label, region, OTHER_RATERS, _cell(agreement), *blank])
+    title = (
+        f"Several raters, {len(cases)} cases: Dice against the first of them, the rest against all"
+    )
+    return f"\n\n{title}\n{layout(table)}"
+
+
+def rater_columns(metrics: Iterable[str]) -> list[str]:
+    """The columns of a table of several raters, Dice first.
+
+    Args:
+      metrics: of the rows of `rows.of_raters`.
+
+    Example:
+      >>> rater_columns(["dice", "rater_nll", "p_marked_by_0_of_2", "rater_dice", "dice"])
+      ['dice', 'rater_nll', 'p_marked_by_0_of_2']
+    """
+    return [name for name in dict.fromkeys(("dice", *metrics)) if name != RATER_DICE]
 
 
 def _cell(summary: Summary) -> str:

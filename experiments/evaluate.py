@@ -2,9 +2,10 @@
 
 DIR of the predictions is what experiments.predict wrote, or any folder of label maps; instead of a
 folder a pattern may be given, such as 'truth/{case}_manual1.gif'. A prediction and its truth have
-the same name. Every metric is computed on their grid; distances in mm where files say how large
-voxels are; calibration where there are probability maps. Cases that cannot be scored are listed at
-the end, after all others, and make the exit code 1.
+the same name. Of several raters, as in --truth='truth/{rater}/{case}.png', the first is the truth,
+and a table shows the scores against all. Every metric is computed on their grid; distances in mm
+where files say how large voxels are; calibration where there are probability maps. Cases that
+cannot be scored are listed at the end, after all others, and make the exit code 1.
 """
 
 import argparse

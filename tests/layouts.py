@@ -15,6 +15,7 @@ class Written(NamedTuple):
     image: np.ndarray
     label: np.ndarray
     region: np.ndarray | None = None
+    raters: np.ndarray | None = None
 
 
 def _palette(mask):
@@ -78,7 +79,7 @@ def truncate(path, keep=0.5):
     path.write_bytes(content[: int(keep * len(content))])
 
 
-def drive(folder, *, training=20, test=20, size=(29, 31), encoding="grey"):
+def drive(folder, *, training=20, test=20, size=(29, 31), encoding="grey", second=range(1, 21)):
     """Write DRIVE.
 
     Args:
@@ -87,6 +88,7 @@ def drive(folder, *, training=20, test=20, size=(29, 31), encoding="grey"):
       test: number of cases in `test/`, from 1 on.
       size: height and width of the images.
       encoding: of the masks, a key of `ENCODINGS`.
+      second: numbers of the test cases that have a second observer's vessels.
 
     Returns:
       `Written` by the case's name, such as "21_training".
@@ -99,10 +101,13 @@ def drive(folder, *, training=20, test=20, size=(29, 31), encoding="grey"):
             write_rgb(part / "images" / f"{number:02d}_{suffix}.tif", case.image)
             write_mask(part / "1st_manual" / f"{number:02d}_manual1.gif", case.label, encoding)
             write_mask(part / "mask" / f"{number:02d}_{suffix}_mask.gif", case.region, encoding)
-            if suffix == "test":  # The second observer, whom nothing should read.
+            raters = [case.label]
+            if suffix == "test" and number in second:
+                flipped = np.random.default_rng([3, number]).random(size) < 0.1
+                raters.append(case.label ^ flipped)
                 manual = part / "2nd_manual" / f"{number:02d}_manual2.gif"
-                write_mask(manual, 1 - case.label, "palette")
-            written[f"{number:02d}_{suffix}"] = case
+                write_mask(manual, raters[1], "palette")
+            written[f"{number:02d}_{suffix}"] = case._replace(raters=np.stack(raters))
     return written
 
 

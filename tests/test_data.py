@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dicepp_jax import data, preprocess
-from dicepp_jax.data import SETS, phantom
+from dicepp_jax.data import SETS, builder, card, drive, phantom
 from dicepp_jax.data.builder import Example, check_example
 from dicepp_jax.data.specs import CVC_CLINICDB, DRIVE, PHANTOM_3D, RARE, Download
 
@@ -45,15 +45,16 @@ def by_id(split):
     return named
 
 
-def assert_case(case, image, label, region=None):
-    expected = {"id", "image", "label"} | ({"region"} if region is not None else set())
+def assert_case(case, image, label, region=None, raters=None):
+    more = {"region": region, "raters": raters}
+    expected = {"id", "image", "label"} | {key for key, x in more.items() if x is not None}
     assert set(case) == expected
     assert case["image"].dtype == image.dtype and case["label"].dtype == np.uint8
     np.testing.assert_array_equal(case["image"], image)
     np.testing.assert_array_equal(case["label"], label)
-    if region is not None:
-        assert case["region"].dtype == np.uint8
-        np.testing.assert_array_equal(case["region"], region)
+    for key in set(expected) & set(more):
+        assert case[key].dtype == np.uint8
+        np.testing.assert_array_equal(case[key], more[key])
 
 
 def assert_is_drive(splits, written):
@@ -122,6 +123,53 @@ def test_kits19s_annotations_alone_are_enough_where_imaging_is_drawn(tmp_path):
 def test_masks_that_are_palettes(tmp_path):
     written = layouts.drive(tmp_path / "files", encoding="palette")
     assert_is_drive(load(tmp_path, "drive").splits, written)
+
+
+def test_some_images_may_lack_a_second_observer(tmp_path):
+    written = layouts.drive(tmp_path / "files", second=(3, 8))
+    loaded = load(tmp_path, "drive")
+    assert_is_drive(loaded.splits, written)
+    assert [c.id for c in loaded.facts if c.raters == 2] == ["03_test", "08_test"]
+    ids = {part: subset.ids for part, subset in loaded.splits.items()}
+    told = "\n".join(card.card(loaded.spec, loaded.facts, ids, str(loaded.path)))
+    assert re.search(r"raters +up to 2, several in 2 of 40 cases\n", told)
+
+
+def test_a_second_observer_changes_nothing_else(tmp_path):
+    layouts.drive(tmp_path / "files", second=())
+    first = load(tmp_path, "drive")
+    layouts.drive(tmp_path / "files")
+    second = load(tmp_path, "drive")
+    assert first.origin.fingerprint != second.origin.fingerprint  # It was prepared again.
+    assert first.digest == second.digest
+    assert [case._replace(raters=1) for case in second.facts] == first.facts
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["files are there", "files are gone"])
+def test_a_copy_without_raters_is_read(tmp_path, monkeypatch, there):
+    """As versions before several raters prepared it."""
+    files, prepared = tmp_path / "files", str(tmp_path / "prepared")
+    written = layouts.drive(files, second=())
+    with monkeypatch.context() as before:
+        before.setattr(builder.SegmentationBuilder, "_lacks_raters", lambda self: True)
+        read = drive._read
+        before.setattr(drive, "_read", lambda *files: read(*files)._replace(raters=None))
+        copy = load(tmp_path, "drive")
+    loaded = data.load("drive", prepared, str(files) if there else None)
+    assert loaded.origin == copy.origin
+    without = {name: case._replace(raters=None) for name, case in written.items()}
+    assert_is_drive(loaded.splits, without)
+    # With the second observer's files it is prepared again.
+    written = layouts.drive(files)
+    assert_is_drive(data.load("drive", prepared, str(files)).splits, written)
+
+
+def test_a_second_observer_of_another_size_is_refused(tmp_path):
+    layouts.drive(tmp_path / "files")
+    path = tmp_path / "files" / "test" / "2nd_manual" / "07_manual2.gif"
+    layouts.write_mask(path, np.eye(30, 31, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"07_manual2\.gif has size 30 x 31 and .* has 29 x 31"):
+        load(tmp_path, "drive")
 
 
 def test_what_is_prepared_needs_its_files_no_more(tmp_path):
@@ -316,6 +364,7 @@ def truncate_image(folder):
 
 
 def crop_mask(folder):
+    (folder / "test/2nd_manual/07_manual2.gif").unlink()
     layouts.write_mask(folder / "test/1st_manual/07_manual1.gif", np.eye(30, 31, dtype=np.uint8))
 
 

@@ -37,7 +37,7 @@ def test_the_ultrasound_layout_needs_no_template(tmp_path, flat, archived):
     spec, told, cases = describe(root)
     assert spec.classes == ("background", "foreground")
     assert list(cases) == list(written)
-    for name, (picture, drawn, _) in written.items():
+    for name, (picture, drawn, *_) in written.items():
         assert_read(cases[name], picture, drawn)
     assert "several masks: 4 of 9 cases have up to 3 mask files, which are united: " in told
     assert "--config.folder.masks='{case}_mask{number}.*'" in told and "NOT USED" not in told

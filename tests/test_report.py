@@ -206,6 +206,36 @@ def test_rows(drive):
     assert "1 x cpu with 2 CPU cores; jax 0.10.2; commit 0123456; 2023-04-05." in text
 
 
+def test_several_raters(tmp_path):
+    of_raters = {"rater_nll": 0.4, "rater_brier": 0.02, "rater_ece": 0.03, "rater_dice": 0.79}
+    of_raters |= {f"p_marked_by_{k}_of_2": 0.1 + 0.3 * k for k in range(3)}
+    by_method = {
+        "dsc": values({**WORSE, **of_raters}, seed=1),
+        "dscpp": values({**BETTER, **of_raters, "rater_brier": 0.01}, seed=1),
+    }
+    for method, by_metric in by_method.items():
+        write_run(tmp_path / method, f"tiny/drive/{method}", by_metric)
+    text = (made(tmp_path) / "report.md").read_text()
+    (head,) = (line for line in text.splitlines() if "| p, 0 of 2 |" in line)
+    assert head == "| method | Dice | NLL | Brier | ECE | p, 0 of 2 | p, 1 of 2 | p, 2 of 2 |"
+    columns = ("dice", *(metric for metric in of_raters if metric != "rater_dice"))
+    for method, title in (("dsc", "DSC"), ("dscpp", "DSC++")):
+        *_, row = markdown_rows(text, title)
+        means = [f"{by_method[method][metric].mean():.4f}" for metric in columns]
+        assert [cell.split(" ± ")[0] for cell in row[1:]] == means
+    ((_, dice, *blank),) = markdown_rows(text, "the other raters")
+    assert dice.startswith(f"{by_method['dsc']['rater_dice'].mean():.4f} ± ") and not any(blank)
+    # The tests are those of the reported metrics alone.
+    compared = read_csv(tmp_path / "report" / "comparisons.csv", TableComparison)
+    assert {row.comparison.metric for row in compared} == set(REPORTED)
+    assert "raters" not in (made_without(tmp_path / "without") / "report.md").read_text()
+
+
+def made_without(folder):
+    write_run(folder / "dsc", "tiny/drive/dsc", DSC)
+    return made(folder)
+
+
 def test_the_best_are_bold(tmp_path):
     one, two = values(BETTER), values(WORSE)
     two = {**two, "nll": one["nll"] + 1e-7, "dice": one["dice"] + 0.001}

@@ -76,7 +76,7 @@ def test_tfds_and_load_give_the_same_cases(name, tmp_path, capsys):
 def test_what_tfds_says_of_a_set(tmp_path):
     builder = tfds.builder("drive", data_dir=tmp_path)
     info, spec = builder.info, SETS["drive"].spec
-    assert set(info.features) == {"id", "image", "label", "region"}
+    assert set(info.features) == {"id", "image", "label", "region", "raters"}
     assert info.features["image"].shape == (None, None, 3)
     assert info.features["image"].np_dtype == np.uint8
     assert (info.homepage, info.citation) == (spec.homepage, spec.citation)

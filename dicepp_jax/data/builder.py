@@ -11,6 +11,7 @@ import collections
 import datetime
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,7 @@ READERS = 4
 SHARD = {2: 16, 3: 1}
 """Cases per file, by the number of spatial axes: as many as may be in memory at once."""
 
-ARRAYS = ("image", "label", "region", "native_label")
+ARRAYS = ("image", "label", "region", "native_label", "raters")
 """The fields of an `Example` that are stored."""
 
 SHOWN = 10
@@ -55,6 +56,8 @@ class Example(NamedTuple):
         `(*native)` classes, uint8, on the grid that predictions are scored on; else None.
       spacing: mm between the voxels of the native grid, None if unknown.
       notes: anything unusual that was found when it was read.
+      raters: for sets with `Spec.raters`: the `(raters, *native)` classes of each rater, uint8, the
+        first of which are the truth; else None.
     """
 
     image: np.ndarray
@@ -63,6 +66,7 @@ class Example(NamedTuple):
     native_label: np.ndarray | None = None
     spacing: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
+    raters: np.ndarray | None = None
 
 
 class Case(NamedTuple):
@@ -123,6 +127,7 @@ class Facts(NamedTuple):
       digest: of the stored image, equal for equal images.
       label_digest: of the native label.
       notes: anything unusual about it that does not prevent its use.
+      raters: how many raters labelled it.
     """
 
     id: str
@@ -134,6 +139,7 @@ class Facts(NamedTuple):
     digest: str
     label_digest: str
     notes: tuple[str, ...]
+    raters: int = 1
 
 
 class Origin(NamedTuple):
@@ -196,6 +202,8 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             features["region"] = _tensor(spatial, "uint8")
         if spec.spacing:
             features["native_label"] = _tensor(spatial, "uint8")
+        if spec.raters and not self._lacks_raters():
+            features["raters"] = _tensor((None, *spatial), "uint8")
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{spec.title}: {', '.join(spec.classes)}.",
@@ -205,6 +213,14 @@ class SegmentationBuilder(  # type: ignore[call-arg]
             citation=spec.citation,
             supervised_keys=("image", "label"),
             metadata=tfds.core.MetadataDict(),
+        )
+
+    def _lacks_raters(self) -> bool:
+        """Whether there is a copy, prepared by a version that stored no raters."""
+        stored = Path(self.data_path) / "features.json"
+        return (
+            stored.exists()
+            and "raters" not in json.loads(stored.read_text())["featuresDict"]["features"]
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Any:
@@ -295,6 +311,7 @@ def _examine(spec: Spec, case: Case) -> tuple[Example, Facts]:
         digest=_digest(example.image),
         label_digest=_digest(native),
         notes=(*example.notes, *_notes(spec, native.shape, voxels)),
+        raters=1 if example.raters is None else len(example.raters),
     )
 
 
@@ -322,7 +339,8 @@ def check_example(spec: Spec, example: Example) -> None:
     Raises:
       ValueError: if they do not, with what was found and what was expected.
     """
-    image, label, region, native_label = (getattr(example, name) for name in ARRAYS)
+    image, label, region, native_label, raters = (getattr(example, name) for name in ARRAYS)
+    native = label if native_label is None else native_label
     if image.ndim != spec.ndim + 1 or image.shape[-1] != spec.channels:
         raise ValueError(
             f"image has shape {image.shape}, expected {spec.ndim} spatial axes and "
@@ -334,7 +352,12 @@ def check_example(spec: Spec, example: Example) -> None:
                 f"{name} has shape {array.shape} and the image {image.shape[:-1]}; "
                 "they must have the same size"
             )
-    highest = (label if native_label is None else native_label).max()
+    if raters is not None and raters.shape[1:] != native.shape:
+        raise ValueError(
+            f"labels of raters have shape {raters.shape[1:]} and the label {native.shape}; they "
+            "must have the same size"
+        )
+    highest = max(array.max() for array in (native, raters) if array is not None)
     if highest >= len(spec.classes):
         raise ValueError(
             f"label value {highest} is not one of the {len(spec.classes)} classes, 0 to "

@@ -64,6 +64,9 @@ def card(
     if spec.intensity_range:
         lines["clipped to"] = "{:g} to {:g}".format(*spec.intensity_range)
     lines["classes"] = _balance(spec, cases)
+    several = [case.raters for case in cases if case.raters > 1]
+    if several:
+        lines["raters"] = f"up to {max(several)}, several in {len(several)} of {len(cases)} cases"
     if spec.homepage:
         lines["homepage"] = spec.homepage
     lines["licence"] = spec.licence

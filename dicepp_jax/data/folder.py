@@ -3,7 +3,8 @@
 Two templates such as `images/{case}.*` and `masks/{case}_{class}.png` describe the names of images
 and masks, see `templates`; without them, those of `LAYOUTS` are tried. The files may be at any
 depth in the folder or archive. Several masks of a case, or of a class of a case, are united if the
-template of masks has a `{number}` or a `*`.
+template of masks has a `{number}` or a `*`. Several raters are told apart by a `{rater}`; the first
+of them, in natural order of their names, is the truth.
 
 Everything that can be detected is detected and reported, with the option that overrides it.
 """
@@ -39,11 +40,18 @@ LAYOUTS = (
 )
 """Templates of images and masks to try: in each group, the first that matches the most cases.
 
-Masks may also be numbered, see `choose`.
+Masks may also be numbered or of raters, see `choose`.
 """
 
+RATER = re.compile(
+    r"(\d+(st|nd|rd|th)[ _-]?)?(rater|reader|observer|annotator|expert|grader|radiologist|manual)"
+    r"[ _-]?(\d+|[a-z])?",
+    re.IGNORECASE,
+)
+"""Names that are those of raters rather than of classes."""
+
 Masks = Mapping[str, Mapping[str, tuple[File, ...]]]
-"""The mask files of each class of each case; the class is "" if the template has no `{class}`."""
+"""The mask files of each class or rater of each case; "" if the template has neither."""
 
 _EXAMPLE = "--config.folder.images='images/{case}.*' --config.folder.masks='masks/{case}_mask.png'"
 
@@ -76,7 +84,7 @@ def describe(
             options = options._replace(images=images, masks=masks)
         find = functools.partial(find_pairs, options=options)
     listing = find(files)
-    used = (file for case in listing.cases for file in (*case.images, *case.masks))
+    used = (file for case in listing.cases for file in (*case.images, *case.every_mask))
     warnings = [*leftovers.describe(leftovers.unused(files, used)), *_alike(listing.cases)]
     summaries = survey.survey(root.name, listing, cache)
     encoding = listing.encoding or labels.infer(listing.cases, summaries, options)
@@ -100,7 +108,7 @@ def choose(files: Tree) -> tuple[str, str]:
     """The templates of the known layout that matches.
 
     If there are further masks with numbered names, such as `a_mask_1.png` beside `a_mask.png`, the
-    template of masks has a `{number}`.
+    template of masks has a `{number}`. If all classes are named like raters, it has a `{rater}`.
 
     Raises:
       FileNotFoundError: if none matches, with a summary of the files.
@@ -116,12 +124,20 @@ def choose(files: Tree) -> tuple[str, str]:
         _check_numbers(files, *objects)
         return objects
     if classes:
-        return _with_numbers(files, *classes) if classes[1].endswith("{case}.*") else classes
+        found = classes[0], _of_raters(files, *classes)
+        return _with_numbers(files, *found) if found[1].endswith("{case}.*") else found
     raise FileNotFoundError(
         f"no images with masks were recognised; {_contents(files)}. Known layouts are images/ with "
         f"{', '.join(f'{folder}/' for folder in FOLDERS)}, and CASE.png next to CASE_mask.png; "
         f"describe yours by templates, as in {_EXAMPLE}"
     )
+
+
+def _of_raters(files: Tree, images: str, masks: str) -> str:
+    """The template of masks, with raters in place of classes if all are named so."""
+    names = {mask.label for mask in _masks_of(files, images, masks)}
+    raters = len(names) > 1 and all(map(RATER.fullmatch, names))
+    return masks.replace("{class}", "{rater}") if raters else masks
 
 
 def _best(files: Tree, layouts: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
@@ -193,6 +209,8 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
         _check_further(files, in_images, in_masks, image_of.keys() & masks_of.keys())
     _check_pairs("images without mask", image_of, masks_of, options.masks)
     _check_pairs("masks without image", masks_of, image_of, options.images)
+    if "{rater}" in options.masks:
+        return _rated(image_of, masks_of, options)
     encoding = _one_per_class(masks_of, options) if "{class}" in options.masks else None
     names = encoding.classes[1:] if encoding else ("",)
     absent = [
@@ -201,14 +219,43 @@ def find_pairs(files: Tree, options: Options) -> CaseListing:
     if absent:
         raise FileNotFoundError(
             f"missing masks of a class ({len(absent)}): {listed(absent)}; if a class does not "
-            "occur in a case, add a mask that is 0 everywhere"
+            "occur in a case, add a mask that is 0 everywhere; if these are raters, not classes, "
+            f"set --config.folder.masks='{options.masks.replace('{class}', '{rater}')}'"
         )
     return CaseListing(
         cases=tuple(_case(case, image, masks_of[case], names) for case, image in image_of.items()),
-        layout=f"images and masks by name (--config.folder.images='{options.images}' "
-        f"--config.folder.masks='{options.masks}')",
+        layout=_layout(options),
         encoding=encoding,
         notes=_several(masks_of, names, options.masks),
+    )
+
+
+def _layout(options: Options) -> str:
+    return (
+        f"images and masks by name (--config.folder.images='{options.images}' "
+        f"--config.folder.masks='{options.masks}')"
+    )
+
+
+def _rated(image_of: Mapping[str, File], masks_of: Masks, options: Options) -> CaseListing:
+    """The cases if masks are those of raters, of whom a case may lack some."""
+    names = sorted({name for masks in masks_of.values() for name in masks}, key=natural)
+    cases = []
+    for case, image in image_of.items():
+        first, *others = (masks_of[case][name] for name in names if name in masks_of[case])
+        cases.append(CaseFiles(case, (image,), first, raters=tuple(others)))
+    counts = {name: sum(name in masks for masks in masks_of.values()) for name in names}
+    several = sum(bool(case.raters) for case in cases)
+    return CaseListing(
+        cases=tuple(cases),
+        layout=_layout(options),
+        notes=(
+            f"raters: {listed(f'{name} ({count} cases)' for name, count in counts.items())}; the "
+            "first of them who marked a case is its truth in training and in every other metric, "
+            f"and {several} of {len(cases)} cases are also scored against several "
+            f"(--config.folder.masks='{options.masks}'; if they are classes, say {{class}})",
+            *_several(masks_of, names, options.masks),
+        ),
     )
 
 
@@ -226,13 +273,16 @@ def _case(
 
 def _several(masks_of: Masks, classes: Sequence[str], template: str) -> tuple[str, ...]:
     """A note on cases whose masks are united."""
-    most = {case: max(len(masks[name]) for name in classes) for case, masks in masks_of.items()}
+    most = {
+        case: max(len(masks.get(name, ())) for name in classes) for case, masks in masks_of.items()
+    }
     several = [case for case, count in most.items() if count > 1]
+    of_each = " of a rater" if "{rater}" in template else " of a class" * (classes != ("",))
     return (
         f"several masks: {len(several)} of {len(most)} cases have up to {max(most.values())} mask "
-        f"files{' of a class' * (classes != ('',))}, which are united: {listed(several)}; the card "
+        f"files{of_each}, which are united: {listed(several)}; the card "
         f"says how many voxels overlap (--config.folder.masks='{template}'; if they are outlines "
-        "of one object by several readers, set a template that matches one of them)",
+        "of one object by several raters, say {rater} in the template)",
     )[: len(several)]
 
 
@@ -292,7 +342,7 @@ def _check_pairs(what: str, one: Mapping, other: Mapping, template: str) -> None
 def _check_templates(images: str, masks: str) -> None:
     for name, template, allowed in (
         ("images", images, {"{case}"}),
-        ("masks", masks, {"{case}", "{class}", "{number}"}),
+        ("masks", masks, {"{case}", "{class}", "{rater}", "{number}"}),
     ):
         fields = set(re.findall(r"\{[^}]*\}?", template))
         if "{case}" not in fields or not fields <= allowed:
@@ -301,6 +351,12 @@ def _check_templates(images: str, masks: str) -> None:
                 f"{', and {class} if each class has a separate file' if name == 'masks' else ''}, "
                 f"as in {_EXAMPLE}"
             )
+    if {"{class}", "{rater}"} <= set(re.findall(r"\{\w+\}", masks)):
+        raise ValueError(
+            f"folder.masks is {masks!r}, but separate files for the classes of several raters "
+            "cannot be read; save one label map for each rater, with a value for each class, and "
+            "set --config.folder.masks='masks/{rater}/{case}.*'"
+        )
 
 
 def _contents(files: Tree) -> str:

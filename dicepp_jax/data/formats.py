@@ -5,6 +5,7 @@ of 0 and 1 or of 0 and 255; or there is one binary mask, in which lossy compress
 many grey values.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class CaseFiles(NamedTuple):
       part: as in `Case`.
       classes: for masks of one class each, the class's index; empty if the masks are those of the
         classes 1, 2, ...
+      raters: the masks of each further rater; `masks` are those of the first.
     """
 
     id: str
@@ -47,6 +49,12 @@ class CaseFiles(NamedTuple):
     masks: tuple[File, ...]
     part: str | None = None
     classes: tuple[int, ...] = ()
+    raters: tuple[tuple[File, ...], ...] = ()
+
+    @property
+    def every_mask(self) -> tuple[File, ...]:
+        """The masks of all raters."""
+        return (*self.masks, *itertools.chain.from_iterable(self.raters))
 
 
 class LabelEncoding(NamedTuple):
@@ -226,30 +234,25 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
       case: its files.
 
     Returns:
-      Image and label; volumes are resampled to the set's spacing.
+      Image and label; volumes are resampled to the set's spacing, labels of raters are not.
 
     Raises:
       ValueError: if a file cannot be read, the files have different grids, or a mask contains a
         value that belongs to no class.
     """
     images = [read_image(file) for file in case.images]
-    masks = [read_mask(file, encoding.palettes) for file in case.masks]
-    first, *others = case.images + case.masks
+    masks = [read_mask(file, encoding.palettes) for file in case.every_mask]
+    first, *others = case.images + case.every_mask
     for file, pixels in zip(others, (*images, *masks)[1:], strict=True):
         check_fits(first, images[0], file, pixels)
-    arrays = [mask.array for mask in masks]
-    if encoding.values:
-        layers = [
-            _from_label_map(file, mask, encoding)
-            for file, mask in zip(case.masks, arrays, strict=True)
-        ]
-    else:
-        owners = case.classes or range(1, len(arrays) + 1)
-        layers = [
-            np.where(_foreground(file, mask), np.uint8(owner), np.uint8(0))
-            for file, mask, owner in zip(case.masks, arrays, owners, strict=True)
-        ]
-    label, notes = _unite(case.masks, layers)
+    arrays = iter(mask.array for mask in masks)
+    of_raters = [
+        _label(files, list(itertools.islice(arrays, len(files))), case.classes, encoding)
+        for files in (case.masks, *case.raters)
+    ]
+    label, _ = of_raters[0]
+    notes = tuple(note for _, found in of_raters for note in found)
+    raters = np.stack([one for one, _ in of_raters]) if spec.raters else None
     image = np.concatenate([pixels.array for pixels in images], axis=-1)
     if image.shape[-1] == 1:
         image = np.repeat(image, spec.channels, axis=-1)
@@ -263,12 +266,35 @@ def read_case(spec: Spec, encoding: LabelEncoding, case: CaseFiles) -> Example:
             native_label=label,
             spacing=spacing,
             notes=notes,
+            raters=raters,
         )
     if label.ndim == 3:
         axis = label.shape.index(1)
         image, label = image.squeeze(axis), label.squeeze(axis)
+        raters = None if raters is None else raters.squeeze(axis + 1)
         spacing = spacing and spacing[:axis] + spacing[axis + 1 :]
-    return Example(_as_stored(image, spec.dtype), label, spacing=spacing, notes=notes)
+    image = _as_stored(image, spec.dtype)
+    return Example(image, label, spacing=spacing, notes=notes, raters=raters)
+
+
+def _label(
+    files: Sequence[File],
+    arrays: Sequence[np.ndarray],
+    classes: Sequence[int],
+    encoding: LabelEncoding,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The classes of the masks of one rater, and notes; `classes` as in `CaseFiles`."""
+    if encoding.values:
+        layers = [
+            _from_label_map(file, mask, encoding) for file, mask in zip(files, arrays, strict=True)
+        ]
+    else:
+        owners = classes or range(1, len(arrays) + 1)
+        layers = [
+            np.where(_foreground(file, mask), np.uint8(owner), np.uint8(0))
+            for file, mask, owner in zip(files, arrays, owners, strict=True)
+        ]
+    return _unite(files, layers)
 
 
 def _as_stored(image: np.ndarray, dtype: str) -> np.ndarray:
@@ -342,7 +368,8 @@ def _unite(
             raise ValueError(
                 f"{file} and {other} overlap in {different.mean():.2%} of the image with different "
                 "classes, but each pixel has one; subtract one mask from the other, or select "
-                "classes by --config.folder.classes=background,NAME,..."
+                "classes by --config.folder.classes=background,NAME,..., or, if they are of "
+                "several raters, say {rater} in --config.folder.masks"
             )
         twice |= both
         label = np.maximum(label, layer)

@@ -14,6 +14,7 @@ DRIVE = Spec(
     counts=(16, 4, 20),
     native_size=(584, 565),
     region="field of view",
+    raters=True,
     index="position from 0",
     homepage="https://drive.grand-challenge.org",
     licence="Free for research after registration; no redistribution.",

@@ -135,7 +135,7 @@ def survey(title: str, listing: CaseListing, cache: Path) -> list[CaseSummary]:
         repr((CACHE_FORMAT, listing.encoding is None)).encode(), digest_size=16
     )
     for case in listing.cases:
-        files = [(file.name, file.stamp) for file in (*case.images, *case.masks)]
+        files = [(file.name, file.stamp) for file in (*case.images, *case.every_mask)]
         digest.update(repr((case.id, files)).encode())
     stamp = digest.hexdigest()
     summaries = _read_cache(cache, stamp)
@@ -207,8 +207,8 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     """The summary of a case, or an error message."""
     try:
         images = [_inspect_image(file) for file in case.images]
-        masks = [formats.inspect_mask(file) for file in (case.masks if with_values else ())]
-        every = (*case.images, *case.masks)
+        masks = [formats.inspect_mask(file) for file in (case.every_mask if with_values else ())]
+        every = (*case.images, *case.every_mask)
         remarks = [(file.name, remark) for file in every for remark in formats.remarks(file)]
         summary = images[0]._replace(
             channels=sum(image.channels for image in images),
@@ -324,6 +324,7 @@ def propose(
         intensity_range=(low_high[0], low_high[1]) if low_high else None,
         per_channel=channels > 1 and not _is_colour(listing.channels, channels, files),
         patches=ndim == 3,
+        raters=any(case.raters for case in listing.cases),
     )
     notes = _notes(spec, listing, summaries, shapes, encoding)
     return DataSet(spec, functools.partial(_list_cases, find, spec, encoding)), tuple(notes)
@@ -334,9 +335,12 @@ def _list_cases(find: FindCases, spec: Spec, encoding: LabelEncoding, files: Tre
         Case(
             case.id,
             functools.partial(formats.read_case, spec, encoding, case),
-            (*case.images, *case.masks),
+            (*case.images, *case.every_mask),
             case.part,
-            how=(encoding.values, case.classes, encoding.palettes),
+            how=(
+                *(encoding.values, case.classes, encoding.palettes),
+                *(len(masks) for masks in case.raters),
+            ),
         )
         for case in find(files).cases
     ]

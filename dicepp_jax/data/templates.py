@@ -1,9 +1,9 @@
 """Templates of file names, such as `images/{case}.*` and `masks/{class}/{case}_mask{number}.png`.
 
-`{case}` is the name of a case and `{class}` that of a class; neither contains a "/". `{number}`
-stands for a number with what separates it from the name, as in `_1`, `-02` or ` (3)`, or for
-nothing. `*` matches anything and, at the end, any of `ENDINGS`. Templates are matched
-case-insensitively against the end of a file's path, from the start of one of its parts.
+`{case}` is the name of a case, `{class}` that of a class and `{rater}` that of a rater; none
+contains a "/". `{number}` stands for a number with what separates it from the name, as in `_1`,
+`-02` or ` (3)`, or for nothing. `*` matches anything and, at the end, any of `ENDINGS`. Templates
+are matched case-insensitively against the end of a file's path, from the start of one of its parts.
 """
 
 import re
@@ -20,6 +20,9 @@ SUFFIX = r"(?:[ _.-]*\(\d+\)|[ _.-]*\d+)"
 OPTIONAL, REQUIRED, ABSENT = "?", "{1}", "{0}"
 """How often `{number}` occurs, as quantifiers of regular expressions."""
 
+LABELS = ("{class}", "{rater}")
+"""The fields for the label of a mask, of which a template has at most one."""
+
 OPENING = {")": "(", "]": "["}
 
 
@@ -28,7 +31,7 @@ class Mask(NamedTuple):
 
     Attributes:
       case: the case that it belongs to.
-      label: the name of its class, "" if the template has no `{class}`.
+      label: the name of its class or rater, "" if the template has no `{class}` or `{rater}`.
       name: the part of the file's name that the template describes.
       file: the file.
     """
@@ -40,20 +43,20 @@ class Mask(NamedTuple):
 
 
 def regex(template: str, label: str = "[^/]+", number: str = OPTIONAL) -> str:
-    """The regular expression of a template, with the groups `case` and `class`.
+    """The regular expression of a template, with the groups `case` and `class` or `rater`.
 
     A bracket that closes after `{case}` belongs to the case's name if it does not open before it:
     of `a (1).png` the template `{case}).png` makes the case `a (1)`.
 
     Args:
       template: the template.
-      label: the regular expression of a class's name.
+      label: the regular expression of a class's or rater's name.
       number: how often `{number}` occurs.
     """
     stem, pattern, before = template.removesuffix(".*"), "", ""
-    for part in re.split(r"(\{case\}[)\]]?|\{class\}|\{number\}|\*)", stem):
+    for part in re.split(r"(\{case\}[)\]]?|\{class\}|\{rater\}|\{number\}|\*)", stem):
         field = part.rstrip(")]")
-        if field in ("{case}", "{class}"):
+        if field in ("{case}", *LABELS):
             group, bracket = field.strip("{}"), part[len(field) :]
             inside = "[^/]+" if group == "case" else label
             if bracket and OPENING[bracket] not in before.rpartition("/")[2]:
@@ -114,9 +117,9 @@ def parse_masks(files: Tree, template: str, cases: Container[str]) -> Iterator[M
     """
     numbers: tuple[str, ...] = (ABSENT,)
     if "{number}" in template:
-        after_class = "{class}{number}" in template
-        numbers = (REQUIRED, ABSENT) if after_class else (ABSENT, REQUIRED)
-    words = range(5 if "{class}" in template else 1)
+        after_label = any(f"{label}{{number}}" in template for label in LABELS)
+        numbers = (REQUIRED, ABSENT) if after_label else (ABSENT, REQUIRED)
+    words = range(5 if any(label in template for label in LABELS) else 1)
     patterns = [
         compiled(template, rf"[^/_]+(?:_[^/_]+){{{more}}}", number)
         for more in words
@@ -130,7 +133,8 @@ def parse_masks(files: Tree, template: str, cases: Container[str]) -> Iterator[M
             case = groups["case"].strip()
             if "{case}*" in template:
                 case = _known_beginning(case, cases)
-            yield Mask(case, groups.get("class", ""), groups["name"], file)
+            label = groups.get("class") or groups.get("rater") or ""
+            yield Mask(case, label, groups["name"], file)
 
 
 def _known_beginning(name: str, cases: Container[str]) -> str:

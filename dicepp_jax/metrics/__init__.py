@@ -9,6 +9,7 @@ Two tables list the metrics that evaluation reports. To add one, write a functio
 
 The metrics of `OVERLAP` use the most likely class. `threshold_counts` counts at a range of
 thresholds instead; `roc_auc`, `average_precision` and `threshold_for` are computed from its counts.
+`rater_nll`, `rater_brier`, `rater_ece` and `votes` compare with several raters of an image.
 
 NaN means that a metric is undefined, such as the Dice of a class that is neither present nor
 predicted. Outside jit, values that make no sense are refused; `checked` puts the same checks into a
@@ -47,6 +48,14 @@ from dicepp_jax.metrics.overlap import (
     specificity,
     volume_difference,
 )
+from dicepp_jax.metrics.raters import (
+    Votes,
+    rater_brier,
+    rater_ece,
+    rater_nll,
+    rater_reliability,
+    votes,
+)
 from dicepp_jax.metrics.thresholds import (
     THRESHOLDS,
     average_precision,
@@ -62,6 +71,7 @@ __all__ = [
     "THRESHOLDS",
     "Confusion",
     "Reliability",
+    "Votes",
     "ace",
     "adaptive_reliability",
     "average_precision",
@@ -78,6 +88,10 @@ __all__ = [
     "nll_full",
     "nll_labelmap",
     "precision",
+    "rater_brier",
+    "rater_ece",
+    "rater_nll",
+    "rater_reliability",
     "recall",
     "reliability",
     "roc_auc",
@@ -85,6 +99,7 @@ __all__ = [
     "threshold_counts",
     "threshold_for",
     "volume_difference",
+    "votes",
 ]
 
 CALIBRATION: dict[str, Callable[..., jax.Array]] = {

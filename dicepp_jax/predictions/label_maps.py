@@ -7,7 +7,7 @@ probability maps.
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,16 @@ from dicepp_jax.names import folder_names
 from dicepp_jax.predictions import outputs
 from dicepp_jax.predictions.images import ENDING
 from dicepp_jax.progress import track
-from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise, write_csv
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.rows import (
+    RATER_DICE,
+    WHOLE_IMAGE,
+    Row,
+    Summary,
+    is_of_raters,
+    summarise,
+    write_csv,
+)
+from dicepp_jax.text_table import rater_table, summary_table
 from dicepp_jax.wording import listed
 
 COARSE = ("nll", "nll_full")
@@ -37,11 +45,13 @@ class LabelMaps(NamedTuple):
 
     Attributes:
       root: a folder or archive.
-      found: the files below it, by case.
+      found: the files below it, by case; of several raters, those of the first.
+      others: of cases with several raters, the files of the others.
     """
 
     root: Path
     found: Mapping[str, File]
+    others: Mapping[str, tuple[File, ...]] = {}
 
 
 class Pair(NamedTuple):
@@ -52,12 +62,14 @@ class Pair(NamedTuple):
       mask: the predicted label map.
       truth: the true one.
       maps: probability maps of the foreground classes; empty if there are none.
+      others: true ones by further raters.
     """
 
     case: str
     mask: File
     truth: File
     maps: tuple[Path, ...]
+    others: tuple[File, ...] = ()
 
 
 class PairScores(NamedTuple):
@@ -100,12 +112,48 @@ def find(place: str) -> LabelMaps:
     return LabelMaps(root, found)
 
 
+def find_truth(place: str) -> LabelMaps:
+    """The true label maps of a folder, or of a pattern, in which `{rater}` is a rater's name.
+
+    Args:
+      place: as for `find`, or a path with `{case}` and `{rater}`.
+
+    Returns:
+      The files. Raters are in natural order of their names; the first of a case is its truth.
+
+    Raises:
+      FileNotFoundError: if there is no such folder or file.
+      ValueError: if two files are the same case and rater, or the pattern lacks `{case}`.
+    """
+    if "{rater}" not in place:
+        return find(place)
+    if "{case}" not in place:
+        raise ValueError(
+            f"{place} lacks {{case}}; give a pattern such as 'FOLDER/{{rater}}/{{case}}.*'"
+        )
+    root, name = _split(Path(place).expanduser())
+    pattern = re.compile(rf"(?:^|/){name}$", re.IGNORECASE)
+    hits = ((file, pattern.search(name)) for name, file in files.tree(root).items())
+    found = files.without_copies(
+        ((hit["case"].strip(), hit["rater"]), file) for file, hit in hits if hit
+    )
+    by_case: dict[str, list[File]] = {}
+    for key in sorted(found, key=lambda key: tuple(map(files.natural, key))):
+        by_case.setdefault(key[0], []).append(found[key])
+    if not by_case:
+        raise FileNotFoundError(f"there is no label map in {place}")
+    first = {case: of_case[0] for case, of_case in by_case.items()}
+    return LabelMaps(root, first, {case: tuple(some[1:]) for case, some in by_case.items()})
+
+
 def _split(pattern: Path) -> tuple[Path, str]:
     """The folder that a pattern begins with, and the rest as a regular expression."""
-    first = next(n for n, part in enumerate(pattern.parts) if "{case}" in part or "*" in part)
+    fields = ("{case}", "{rater}", "*")
+    first = next(n for n, part in enumerate(pattern.parts) if any(f in part for f in fields))
     name = re.escape(files.spelt("/".join(pattern.parts[first:]))).replace(r"\*", "[^/]*")
-    case = re.escape("{case}")
-    name = name.replace(case, "(?P<case>[^/]+)", 1).replace(case, "(?P=case)")
+    for field in ("case", "rater"):
+        braced = re.escape(f"{{{field}}}")
+        name = name.replace(braced, f"(?P<{field}>[^/]+)", 1).replace(braced, f"(?P={field})")
     return Path(*pattern.parts[:first]), name
 
 
@@ -146,7 +194,8 @@ def pair(
             name = os.path.relpath(file.where, predictions.root)  # as it is spelt on disk
             maps = tuple(folder / of / name for of in folder_names(classes[1:]))
             beside = predictions.root.name == outputs.MASKS and any(map(Path.exists, maps))
-            pairs.append(Pair(case, file, true[case], maps if beside else ()))
+            others = truth.others.get(case, ())
+            pairs.append(Pair(case, file, true[case], maps if beside else (), others))
     return pairs, alone
 
 
@@ -176,22 +225,36 @@ def score(pairs: Sequence[Pair], classes: tuple[str, ...], tolerance: float) -> 
 
 
 def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[Row], bool]:
-    mask, truth = (_read(file, len(classes)) for file in (one.mask, one.truth))
-    formats.check_fits(one.mask, mask, one.truth, truth)
+    mask, truth, *others = (
+        _read(file, len(classes)) for file in (one.mask, one.truth, *one.others)
+    )
+    for file, other in ((one.mask, mask), *zip(one.others, others, strict=True)):
+        formats.check_fits(file, other, one.truth, truth)
     maps = []
     for path in one.maps:
         maps.append(outputs.read_probability(path))
         formats.check_fits(files.from_path(path), maps[-1].pixels, one.truth, truth)
     coarse = any(probability.coarse for probability in maps)
     rows: list[Row] = []
+    raters = np.stack([pixels.array for pixels in (truth, *others)])
     if maps:
         foreground = np.stack([probability.pixels.array for probability in maps], axis=-1)
         background = np.maximum(1 - foreground.sum(-1, keepdims=True), 0)
         probs = np.concatenate([background, foreground], axis=-1)
-        names = [name for name in metrics.CALIBRATION if not (coarse and name in COARSE)]
-        rows += _rows(one.case, probs, truth.array, classes, names)
+        rows += [
+            row
+            for row in _rows(one.case, probs, raters, classes)
+            if row.metric in metrics.CALIBRATION
+            or (is_of_raters(row.metric) and row.metric != RATER_DICE)
+        ]
+        if coarse:
+            rows = [row for row in rows if row.metric.removeprefix("rater_") not in COARSE]
     certain = np.eye(len(classes), dtype=np.float32)[mask.array]
-    rows += _rows(one.case, certain, truth.array, classes, metrics.OVERLAP)
+    rows += [
+        row
+        for row in _rows(one.case, certain, raters, classes)
+        if row.metric in (*metrics.OVERLAP, RATER_DICE)
+    ]
     if truth.grid:
         rows += _distances(one.case, mask, truth, classes, tolerance)
     return rows, coarse
@@ -215,17 +278,12 @@ def _read(file: File, num_classes: int) -> Pixels:
     return pixels._replace(array=array.astype(np.uint8))
 
 
-def _rows(
-    case: str,
-    probs: np.ndarray,
-    label: np.ndarray,
-    classes: tuple[str, ...],
-    names: Collection[str],
-) -> list[Row]:
-    """The rows of some metrics."""
-    stored = {"id": case.encode(), "image": label, "label": label}
+def _rows(case: str, probs: np.ndarray, raters: np.ndarray, classes: tuple[str, ...]) -> list[Row]:
+    """The rows of all metrics."""
+    truth = raters[0]
+    stored = {"id": case.encode(), "image": truth, "label": truth, "raters": raters}
     (result,) = scoring.score_cases(lambda image, native: probs, [stored], classes)
-    return [row for row in result.rows if row.metric in names]
+    return result.rows
 
 
 def _distances(
@@ -258,7 +316,8 @@ def report(scored: PairScores, classes: tuple[str, ...]) -> tuple[str, list[Summ
     cases = len({row.case for row in scored.rows})
     lines = [
         f"{cases} cases, mean ± bootstrap standard error" if cases > 1 else "1 case",
-        summary_table({"mean": summaries}, classes[0]),
+        summary_table({"mean": summaries}, classes[0])
+        + rater_table({"mean": scored.rows}, classes[0]),
     ]
     if infinite:
         lines.append(
@@ -280,7 +339,7 @@ def evaluate(
 
     Args:
       predictions: where they are, as for `find`.
-      truth: where the true ones are, likewise.
+      truth: where the true ones are, as for `find_truth`.
       classes: "background,NAME,..."; "" for those of the predictions' `prediction.json`.
       tolerance: of the surface Dice, in mm.
       output: the folder of `cases.csv` and `summary.csv`, None to write nothing.
@@ -292,7 +351,7 @@ def evaluate(
       FileNotFoundError: if there are no label maps, or none match.
       ValueError: if two files are the same case, or the classes are unknown.
     """
-    predicted, true = find(predictions), find(truth)
+    predicted, true = find(predictions), find_truth(truth)
     names = _classes(classes, predicted.root.parent / outputs.SETTINGS)
     pairs, alone = pair(predicted, true, names)
     scored = score(pairs, names, tolerance)

@@ -12,7 +12,7 @@ import numpy as np
 from configs import paper as cells
 from dicepp_jax.data import SETS, Spec
 from dicepp_jax.metrics import Confusion
-from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise
+from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, of_raters, summarise
 from dicepp_jax.score_files import SplitScores
 from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, TITLES
@@ -40,12 +40,14 @@ class Entry(NamedTuple):
       rows: of every case, for `REPORTED` and `LABEL_MAP`.
       means: over the cases, by label and metric.
       curves: means of `CURVES` over the cases at `metrics.THRESHOLDS`, by label and name.
+      raters: means over the cases with several raters, of `rows.of_raters`, by label and metric.
     """
 
     run: Finished
     rows: list[Row]
     means: Mapping[tuple[str, str], Summary]
     curves: Mapping[tuple[str, str], np.ndarray]
+    raters: Mapping[tuple[str, str], Summary]
 
 
 class Group(NamedTuple):
@@ -191,8 +193,11 @@ def entry(run: Finished) -> Entry:
         and row.region == WHOLE_IMAGE
         and row.metric in (*REPORTED, *LABEL_MAP)
     ]
-    means = {(row.label, row.metric): row for row in summarise(rows)}
-    return Entry(run, rows, means, _curves(scored, classes))
+    raters = [row for row in of_raters(scored.rows) if row.region == WHOLE_IMAGE]
+    means, against_all = (
+        {(row.label, row.metric): row for row in summarise(some)} for some in (rows, raters)
+    )
+    return Entry(run, rows, means, _curves(scored, classes), against_all)
 
 
 def _curves(scored: SplitScores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from configs import paper as cells
 from dicepp_jax.data import SETS
+from dicepp_jax.rows import ALL_CLASSES, RATER_DICE
+from dicepp_jax.text_table import OTHER_RATERS, rater_columns
 from experiments.report import groups as groups_lib
 from experiments.report.groups import CUSTOM, Entry, method_title
 from experiments.report.markup import Cell, Column, Line, ReportTable
@@ -41,7 +43,7 @@ def tables(part: Part, of_part: Sequence[Number]) -> list[ReportTable]:
     shown[-1] = shown[-1]._replace(missing=tuple(_missing(part)))
     if part.compared or part.left_out:
         shown.append(_test_table(part))
-    return [*shown, *_seed_tables(part)]
+    return [*shown, *_rater_tables(part), *_seed_tables(part)]
 
 
 def _name(part: Part, *more: str) -> str:
@@ -267,6 +269,38 @@ def _test_table(part: Part) -> ReportTable:
 def p_text(p: float) -> str:
     """A p-value to three digits, which distinguish 0.0495 from 0.05."""
     return NOTHING if math.isnan(p) else f"{p:.3g}"
+
+
+def _rater_tables(part: Part) -> Iterator[ReportTable]:
+    """Scores against several raters, for sets that have any."""
+    found = {name: e.raters for name, e in entries(part).items() if e.raters}
+    columns = rater_columns(metric for of in found.values() for _, metric in of)
+    for label in labels(part) if found else ():
+        rows = []
+        for name, means in found.items():
+            of_row = [means.get((label, m)) or means.get((ALL_CLASSES, m)) for m in columns]
+            texts = [mean_text(s.mean, s.error) if s and s.cases else NOTHING for s in of_row]
+            rows.append(tuple(map(Cell, (_row_title(part, name), *texts))))
+        agreement = next(iter(found.values()))[label, RATER_DICE]
+        dice = mean_text(agreement.mean, agreement.error) if agreement.cases else UNDEFINED
+        blank = [""] * (len(columns) - 1)
+        several = labels(part)[1:]
+        yield ReportTable(
+            _name(part, "raters", *([label] if several else [])),
+            f"{_title(part, label)}: several raters",
+            f"Mean over {agreement.cases + agreement.undefined} test cases ± bootstrap standard "
+            "error. Dice is against the first rater, the truth of the tables above; NLL (of all "
+            "classes), Brier and ECE are against the mean of all; p, k of R is the mean "
+            "probability of the class where k of R raters marked it, near k / R if calibrated.",
+            (Column("method"), *(Column(_rater_title(metric)) for metric in columns)),
+            (tuple(rows), (tuple(map(Cell, (OTHER_RATERS, dice, *blank))),)),
+        )
+
+
+def _rater_title(metric: str) -> str:
+    """The head of a column: "NLL", "p, 1 of 2"."""
+    count = re.fullmatch(r"p_marked_by_(\d+)_of_(\d+)", metric)
+    return f"p, {count[1]} of {count[2]}" if count else METRIC_TITLES[metric.removeprefix("rater_")]
 
 
 def _seed_tables(part: Part) -> Iterator[ReportTable]:

@@ -19,9 +19,9 @@ from dicepp_jax.checkpoint import Checkpoints, Restored
 from dicepp_jax.data import pipeline
 from dicepp_jax.losses import find_loss
 from dicepp_jax.names import file_name
-from dicepp_jax.rows import Comparison, compare, summarise, write_csv
+from dicepp_jax.rows import RATER_DICE, Comparison, compare, is_of_raters, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
-from dicepp_jax.text_table import normal_table, summary_table
+from dicepp_jax.text_table import normal_table, rater_table, summary_table
 from dicepp_jax.unfinished import Unfinished
 from experiments.setup import components, stopping
 from experiments.setup.components import Components
@@ -327,13 +327,25 @@ def draw(
 
 
 def comparisons(scores: Mapping[str, SplitScores], background: str) -> list[Comparison]:
-    """Every two methods compared, the background left out as in the report."""
-    rows = {name: [r for r in s.rows if r.label != background] for name, s in scores.items()}
-    return [
-        comparison
-        for a, b in itertools.combinations(rows, 2)
-        for comparison in compare(rows[a], rows[b], (a, b))
-    ]
+    """Every two methods compared, the background left out as in the report.
+
+    The scores against several raters are tests of their own, with their own adjustment.
+    """
+    found: list[Comparison] = []
+    for several in (False, True):
+        rows = {
+            name: [
+                r
+                for r in s.rows
+                if r.label != background
+                and r.metric != RATER_DICE
+                and is_of_raters(r.metric) == several
+            ]
+            for name, s in scores.items()
+        }
+        for a, b in itertools.combinations(rows, 2):
+            found += compare(rows[a], rows[b], (a, b))
+    return found
 
 
 def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) -> str:
@@ -356,6 +368,7 @@ def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) 
     text = (
         f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
+        + rater_table({name: s.rows for name, s in scores.items()}, background)
         + normal_table({name: s.false_positives for name, s in scores.items()})
     )
     write_text(workdir / directory.REPORT, text + "\n")
