@@ -202,24 +202,28 @@ class _Sums(NamedTuple):
 
     Attributes:
       calibration: of the class probabilities.
-      confidence: arrays `(bins,)`.
-      entropy: likewise.
       confusion: arrays `(C,)`.
       thresholds: arrays `(C, T)`.
+      confidence: arrays `(bins,)`.
+      entropy: likewise.
     """
 
     calibration: _Calibration
-    confidence: metrics.Ranking
-    entropy: metrics.Ranking
     confusion: metrics.Confusion
     thresholds: metrics.Confusion
+    confidence: metrics.Ranking
+    entropy: metrics.Ranking
 
 
 def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray, label_map: bool) -> _Sums:
     rows = probs.reshape(label.size, -1), label.reshape(-1), where.reshape(-1)
     # A power of two, so that few sizes are compiled.
     size = min(PART, 1 << (label.size - 1).bit_length())
-    parts = [jax.device_get(_sums(*part, label_map=label_map)) for part in _parts(rows, size)]
+    # Two programs, as XLA makes slower loops of one for both on a CPU.
+    parts = [
+        jax.device_get(_Sums(*_class_sums(*part, label_map=label_map), *_rankings(*part)))
+        for part in _parts(rows, size)
+    ]
     return jax.tree.map(_total, *parts)
 
 
@@ -261,15 +265,24 @@ def _parts(rows: Sequence[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, 
 
 
 @functools.partial(jax.jit, static_argnames="label_map")
-def _sums(probs: jax.Array, label: jax.Array, where: jax.Array, *, label_map: bool) -> _Sums:
+def _class_sums(
+    probs: jax.Array, label: jax.Array, where: jax.Array, *, label_map: bool
+) -> tuple[_Calibration, metrics.Confusion, metrics.Confusion]:
     calibration = _calibration_sums(probs, label, where, label_map=label_map)
-    rankings = (
-        f(probs, label, where) for f in (metrics.confidence_ranking, metrics.entropy_ranking)
-    )
     mask = jnp.argmax(probs, axis=-1)
     counts = metrics.confusion(mask, label.astype(jnp.int32), probs.shape[-1], where)
     curve = metrics.threshold_counts(probs, label, jnp.asarray(metrics.THRESHOLDS), where)
-    return _Sums(calibration, *jax.tree.map(lambda x: x[0], (*rankings, counts, curve)))
+    return calibration, *jax.tree.map(lambda x: x[0], (counts, curve))
+
+
+@jax.jit
+def _rankings(
+    probs: jax.Array, label: jax.Array, where: jax.Array
+) -> tuple[metrics.Ranking, metrics.Ranking]:
+    rankings = (
+        f(probs, label, where) for f in (metrics.confidence_ranking, metrics.entropy_ranking)
+    )
+    return jax.tree.map(lambda x: x[0], tuple(rankings))
 
 
 @functools.partial(jax.jit, static_argnames="label_map")

@@ -14,7 +14,7 @@ from dicepp_jax.progress import track
 from dicepp_jax.rows import summarise
 from dicepp_jax.scaling import fit_temperature
 from dicepp_jax.score_files import score_split
-from dicepp_jax.text_table import normal_table, summary_table
+from dicepp_jax.text_table import calibration_table, normal_table, summary_table
 from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
@@ -238,5 +238,9 @@ def _score(
 def _report(scores: dict[str, score_files.SplitScores], built: Components) -> str:
     summaries = {name: summarise(of.rows) for name, of in scores.items()}
     title = f"{built.scored_title}, mean ± bootstrap standard error"
-    normal = normal_table({name: of.false_positives for name, of in scores.items()})
-    return f"{title}\n{summary_table(summaries, built.spec.classes[0])}{normal}"
+    classes = built.spec.classes
+    return (
+        f"{title}\n{summary_table(summaries, classes[0])}"
+        + calibration_table({name: of.calibration(classes) for name, of in scores.items()})
+        + normal_table({name: of.false_positives for name, of in scores.items()})
+    )
