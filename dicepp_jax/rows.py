@@ -157,11 +157,11 @@ class Comparison(NamedTuple):
     rank_biserial: float
 
 
-def column(row: Row | Summary | Comparison) -> str:
+def column_of(row: Row | Summary | Comparison) -> str:
     """The metric's name, with that of a region of the image: "nll", "nll_band".
 
     Example:
-      >>> column(Row("p", "vessel", "band", "nll", 0.3))
+      >>> column_of(Row("p", "vessel", "band", "nll", 0.3))
       'nll_band'
     """
     return row.metric if row.region == WHOLE_IMAGE else f"{row.metric}_{row.region}"

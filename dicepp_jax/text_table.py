@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dicepp_jax.rows import Comparison, FalsePositives, Summary, column
+from dicepp_jax.rows import Comparison, FalsePositives, Summary, column_of
 from dicepp_jax.split_calibration import SplitCalibration
 
 P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
@@ -54,7 +54,7 @@ def grid_table(
     Args:
       summaries: by setting.
       label: the class.
-      metrics: names as of `rows.column`.
+      metrics: names as of `rows.column_of`.
       beside: published numbers, by setting, label and metric; a column for each metric of
         which there is something.
 
@@ -64,7 +64,7 @@ def grid_table(
     others = [m for m in metrics if any(key[1:] == (label, m) for key in beside)]
     rows = [["setting", *metrics, *(f"{metric}, paper" for metric in others)]]
     for setting, group in summaries.items():
-        cells = {column(s): s for s in group if s.label == label}
+        cells = {column_of(s): s for s in group if s.label == label}
         rows.append([
             setting,
             *(_cell(cells[metric]) for metric in metrics),

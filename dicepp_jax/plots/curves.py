@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.canvas import DPI
 from dicepp_jax.plots.styles import line_styles
-from dicepp_jax.rows import Summary, column
+from dicepp_jax.rows import Summary, column_of
 from dicepp_jax.split_calibration import SplitCalibration
 from dicepp_jax.statistics import Bootstrap, bootstrap
 
@@ -131,7 +131,7 @@ def against(
       points: summaries by value of the hyper-parameter.
       name: name of the hyper-parameter.
       labels: the classes to plot.
-      metrics: names as of `rows.column`, one panel each.
+      metrics: names as of `rows.column_of`, one panel each.
 
     Returns:
       A figure.
@@ -150,7 +150,7 @@ def against(
                 value: s
                 for value, group in sorted(points.items())
                 for s in group
-                if (s.label, column(s)) == (label, metric)
+                if (s.label, column_of(s)) == (label, metric)
             }
             means = np.array([s.mean for s in found.values()])
             bars = [

@@ -7,7 +7,7 @@ probability maps.
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,13 @@ from dicepp_jax.names import folder_names
 from dicepp_jax.predictions import outputs
 from dicepp_jax.predictions.images import ENDING
 from dicepp_jax.progress import track
-from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, summarise, write_csv
-from dicepp_jax.text_table import summary_table
+from dicepp_jax.rows import WHOLE_IMAGE, LesionBin, Row, Summary, summarise, write_csv
+from dicepp_jax.scoring import ScoredCase
+from dicepp_jax.split_calibration import SplitCalibration, split_calibration
+from dicepp_jax.text_table import calibration_table, summary_table
 from dicepp_jax.wording import listed
 
-COARSE = ("nll", "nll_full")
+COARSE = ("nll", "nll_full", "aurc")
 """Metrics for which maps in 256 steps are too coarse: a small probability becomes 0."""
 
 SHOWN = 20
@@ -65,11 +67,13 @@ class PairScores(NamedTuple):
 
     Attributes:
       rows: of every case.
+      calibration: of all cases that have probability maps together.
       coarse: cases whose probabilities are in 256 steps.
       failed: why cases could not be scored, one line each.
     """
 
     rows: list[Row]
+    calibration: list[SplitCalibration]
     coarse: list[str]
     failed: list[str]
 
@@ -162,20 +166,28 @@ def score(pairs: Sequence[Pair], classes: tuple[str, ...], tolerance: float) -> 
       The scores.
     """
     rows: list[Row] = []
+    reliability: dict[str, metrics.Reliability] = {}
+    lesions: list[LesionBin] = []
     coarse, failed = [], []
     for one in track(pairs, "scoring", len(pairs), "case"):
         try:
-            of_case, is_coarse = _score(one, classes, tolerance)
+            of_case, of_probs, is_coarse = _score(one, classes, tolerance)
         except (ValueError, OSError) as error:
             failed.append(f"{one.case}: {error}")
             continue
         rows += of_case
+        if of_probs:
+            reliability[one.case] = of_probs.reliability
+            lesions += of_probs.lesions
         if is_coarse:
             coarse.append(one.case)
-    return PairScores(rows, coarse, failed)
+    return PairScores(rows, split_calibration(reliability, lesions, classes), coarse, failed)
 
 
-def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[Row], bool]:
+def _score(
+    one: Pair, classes: tuple[str, ...], tolerance: float
+) -> tuple[list[Row], ScoredCase | None, bool]:
+    """The rows of a pair, its probability maps as they are scored, and whether these are coarse."""
     mask, truth = (_read(file, len(classes)) for file in (one.mask, one.truth))
     formats.check_fits(one.mask, mask, one.truth, truth)
     maps = []
@@ -184,17 +196,20 @@ def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[
         formats.check_fits(files.from_path(path), maps[-1].pixels, one.truth, truth)
     coarse = any(probability.coarse for probability in maps)
     rows: list[Row] = []
+    of_probs = None
     if maps:
         foreground = np.stack([probability.pixels.array for probability in maps], axis=-1)
         background = np.maximum(1 - foreground.sum(-1, keepdims=True), 0)
         probs = np.concatenate([background, foreground], axis=-1)
-        names = [name for name in metrics.CALIBRATION if not (coarse and name in COARSE)]
-        rows += _rows(one.case, probs, truth.array, classes, names)
+        left_out = (*metrics.OVERLAP, *(COARSE if coarse else ()))
+        of_probs = _scored(one.case, probs, truth.array, classes)
+        rows += [row for row in of_probs.rows if row.metric not in left_out]
     certain = np.eye(len(classes), dtype=np.float32)[mask.array]
-    rows += _rows(one.case, certain, truth.array, classes, metrics.OVERLAP)
+    of_mask = _scored(one.case, certain, truth.array, classes)
+    rows += [row for row in of_mask.rows if row.metric in metrics.OVERLAP]
     if truth.grid:
         rows += _distances(one.case, mask, truth, classes, tolerance)
-    return rows, coarse
+    return rows, of_probs, coarse
 
 
 def _read(file: File, num_classes: int) -> Pixels:
@@ -215,17 +230,12 @@ def _read(file: File, num_classes: int) -> Pixels:
     return pixels._replace(array=array.astype(np.uint8))
 
 
-def _rows(
-    case: str,
-    probs: np.ndarray,
-    label: np.ndarray,
-    classes: tuple[str, ...],
-    names: Collection[str],
-) -> list[Row]:
-    """The rows of some metrics."""
+def _scored(
+    case: str, probs: np.ndarray, label: np.ndarray, classes: tuple[str, ...]
+) -> ScoredCase:
     stored = {"id": case.encode(), "image": label, "label": label}
     (result,) = scoring.score_cases(lambda image, native: probs, [stored], classes)
-    return [row for row in result.rows if row.metric in names]
+    return result
 
 
 def _distances(
@@ -258,7 +268,8 @@ def report(scored: PairScores, classes: tuple[str, ...]) -> tuple[str, list[Summ
     cases = len({row.case for row in scored.rows})
     lines = [
         f"{cases} cases, mean ± bootstrap standard error" if cases > 1 else "1 case",
-        summary_table({"mean": summaries}, classes[0]),
+        summary_table({"mean": summaries}, classes[0])
+        + calibration_table({"probabilities": scored.calibration}),
     ]
     if infinite:
         lines.append(
@@ -283,7 +294,7 @@ def evaluate(
       truth: where the true ones are, likewise.
       classes: "background,NAME,..."; "" for those of the predictions' `prediction.json`.
       tolerance: of the surface Dice, in mm.
-      output: the folder of `cases.csv` and `summary.csv`, None to write nothing.
+      output: the folder of `cases.csv`, `summary.csv` and `calibration.csv`, None to write nothing.
 
     Returns:
       What could not be scored, one line each.
@@ -303,6 +314,8 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
             write_csv(output / "cases.csv", scored.rows)
             write_csv(output / "summary.csv", summaries)
+            if scored.calibration:
+                write_csv(output / "calibration.csv", scored.calibration)
     return [*alone, *scored.failed]
 
 
