@@ -167,17 +167,16 @@ def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
     Returns:
       The scores of all of them.
     """
+    # What is known of some cases only would pass for that of all.
+    known = parts if all(part.case_reliability for part in parts) else []
     return SplitScores(
         [row for part in parts for row in part.rows],
         jax.tree.map(lambda *x: np.sum(x, axis=0), *(part.reliability for part in parts)),
         {case: counts for part in parts for case, counts in part.thresholds.items()},
         [views for part in parts for views in part.shown][:figures],
         [found for part in parts for found in part.false_positives],
-        # Those of some cases would pass for those of all.
-        {case: sums for part in parts for case, sums in part.case_reliability.items()}
-        if all(part.case_reliability for part in parts)
-        else {},
-        [found for part in parts for found in part.lesions],
+        {case: sums for part in known for case, sums in part.case_reliability.items()},
+        [found for part in known for found in part.lesions],
     )
 
 

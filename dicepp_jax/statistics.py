@@ -137,7 +137,7 @@ def bootstrap_totals(
       >>> errors_of_voxels = np.array([[1, 4], [2, 4], [3, 40], [2, 12]])
       >>> rate = bootstrap_totals(lambda totals: totals[:, 0] / totals[:, 1], errors_of_voxels)
       >>> print(*(round(float(x), 2) for x in rate))
-      0.13 0.08 0.33
+      0.13 0.08 0.38
 
     Reference:
       Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
