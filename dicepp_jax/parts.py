@@ -29,8 +29,20 @@ def split(size: int, ndim: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarra
     """
     count = math.prod(arrays[0].shape[:ndim])
     rows = [x.reshape(count, *x.shape[ndim:]) for x in arrays]
-    size = min(size, 1 << (count - 1).bit_length())
-    for first in range(0, count, size):
+    yield from filled(min(size, 1 << (count - 1).bit_length()), *rows)
+
+
+def filled(size: int, *rows: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Split voxels into parts of exactly one size, at least one part.
+
+    Args:
+      size: the number of voxels in each part.
+      *rows: `(n,)` or `(n, values)` each, of the same n voxels.
+
+    Yields:
+      As `split`.
+    """
+    for first in range(0, max(1, len(rows[0])), size):
         some = [row[first : first + size] for row in rows]
         extra = (0, size - len(some[0]))
         yield tuple(np.pad(x, (extra, *[(0, 0)] * (x.ndim - 1)))[None] for x in some)

@@ -1,7 +1,8 @@
 """Scores as tables in long form, one number per row, their summaries and comparisons.
 
 A table is a sequence of named tuples of one kind: `Row` is one number, `Summary` a mean over cases,
-`Comparison` two methods side by side, `FalsePositives` what was predicted where nothing is.
+`Comparison` two methods side by side, `FalsePositives` what was predicted where nothing is,
+`LesionBin` the confidence in connected components.
 `write_csv` and `read_csv` preserve exactly any kind whose fields are str, int, float or another
 such kind, whose columns then stand in its place. A text that a spreadsheet would take for a
 formula gets an apostrophe in front, which reading removes. Importing this module loads NumPy and
@@ -23,6 +24,8 @@ from dicepp_jax import statistics
 from dicepp_jax.atomic import write_atomically
 
 WHOLE_IMAGE = "image"
+BAND = "band"
+"""The region near the borders of objects."""
 ALL_CLASSES = "all"
 
 RATER_DICE = "rater_dice"
@@ -86,6 +89,31 @@ class FalsePositives(NamedTuple):
     label: str
     voxels: int
     components: int
+
+
+class LesionBin(NamedTuple):
+    """Sums over the predicted lesions of a class in a case whose confidence falls in a bin.
+
+    A predicted lesion is a connected component of the voxels for which the class is the most
+    probable one; voxels that share a face are connected.
+
+    Attributes:
+      case: its name.
+      label: a class of the foreground.
+      bin: its number, from 0; all bins have the same width.
+      lesions: number of predicted lesions.
+      confidence: sum over them of the mean probability of the class in each.
+      correct: number of them that have a voxel of the class in the truth.
+      squares: sum over them of (confidence - correct)**2.
+    """
+
+    case: str
+    label: str
+    bin: int
+    lesions: int
+    confidence: float
+    correct: int
+    squares: float
 
 
 class Summary(NamedTuple):
@@ -154,6 +182,16 @@ class Comparison(NamedTuple):
     signed_rank: float
     holm: float
     rank_biserial: float
+
+
+def column_of(row: Row | Summary | Comparison) -> str:
+    """The metric's name, with that of a region of the image: "nll", "nll_band".
+
+    Example:
+      >>> column_of(Row("p", "vessel", "band", "nll", 0.3))
+      'nll_band'
+    """
+    return row.metric if row.region == WHOLE_IMAGE else f"{row.metric}_{row.region}"
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:

@@ -3,7 +3,9 @@
 `test/` holds `cases.csv`, the rows of every case; `summary.csv`, their means; `thresholds.csv`,
 counts of every case at `metrics.THRESHOLDS`; `reliability.csv`, sums over all cases; `shown.npz`,
 the cases that figures show. Where cases have no foreground, `normal_cases.csv` holds what was
-predicted in them. Reports read nothing but these files.
+predicted in them. `case_reliability.csv` and `lesions.csv` hold the sums of every case behind
+`calibration.csv`, the calibration of the whole split; runs of older versions lack them. Reports
+read nothing but these files.
 """
 
 import io
@@ -12,8 +14,9 @@ import shutil
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +28,17 @@ from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.views import View, views
 from dicepp_jax.progress import track
-from dicepp_jax.rows import FalsePositives, Row, is_of_raters, read_csv, summarise, write_csv
+from dicepp_jax.rows import (
+    FalsePositives,
+    LesionBin,
+    Row,
+    is_of_raters,
+    read_csv,
+    summarise,
+    write_csv,
+)
 from dicepp_jax.spec import Spec
+from dicepp_jax.split_calibration import SplitCalibration, split_calibration
 
 FOLDER = "test"
 CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
@@ -34,6 +46,9 @@ CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
 )
 SHOWN = "shown.npz"
 NORMAL = "normal_cases.csv"
+CASE_RELIABILITY, LESIONS, CALIBRATION = (
+    f"{name}.csv" for name in ("case_reliability", "lesions", "calibration")
+)
 DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors of files that were cut off or changed."""
 FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
@@ -48,6 +63,8 @@ class SplitScores(NamedTuple):
       thresholds: counts at `metrics.THRESHOLDS` by case, `(C, T)` each.
       shown: views of the cases that figures show.
       false_positives: in the cases without foreground, of each foreground class.
+      case_reliability: sums by case, `(C, bins)` each; empty for a run of an older version.
+      lesions: the predicted ones of every case; likewise.
     """
 
     rows: list[Row]
@@ -55,6 +72,12 @@ class SplitScores(NamedTuple):
     thresholds: dict[str, Confusion]
     shown: list[tuple[View, ...]]
     false_positives: Sequence[FalsePositives] = ()
+    case_reliability: Mapping[str, Reliability] = MappingProxyType({})
+    lesions: Sequence[LesionBin] = ()
+
+    def calibration(self, classes: Sequence[str]) -> list[SplitCalibration]:
+        """Calibration of each foreground class over the split; none for an older run."""
+        return split_calibration(self.case_reliability, self.lesions, classes)
 
 
 class ThresholdCount(NamedTuple):
@@ -87,6 +110,18 @@ class ReliabilityBin(NamedTuple):
     positives: int
 
 
+class CaseBin(NamedTuple):
+    """Sums of a case, a row of `case_reliability.csv`.
+
+    Attributes:
+      case: its name.
+      sums: of a class and a bin.
+    """
+
+    case: str
+    sums: ReliabilityBin
+
+
 def score_split(
     predict: Predict,
     cases: Sequence[dict[str, Any]],
@@ -108,22 +143,24 @@ def score_split(
       What has been written.
     """
     rows: list[Row] = []
-    sums: list[Reliability] = []
+    sums: dict[str, Reliability] = {}
     thresholds: dict[str, Confusion] = {}
     shown: list[tuple[View, ...]] = []
     false_positives: list[FalsePositives] = []
+    lesions: list[LesionBin] = []
     scored_cases = scoring.score_cases(
         predict, cases, spec.classes, region=spec.region, label_map=spec.label_map
     )
     for scored in track(scored_cases, "evaluating", len(cases), "case"):
         rows += scored.rows
-        sums.append(scored.reliability)
+        sums[scored.case] = scored.reliability
         thresholds[scored.case] = scored.thresholds
         false_positives += scored.false_positives
+        lesions += scored.lesions
         if len(shown) < figures:
             shown.append(views(scored))
-    reliability = jax.tree.map(lambda *x: np.sum(x, axis=0), *sums)
-    scores = SplitScores(rows, reliability, thresholds, shown, false_positives)
+    reliability = jax.tree.map(lambda *x: np.sum(x, axis=0), *sums.values())
+    scores = SplitScores(rows, reliability, thresholds, shown, false_positives, sums, lesions)
     write(workdir, scores, spec.classes)
     return scores
 
@@ -138,12 +175,16 @@ def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
     Returns:
       The scores of all of them.
     """
+    # What is known of some cases only would pass for that of all.
+    known = parts if all(part.case_reliability for part in parts) else []
     return SplitScores(
         [row for part in parts for row in part.rows],
         jax.tree.map(lambda *x: np.sum(x, axis=0), *(part.reliability for part in parts)),
         {case: counts for part in parts for case, counts in part.thresholds.items()},
         [views for part in parts for views in part.shown][:figures],
         [found for part in parts for found in part.false_positives],
+        {case: sums for part in known for case, sums in part.case_reliability.items()},
+        [found for part in known for found in part.lesions],
     )
 
 
@@ -161,6 +202,15 @@ def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
         (folder / SHOWN).write_bytes(_packed(scored.shown))
     if scored.false_positives:
         write_csv(folder / NORMAL, scored.false_positives)
+    if scored.case_reliability:
+        bins = [
+            CaseBin(case, of_bin)
+            for case, sums in scored.case_reliability.items()
+            for of_bin in _bins(sums, classes)
+        ]
+        write_csv(folder / CASE_RELIABILITY, bins)
+        write_csv(folder / LESIONS, scored.lesions, LesionBin)
+        write_csv(folder / CALIBRATION, scored.calibration(classes))
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)
     os.replace(folder, workdir / FOLDER)
 
@@ -193,11 +243,9 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
                 f"{folder / name} does not exist; repeat the command of that run, which scores it "
                 "and does not train again what has been trained"
             )
-    bins = read_csv(folder / RELIABILITY, ReliabilityBin)
-    number = len(bins) // len(classes)
-    if [row[:2] for row in bins] != [(label, n) for label in classes for n in range(number)]:
-        raise ValueError(f"{folder / RELIABILITY} lacks bins of some classes")
-    columns = np.array([row[2:] for row in bins]).reshape(len(classes), -1, 3)
+    reliability = _binned(
+        folder / RELIABILITY, read_csv(folder / RELIABILITY, ReliabilityBin), classes
+    )
     counts: dict[str, list[tuple[int, ...]]] = {}
     for count in read_csv(folder / THRESHOLDS, ThresholdCount):
         counts.setdefault(count.case, []).append(count[3:])
@@ -214,13 +262,39 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
     normal = read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else []
     if len(normal) % (len(classes) - 1):
         raise ValueError(f"{folder / NORMAL} lacks classes of some cases")
+    case_reliability = _case_reliability(folder / CASE_RELIABILITY, thresholds.keys(), classes)
     return SplitScores(
         rows,
-        Reliability(*np.moveaxis(columns, -1, 0)),
+        reliability,
         thresholds,
         _unpacked((folder / SHOWN).read_bytes()),
         normal,
+        case_reliability,
+        read_csv(folder / LESIONS, LesionBin) if case_reliability else [],
     )
+
+
+def _binned(path: Path, bins: Sequence[ReliabilityBin], classes: Sequence[str]) -> Reliability:
+    """Sums `(C, bins)` of their rows in a file."""
+    number = len(bins) // len(classes)
+    if [row[:2] for row in bins] != [(label, n) for label in classes for n in range(number)]:
+        raise ValueError(f"{path} lacks bins of some classes")
+    columns = np.array([row[2:] for row in bins]).reshape(len(classes), -1, 3)
+    return Reliability(*np.moveaxis(columns, -1, 0))
+
+
+def _case_reliability(
+    path: Path, cases: Collection[str], classes: Sequence[str]
+) -> dict[str, Reliability]:
+    """Sums by case; empty if an older version scored them."""
+    if not path.exists():
+        return {}
+    by_case: dict[str, list[ReliabilityBin]] = {}
+    for case, sums in read_csv(path, CaseBin):
+        by_case.setdefault(case, []).append(sums)
+    if by_case.keys() != set(cases):
+        raise ValueError(f"{path} lacks some cases")
+    return {case: _binned(path, bins, classes) for case, bins in by_case.items()}
 
 
 def _counts(thresholds: dict[str, Confusion], classes: Sequence[str]) -> Iterator[ThresholdCount]:

@@ -2,9 +2,14 @@
 
 All metrics are computed from sums over voxels, so a volume is scored part by part. The metrics of
 `metrics.OVERLAP` are properties of `Confusion`; those of `metrics.CALIBRATION` are properties of
-`Reliability` or means over voxels; those of `metrics.LABEL_MAP` are means over voxels.
+`Reliability` or means over voxels; those of `metrics.UNCERTAINTY` are properties of `Ranking`;
+those of `metrics.LABEL_MAP` are means over voxels.
+
+Most of an image is distant background, of which every network is sure. The metrics of
+`metrics.CALIBRATION` are therefore computed in the region `rows.BAND` as well, near borders.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +21,20 @@ from scipy import ndimage
 from dicepp_jax import metrics, rater_scores
 from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.inference import Predict
-from dicepp_jax.parts import split
-from dicepp_jax.rows import ALL_CLASSES, WHOLE_IMAGE, FalsePositives, Row
+from dicepp_jax.metrics.calibration import BINS
+from dicepp_jax.parts import filled, split
+from dicepp_jax.rows import ALL_CLASSES, BAND, WHOLE_IMAGE, FalsePositives, LesionBin, Row
 
 PART = 2**20
 """Number of voxels scored at a time."""
+
+BAND_PART = 2**15
+"""Likewise in the band, which is a small share of most images."""
+
+BAND_WIDTH = 3
+"""Voxels of the band on each side of a border: about as far as annotators disagree, and less than
+the radius of small objects. It does not grow with the image, whose objects may be small and dense.
+"""
 
 
 class ScoredCase(NamedTuple):
@@ -35,6 +49,7 @@ class ScoredCase(NamedTuple):
       reliability: sums for its reliability diagram, `(C, bins)` each, over the whole image.
       thresholds: counts `(C, T)` at `metrics.THRESHOLDS`, over the whole image.
       false_positives: of each foreground class, if the case has no foreground; else none.
+      lesions: the predicted ones of each foreground class, as sums by confidence.
     """
 
     case: str
@@ -45,6 +60,7 @@ class ScoredCase(NamedTuple):
     reliability: metrics.Reliability
     thresholds: metrics.Confusion
     false_positives: list[FalsePositives]
+    lesions: list[LesionBin]
 
 
 def score_cases(
@@ -76,75 +92,199 @@ def score_cases(
             regions[region] = stored["region"] > 0
         rows: list[Row] = []
         for name, where in regions.items():
-            sums = _score(probs, label, where)
-            rows += _rows(case, classes, name, _values(sums), label_map)
+            sums = _score(probs, label, where, label_map)
+            rows += _rows(case, classes, name, _values(sums))
             if len(raters := stored.get("raters", ())) > 1:
                 rows += rater_scores.rows(case, classes, name, probs, raters, where, PART)
             if name == WHOLE_IMAGE:
                 whole = sums
-        image = stored["image"]
-        found = [] if label.any() else list(_false_positives(case, classes, probs))
+        rows += _rows(case, classes, BAND, _calibration(_score_band(probs, label)))
+        image, mask = stored["image"], probs.argmax(-1)
         yield ScoredCase(
-            case, image, label, probs, rows, whole.reliability, whole.thresholds, found
+            case,
+            image,
+            label,
+            probs,
+            rows,
+            whole.calibration.reliability,
+            whole.thresholds,
+            [] if label.any() else list(_false_positives(case, classes, mask)),
+            list(_lesions(case, classes, mask, label, probs)),
         )
 
 
+def border_band(label: np.ndarray, width: int = BAND_WIDTH) -> np.ndarray:
+    """Voxels near a border between classes, on both sides of it.
+
+    The first voxels on each side are those that have a neighbour of another class along an axis, as
+    in `metrics.surface`; the others are at most width - 1 voxels away from one of these along every
+    axis. In contrast to `metrics.foreground_band`, the inside of an object is left out too.
+
+    Args:
+      label: `(*spatial)` true classes.
+      width: voxels on each side, at least 1.
+
+    Returns:
+      `(*spatial)` boolean, False everywhere if there is only one class.
+
+    Example:
+      >>> border_band(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 2).astype(int)
+      array([0, 0, 1, 1, 1, 1, 0, 0])
+    """
+    band = np.zeros(label.shape, bool)
+    for axis in range(label.ndim):
+        after, before = _moved(axis, 1)
+        border = label[after] != label[before]
+        band[after] |= border
+        band[before] |= border
+    for axis in range(label.ndim):
+        nearest = band.copy()
+        for distance in range(1, width):
+            after, before = _moved(axis, distance)
+            band[after] |= nearest[before]
+            band[before] |= nearest[after]
+    return band
+
+
+def _moved(axis: int, distance: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Indices of the voxels that have another so far before them along an axis, and of those."""
+    rest = (slice(None),) * axis
+    return (*rest, slice(distance, None)), (*rest, slice(None, -distance))
+
+
 def _false_positives(
-    case: str, classes: Sequence[str], probs: np.ndarray
+    case: str, classes: Sequence[str], mask: np.ndarray
 ) -> Iterator[FalsePositives]:
-    mask = probs.argmax(-1)
     for number, name in enumerate(classes[1:], 1):
         predicted = mask == number
         yield FalsePositives(case, name, int(predicted.sum()), ndimage.label(predicted)[1])
 
 
-class _Sums(NamedTuple):
+def _lesions(
+    case: str, classes: Sequence[str], mask: np.ndarray, label: np.ndarray, probs: np.ndarray
+) -> Iterator[LesionBin]:
+    for number, name in enumerate(classes[1:], 1):
+        confidence, correct = _found(mask == number, label == number, probs[..., number])
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        for k in np.unique(bins):
+            c, y = confidence[bins == k], correct[bins == k]
+            squares = float(np.sum((c - y) ** 2))
+            yield LesionBin(case, name, int(k), len(c), float(c.sum()), int(y.sum()), squares)
+
+
+def _found(
+    predicted: np.ndarray, truth: np.ndarray, p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean p of each connected component `(lesions,)`, and whether it overlaps the truth."""
+    numbered, count = ndimage.label(predicted)
+    inside = np.flatnonzero(numbered)
+    lesion = numbered.reshape(-1).take(inside) - 1
+    voxels, of_p, hits = (
+        np.bincount(lesion, None if x is None else x.reshape(-1).take(inside), count)
+        for x in (None, p, truth)
+    )
+    return of_p / voxels, hits > 0
+
+
+class _Calibration(NamedTuple):
     """Sums that can be added over the parts of an image.
 
     Attributes:
       voxels: number of included voxels.
       means: by metric, its mean times that number, `(C,)` or `()`.
       reliability: arrays `(C, bins)`.
-      confusion: arrays `(C,)`.
-      thresholds: arrays `(C, T)`.
     """
 
     voxels: jax.Array
     means: dict[str, jax.Array]
     reliability: metrics.Reliability
+
+
+class _Sums(NamedTuple):
+    """Likewise, of all metrics.
+
+    Attributes:
+      calibration: of the class probabilities.
+      confusion: arrays `(C,)`.
+      thresholds: arrays `(C, T)`.
+      confidence: arrays `(bins,)`.
+      entropy: likewise.
+    """
+
+    calibration: _Calibration
     confusion: metrics.Confusion
     thresholds: metrics.Confusion
+    confidence: metrics.Ranking
+    entropy: metrics.Ranking
 
 
-def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray) -> _Sums:
-    arrays = (probs, label, where)
-    parts = [jax.device_get(_sums(*part)) for part in split(PART, label.ndim, *arrays)]
+def _score(probs: np.ndarray, label: np.ndarray, where: np.ndarray, label_map: bool) -> _Sums:
+    # Two programs, as XLA makes slower loops of one for both on a CPU.
+    parts = [
+        jax.device_get(_Sums(*_class_sums(*part, label_map=label_map), *_rankings(*part)))
+        for part in split(PART, label.ndim, probs, label, where)
+    ]
     return jax.tree.map(_total, *parts)
+
+
+def _score_band(probs: np.ndarray, label: np.ndarray) -> _Calibration:
+    band = np.flatnonzero(border_band(label))
+    # `take` is several times faster here than an index.
+    rows = probs.reshape(label.size, -1).take(band, 0), label.reshape(-1).take(band)
+    parts = filled(BAND_PART, *rows, np.ones(len(band), bool))
+    sums = [jax.device_get(_calibration_sums(*part)) for part in parts]
+    return jax.tree.map(_total, *sums)
 
 
 def _values(whole: _Sums) -> dict[str, np.ndarray]:
     """All metrics by name."""
-    share = 1 / whole.voxels if whole.voxels else np.nan
-    values = {name: np.asarray(value * share) for name, value in whole.means.items()}
-    ratios = set(metrics.CALIBRATION) - set(values)
-    values |= {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
+    values = _calibration(whole.calibration)
+    values["aurc"] = np.asarray(whole.confidence.aurc)
+    values["entropy_auroc"] = np.asarray(whole.entropy.auroc)
     values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
     return values
 
 
-@jax.jit
-def _sums(probs: jax.Array, label: jax.Array, where: jax.Array) -> _Sums:
-    voxels = where.sum()
-    means = {
-        name: jnp.where(voxels > 0, metric(probs, label, where)[0] * voxels, 0)
-        for name, metric in (metrics.CALIBRATION | metrics.LABEL_MAP).items()
-        if not hasattr(metrics.Reliability, name)
-    }
-    reliability = metrics.reliability(probs, label, where)
+def _calibration(whole: _Calibration) -> dict[str, np.ndarray]:
+    share = 1 / whole.voxels if whole.voxels else np.nan
+    values = {name: np.asarray(value * share) for name, value in whole.means.items()}
+    ratios = set(metrics.CALIBRATION) - set(values)
+    return values | {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
+
+
+@functools.partial(jax.jit, static_argnames="label_map")
+def _class_sums(
+    probs: jax.Array, label: jax.Array, where: jax.Array, *, label_map: bool
+) -> tuple[_Calibration, metrics.Confusion, metrics.Confusion]:
+    calibration = _calibration_sums(probs, label, where, label_map=label_map)
     mask = jnp.argmax(probs, axis=-1)
     counts = metrics.confusion(mask, label.astype(jnp.int32), probs.shape[-1], where)
     curve = metrics.threshold_counts(probs, label, jnp.asarray(metrics.THRESHOLDS), where)
-    return _Sums(voxels, means, *jax.tree.map(lambda x: x[0], (reliability, counts, curve)))
+    return calibration, *jax.tree.map(lambda x: x[0], (counts, curve))
+
+
+@jax.jit
+def _rankings(
+    probs: jax.Array, label: jax.Array, where: jax.Array
+) -> tuple[metrics.Ranking, metrics.Ranking]:
+    rankings = (
+        f(probs, label, where) for f in (metrics.confidence_ranking, metrics.entropy_ranking)
+    )
+    return jax.tree.map(lambda x: x[0], tuple(rankings))
+
+
+@functools.partial(jax.jit, static_argnames="label_map")
+def _calibration_sums(
+    probs: jax.Array, label: jax.Array, where: jax.Array, *, label_map: bool = False
+) -> _Calibration:
+    voxels = where.sum()
+    means = {
+        name: jnp.where(voxels > 0, metric(probs, label, where)[0] * voxels, 0)
+        for name, metric in (metrics.CALIBRATION | (metrics.LABEL_MAP if label_map else {})).items()
+        if not hasattr(metrics.Reliability, name)
+    }
+    reliability = metrics.reliability(probs, label, where)
+    return _Calibration(voxels, means, jax.tree.map(lambda x: x[0], reliability))
 
 
 def _total(*parts: np.ndarray) -> np.ndarray:
@@ -153,11 +293,14 @@ def _total(*parts: np.ndarray) -> np.ndarray:
     return np.asarray(np.sum(parts, axis=0, dtype=dtype))
 
 
+ORDER = (*metrics.CALIBRATION, *metrics.UNCERTAINTY, *metrics.OVERLAP, *metrics.LABEL_MAP)
+"""The order of the rows of a region."""
+
+
 def _rows(
-    case: str, classes: Sequence[str], region: str, values: dict[str, np.ndarray], label_map: bool
+    case: str, classes: Sequence[str], region: str, values: dict[str, np.ndarray]
 ) -> Iterator[Row]:
-    extra = metrics.LABEL_MAP if label_map else ()
-    for metric in (*metrics.CALIBRATION, *metrics.OVERLAP, *extra):
+    for metric in filter(values.__contains__, ORDER):
         value = values[metric]
         labels = classes if value.ndim else (ALL_CLASSES,)
         for label, number in zip(labels, np.atleast_1d(value), strict=True):

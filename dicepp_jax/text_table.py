@@ -7,15 +7,16 @@ import numpy as np
 from dicepp_jax.rows import (
     ALL_CLASSES,
     RATER_DICE,
-    WHOLE_IMAGE,
     Comparison,
     FalsePositives,
     Row,
     Summary,
+    column_of,
     is_of_raters,
     of_raters,
     summarise,
 )
+from dicepp_jax.split_calibration import SplitCalibration
 
 P_VALUES = ("p rank-sum", "p signed-rank", "p by Holm")
 """The paper's test, the paired one, and the paired one adjusted for the number of lines."""
@@ -64,12 +65,12 @@ def grid_table(
     metrics: Sequence[str],
     beside: Mapping[tuple[str, str, str], str],
 ) -> str:
-    """One line a setting, one column a metric of a class over the whole image.
+    """One line a setting, one column a metric of a class.
 
     Args:
       summaries: by setting.
       label: the class.
-      metrics: names.
+      metrics: names as of `rows.column_of`.
       beside: published numbers, by setting, label and metric; a column for each metric of
         which there is something.
 
@@ -79,7 +80,7 @@ def grid_table(
     others = [m for m in metrics if any(key[1:] == (label, m) for key in beside)]
     rows = [["setting", *metrics, *(f"{metric}, paper" for metric in others)]]
     for setting, group in summaries.items():
-        cells = {s.metric: s for s in group if s.label == label and s.region == WHOLE_IMAGE}
+        cells = {column_of(s): s for s in group if s.label == label}
         rows.append([
             setting,
             *(_cell(cells[metric]) for metric in metrics),
@@ -163,6 +164,38 @@ def rater_columns(metrics: Iterable[str]) -> list[str]:
       ['dice', 'rater_nll', 'p_marked_by_0_of_2']
     """
     return [name for name in dict.fromkeys(("dice", *metrics)) if name != RATER_DICE]
+
+
+def calibration_table(found: Mapping[str, Sequence[SplitCalibration]]) -> str:
+    """Calibration of the whole split: of all its voxels together, and of predicted lesions.
+
+    Args:
+      found: of each foreground class, by method; methods of which nothing is known are left out.
+
+    Returns:
+      A blank line and a table in plain text; "" if nothing is known.
+    """
+    if not any(found.values()):
+        return ""
+    heads = ["class", "method", "ECE, all voxels", "95% interval"]
+    table = [[*heads, "lesions", "correct", "ECE, lesions", "Brier, lesions"]]
+    for label in dict.fromkeys(row.label for rows in found.values() for row in rows):
+        for method, rows in found.items():
+            for row in rows:
+                if row.label == label:
+                    table.append([label, method, *calibration_cells(row)])
+    title = "Calibration of all cases together; lesions are connected parts of the prediction"
+    return f"\n\n{title}\n{layout(table)}"
+
+
+def calibration_cells(row: SplitCalibration) -> list[str]:
+    """The numbers of a class as text."""
+    ece, low, high, lesion_ece, lesion_brier = (
+        "undefined" if np.isnan(x) else f"{x:.4f}"
+        for x in (row.ece, row.low, row.high, row.lesion_ece, row.lesion_brier)
+    )
+    interval = "undefined" if np.isnan(row.low) else f"{low} to {high}"
+    return [ece, interval, str(row.lesions), str(row.correct), lesion_ece, lesion_brier]
 
 
 def _cell(summary: Summary) -> str:

@@ -18,7 +18,7 @@ from jax.experimental import checkify
 from dicepp_jax import augment, inference, losses, metrics, preprocess, saved, scaling, statistics
 from dicepp_jax.data.specs import PHANTOM
 from dicepp_jax.losses import LOSSES
-from dicepp_jax.metrics import CALIBRATION, LABEL_MAP, OVERLAP, surface
+from dicepp_jax.metrics import CALIBRATION, LABEL_MAP, OVERLAP, UNCERTAINTY, surface
 
 CLASSES = 3
 SHAPE = (2, 4, 5)
@@ -126,6 +126,7 @@ BAD_PROBS = {
 OF_PROBS = (
     CALIBRATION
     | LABEL_MAP
+    | UNCERTAINTY
     | {name: getattr(metrics, name) for name in ("reliability", "adaptive_reliability")}
 )
 # Classes are compared with thresholds one by one, and NaN reaches none of them.
@@ -394,7 +395,7 @@ def test_probabilities_may_be_rounded():
 
 
 def test_metrics_of_nothing_are_nan():
-    for function in CALIBRATION.values():
+    for function in (CALIBRATION | UNCERTAINTY).values():
         assert np.isnan(function(P[:, :0], Y[:, :0])).all()
         assert function(P[:0], Y[:0]).shape[0] == 0
     for function in OVERLAP.values():

@@ -8,8 +8,16 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
-from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, recall_score
+from sklearn.metrics import (
+    f1_score,
+    jaccard_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from dicepp_jax import metrics
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
@@ -17,7 +25,8 @@ from dicepp_jax.plots import canvas, views
 from dicepp_jax.plots import cases as case_plots
 from dicepp_jax.plots import curves as curve_plots
 from dicepp_jax.rows import Row, compare, summarise
-from dicepp_jax.scoring import score_cases
+from dicepp_jax.scoring import border_band, score_cases
+from dicepp_jax.split_calibration import split_calibration
 from dicepp_jax.text_table import layout, summary_table
 
 NAN = float("nan")
@@ -115,6 +124,30 @@ def expected_scores(probs, label, where, num_classes):
     }
 
 
+def expected_ranking(probs, label, where):
+    """AURC and entropy AUROC over the included voxels, of uncertainty as binned."""
+    p, y = probs[where], label[where]
+    wrong = p.argmax(-1) != y
+    entropies = np.asarray(metrics.entropy(p)) / np.log(p.shape[-1])
+    unsure, by_entropy = (
+        np.clip(x, 0, 1).astype(np.float32).view(np.int32) >> 16 for x in (1 - p.max(-1), entropies)
+    )
+    risks = [wrong[unsure <= k].mean() for k in unsure]
+    some = wrong.any() and not wrong.all()
+    return {
+        "aurc": np.mean(risks),
+        "entropy_auroc": roc_auc_score(wrong, by_entropy) if some else np.nan,
+    }
+
+
+def near_border(label, width=3):
+    """Voxels near one with a neighbour of another class, by distances between all voxels."""
+    places = np.argwhere(np.ones(label.shape))
+    apart = np.abs(places[:, None] - places[None])
+    border = ((apart.sum(-1) == 1) & (label.ravel() != label.ravel()[:, None])).any(-1)
+    return (border & (apart.max(-1) < width)).any(-1).reshape(label.shape)
+
+
 def expected_errors(p, truth):
     """ECE, ACE and MCE of every class, over 20 bins."""
     values = []
@@ -126,6 +159,13 @@ def expected_errors(p, truth):
     return dict(zip(("ece", "ace", "mce"), np.transpose(values), strict=True))
 
 
+def undefined(spec):
+    """The scores of a region without voxels."""
+    of_all = ("nll_full", *metrics.UNCERTAINTY)
+    names = metrics.CALIBRATION | metrics.UNCERTAINTY | metrics.OVERLAP
+    return {name: NAN if name in of_all else [NAN] * len(spec.classes) for name in names}
+
+
 def assert_result(result, stored, spec, predict):
     """Check every number of a result, in the documented order."""
     np.testing.assert_array_equal(result.image, stored["image"])
@@ -134,12 +174,17 @@ def assert_result(result, stored, spec, predict):
     regions = {"image": np.ones(result.label.shape, bool)}
     if spec.region:
         regions[spec.region] = stored["region"] == 1
+    regions["band"] = near_border(result.label)
     rows = iter(result.rows)
+    everything = [*metrics.CALIBRATION, *metrics.UNCERTAINTY, *metrics.OVERLAP]
     for region, where in regions.items():
-        scores = expected_scores(result.probs, result.label, where, len(spec.classes))
-        assert list(scores) == [*metrics.CALIBRATION, *metrics.OVERLAP]
-        for metric, values in scores.items():
-            labels = ("all",) if metric == "nll_full" else spec.classes
+        scores = undefined(spec)
+        if where.any():
+            scores = expected_scores(result.probs, result.label, where, len(spec.classes))
+            scores |= expected_ranking(result.probs, result.label, where)
+        for metric in metrics.CALIBRATION if region == "band" else everything:
+            values = scores[metric]
+            labels = ("all",) if np.ndim(values) == 0 else spec.classes
             for label, value in zip(labels, np.atleast_1d(values), strict=True):
                 row = next(rows)
                 assert row[:4] == (stored["id"].decode(), label, region, metric)
@@ -206,7 +251,9 @@ def test_padding_changes_nothing(shape):
     probs, label = result.probs[None], result.label[None].astype(int)
     direct = [f(probs, label)[0] for f in metrics.CALIBRATION.values()]
     direct += [f(probs.argmax(-1), label, 2)[0] for f in metrics.OVERLAP.values()]
-    values = [row.value for row in result.rows]
+    names = metrics.CALIBRATION | metrics.OVERLAP
+    rows = [row for row in result.rows if row.region == "image"]
+    values = [row.value for row in rows if row.metric in names]
     np.testing.assert_allclose(values, np.concatenate([np.atleast_1d(x) for x in direct]), 1e-5)
     whole = metrics.reliability(probs, label)
     for sums, expected in zip(result.reliability, whole, strict=True):
@@ -261,6 +308,62 @@ def test_a_class_neither_present_nor_predicted_is_undefined_and_left_out_of_the_
         assert not np.isnan([row.value for row in rows if row.metric == metric]).any()
 
 
+def test_the_band_of_one_class_is_undefined():
+    stored = stored_case(0, (6, 7), PHANTOM, classes=1)
+    (result,) = results_of(predictor(PHANTOM), [stored], PHANTOM)
+    band = [row for row in result.rows if row.region == "band"]
+    assert len(band) == 11 and np.isnan([row.value for row in band]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(
+        np.uint8,
+        hnp.array_shapes(min_dims=1, max_dims=3, max_side=7),
+        elements=st.sampled_from([0, 0, 0, 0, 1, 2]),
+    ),
+    st.integers(1, 4),
+)
+def test_the_band_is_that_of_all_distances(label, width):
+    np.testing.assert_array_equal(border_band(label, width), near_border(label, width))
+
+
+def test_lesions_are_compared_with_the_truth():
+    label = np.zeros((8, 9), np.uint8)
+    label[:3, :3], label[5:, 6:] = 1, 1
+    p = np.full(label.shape, 0.1)
+    p[1, 1:5] = 0.96, 0.9, 0.9, 0.88  # overlaps the first
+    p[2, 5] = 0.93  # touches it by a corner, overlaps nothing
+    p[6, 0:2] = 0.52, 0.6  # overlaps nothing
+    p[5, 8] = 0.72  # overlaps the second
+    stored = {"id": b"a", "image": label[..., None], "label": label}
+    probs = np.stack([1 - p, p], -1).astype(np.float32)
+    (result,) = score_cases(lambda image, native: probs, [stored], ("background", "cell"))
+    found = {row.bin: (row.lesions, row.correct) for row in result.lesions}
+    assert found == {11: (1, 0), 14: (1, 1), 18: (2, 1)}
+    (row,) = split_calibration({"a": result.reliability}, result.lesions, ("background", "cell"))
+    assert (row.lesions, row.correct) == (4, 2)
+    expected = (abs(0.91 + 0.93 - 1) + abs(0.72 - 1) + 0.56) / 4
+    assert row.lesion_ece == pytest.approx(expected, rel=1e-5)
+    brier = (0.09**2 + 0.93**2 + 0.28**2 + 0.56**2) / 4
+    assert row.lesion_brier == pytest.approx(brier, rel=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(PHANTOM, (13, 17)), (PHANTOM_3D, (5, 6, 7))])
+def test_as_many_lesions_as_parts_by_flooding(spec, shape):
+    stored = stored_case(1, shape, spec)
+    (result,) = results_of(predictor(spec), [stored], spec)
+    for number, name in enumerate(spec.classes[1:], 1):
+        rows = [row for row in result.lesions if row.label == name]
+        mask = result.probs.argmax(-1) == number
+        assert sum(row.lesions for row in rows) == components(mask)
+        assert all(row.case == "case_1" and 0 <= row.correct <= row.lesions for row in rows)
+        for row in rows:
+            assert (
+                row.bin / 20 <= row.confidence / row.lesions < (row.bin + 1) / 20 or row.bin == 19
+            )
+
+
 def test_an_empty_region_is_undefined_throughout():
     stored = stored_case(0, (6, 7), DRIVE)
     stored["region"][:] = 0
@@ -285,6 +388,9 @@ def test_a_resampled_volume_is_scored_and_shown_on_its_native_grid():
     (result,) = results_of(predict, [stored], PHANTOM_3D)
     assert result.label is native
     dice = {row.label: row.value for row in result.rows if row.metric == "dice"}
+    band = [row.value for row in result.rows if (row.region, row.metric) == ("band", "brier")]
+    errors = (oracles.one_hot(native, 3) - probs.astype(np.float64)) ** 2
+    np.testing.assert_allclose(band, errors[near_border(native)].mean(0), rtol=1e-5)
     mask = probs.argmax(-1)
     for target, name in enumerate(PHANTOM_3D.classes):
         overlap = ((mask == target) & (native == target)).sum()

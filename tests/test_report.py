@@ -19,12 +19,12 @@ from dicepp_jax.atomic import write_text
 from dicepp_jax.data import SETS
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots import views
-from dicepp_jax.rows import Row, read_csv
+from dicepp_jax.rows import LesionBin, Row, read_csv
 from dicepp_jax.score_files import SplitScores
 from experiments.report import __main__ as report_main
 from experiments.report import figures, markup, write
 from experiments.report.markup import Cell, Column, ReportTable
-from experiments.report.published import FRONTIER, REPORTED
+from experiments.report.published import FRONTIER, PLOTTED, REPORTED
 from experiments.report.ranks import RANKED
 from experiments.report.table_numbers import Number
 from experiments.report.write import CurvePoint, TableComparison
@@ -34,6 +34,13 @@ from experiments.workdirs import derived, directory, log
 CASES = 8
 BETTER = {"nll": 0.1, "brier": 0.03, "ece": 0.02, "dice": 0.8, "jaccard": 0.7}
 WORSE = {"nll": 0.3, "brier": 0.06, "ece": 0.05, "dice": 0.7, "jaccard": 0.6}
+NEW = {
+    "nll_band": ((), "band", "nll"),
+    "ece_band": ((), "band", "ece"),
+    "aurc": (("all",), "image", "aurc"),
+    "entropy_auroc": (("all",), "image", "entropy_auroc"),
+}
+"""Classes, region and metric of what runs of older versions lack."""
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"}
 
 
@@ -43,13 +50,24 @@ def values(means, cases=CASES, seed=0):
     return {metric: mean + rng.uniform(-0.01, 0.01, cases) for metric, mean in means.items()}
 
 
-def write_scores(folder, spec, by_metric, recall_falls_by=0.5):
-    """Scores of foreground classes that all have the same; recall falls evenly with T."""
+def write_scores(folder, spec, by_metric, recall_falls_by=0.5, **known):
+    """Scores of foreground classes that all have the same; recall falls evenly with T.
+
+    They are those of an older version, unless there are metrics of the band and more is known.
+    """
     cases = [f"case {n}" for n in range(len(by_metric["nll"]))]
     rows = [
         Row(case, label, region, metric, float(value))
         for label, region in itertools.product(spec.classes, ("image", "field of view"))
         for metric, of_metric in by_metric.items()
+        if metric not in NEW
+        for case, value in zip(cases, of_metric, strict=True)
+    ]
+    rows += [
+        Row(case, label, *NEW[metric][1:], float(value))
+        for metric, of_metric in by_metric.items()
+        if metric in NEW
+        for label in NEW[metric][0] or spec.classes
         for case, value in zip(cases, of_metric, strict=True)
     ]
     shape = (len(spec.classes), len(metrics.THRESHOLDS))
@@ -71,6 +89,7 @@ def write_scores(folder, spec, by_metric, recall_falls_by=0.5):
         Reliability(zeros.astype(int), zeros, zeros.astype(int)),
         dict.fromkeys(cases, counts),
         [(view,) * (shape[0] - 1)],
+        **known,
     )
     score_files.write(folder, scored, spec.classes)
 
@@ -184,7 +203,7 @@ def test_numbers(drive):
     assert np.isnan([ece.paper_mean, ece.difference_in_errors]).all()
     shown = {(row.method, row.metric) for row in numbers(folder)}
     methods = "dsc", "dscpp", "dsc, temperature", "dscpp, ensemble of 2"
-    assert shown == {*itertools.product(methods, REPORTED)}
+    assert shown == {*itertools.product(methods, PLOTTED)}
 
 
 def test_rows(drive):
@@ -327,10 +346,10 @@ def test_nothing_found(tmp_path):
 def test_comparisons(drive):
     rows = [*map(flat, read_csv(made(drive) / "comparisons.csv", TableComparison))]
     pairs = [("dscpp", "dsc"), ("dsc, temperature", "dscpp")]
-    assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in REPORTED]
+    assert [(r.method_a, r.method_b) for r in rows] == [p for p in pairs for _ in PLOTTED]
     assert {row.label for row in rows} == {"vessel"}
     expected = []
-    for (a, b), metric in itertools.product(((DSCPP, DSC), (TEMPERED, DSCPP)), REPORTED):
+    for (a, b), metric in itertools.product(((DSCPP, DSC), (TEMPERED, DSCPP)), PLOTTED):
         expected.append((
             (a[metric] - b[metric]).mean(),
             stats.ranksums(a[metric], b[metric]).pvalue,
@@ -361,7 +380,7 @@ def test_methods_with_other_cases_are_not_compared(tmp_path):
 
 def test_seeds(drive):
     text = (made(drive) / "report.md").read_text()
-    seeds = [line for line in markdown_rows(text, "DSC++") if len(line) == 8]
+    seeds = [line for line in markdown_rows(text, "DSC++") if len(line) == 10]
     assert [line[1] for line in seeds] == ["0", "1"]
     other = values(BETTER, seed=4)
     assert [line[2][:6] for line in seeds] == [f"{s['nll'].mean():.4f}" for s in (DSCPP, other)]
@@ -623,3 +642,52 @@ def test_the_table_beyond_the_paper_is_there_with_runs_that_only_it_shows(tmp_pa
     assert of_table == {"dsc", "dscpp", "svls", "dsc, temperature", "dscpp, ensemble of 2"}
     (line,) = [row for row in markdown_rows(text, "DSC++, ensemble of 2") if row[-1] == "2"]
     assert line[-4:] == ["2 seeds", "6", "–", "2"]  # Epochs, minutes and evaluations.
+
+
+def test_the_band_and_the_whole_split(tmp_path):
+    new = values({"nll_band": 0.5, "ece_band": 0.2, "aurc": 0.01, "entropy_auroc": 0.9}, seed=6)
+    spec = SETS["drive"].spec
+    voxels = np.zeros((2, 20), int)
+    voxels[:, 10] = 100
+    sums = {
+        f"case {n}": Reliability(voxels, 0.52 * voxels, voxels * np.array([[40], [40 + n]]) // 100)
+        for n in range(CASES)
+    }
+    found = [LesionBin("case 0", "vessel", 18, 4, 3.6, 3, 0.5)]
+    for loss, of in (("ce", DSCPP), ("dscpp", DSCPP), ("dsc", DSC)):
+        write_run(tmp_path / loss, f"tiny/drive/{loss}", of)
+    for loss, shift in (("dscpp", 0), ("dsc", 0.1)):
+        of = {**(DSCPP if loss == "dscpp" else DSC), **{k: v + shift for k, v in new.items()}}
+        write_scores(tmp_path / loss, spec, of, case_reliability=sums, lesions=found)
+    folder = made(tmp_path)
+    text = (folder / "report.md").read_text()
+    # The run of CE is older: it shows, and is compared in, what it has.
+    (band,) = numbers(folder, method="dscpp", metric="nll", region="band")
+    assert band.mean == pytest.approx(new["nll_band"].mean()) and np.isnan(band.paper_mean)
+    assert numbers(folder, method="ce", region="band") == []
+    (aurc,) = numbers(folder, method="dsc", metric="aurc")
+    assert (aurc.label, aurc.mean) == ("all", pytest.approx(new["aurc"].mean() + 0.1))
+    plus, original = markdown_rows(text, "DSC++")[0], markdown_rows(text, "DSC")[0]
+    for cell, name in zip(plus[-4:-2], ("nll_band", "ece_band"), strict=True):
+        assert re.fullmatch(rf"\*\*{new[name].mean():.4f} ± 0\.00\d\d\*\*", cell)
+    assert original[-4].startswith(f"{new['nll_band'].mean() + 0.1:.4f} ± ")
+    assert markdown_rows(text, "CE")[0][-4:-2] == ["–", "–"]
+    rows = [flat(row) for row in read_csv(folder / "comparisons.csv", TableComparison)]
+    tested = {
+        pair: [(r.region, r.metric) for r in rows if (r.method_a, r.method_b) == pair]
+        for pair in (("dscpp", "dsc"), ("dscpp", "ce"))
+    }
+    old = [("image", metric) for metric in PLOTTED]
+    assert tested["dscpp", "ce"] == old
+    assert tested["dscpp", "dsc"] == [*old, ("band", "nll"), ("band", "ece")]
+    assert len(REPORTED) == len(tested["dscpp", "dsc"])
+    # The claims are those of the paper, of the whole image.
+    assert f"{new['nll_band'].mean():.4f} with DSC++" not in text
+    of_split = markdown_rows(text, "DSC++")[1]
+    assert [cell[:6] for cell in of_split[1:3]] == [
+        f"{new[n].mean():.4f}" for n in ("aurc", "entropy_auroc")
+    ]
+    gap = 0.52 - np.mean([40 + n for n in range(CASES)]) / 100
+    assert of_split[3] == f"{gap:.4f}"
+    assert re.fullmatch(r"0\.0\d{3} to 0\.\d{4}", of_split[4])
+    assert of_split[5:] == ["4", "3", "0.1500", "0.1250"]

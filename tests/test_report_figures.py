@@ -15,7 +15,7 @@ from dicepp_jax.plots import views
 from dicepp_jax.rows import Row
 from dicepp_jax.score_files import SplitScores
 from experiments.report import figures, groups, write
-from experiments.report.published import REPORTED
+from experiments.report.published import PLOTTED
 from experiments.workdirs import directory, finished
 
 
@@ -42,7 +42,7 @@ def write_run(folder, cell, gamma=None, cases=("a", "b")):
         Row(case, label, "image", metric, float(rng.random()))
         for case in ("a", "b")
         for label in spec.classes
-        for metric in REPORTED
+        for metric in PLOTTED
     ]
     counts = Confusion(*rng.integers(1, 9, (4, classes, len(metrics.THRESHOLDS))))
     bins = Reliability(*(rng.integers(1, 9, (classes, 20)) for _ in range(3)))

@@ -12,6 +12,7 @@ from scipy import stats
 from dicepp_jax.statistics import (
     bootstrap,
     bootstrap_error,
+    bootstrap_totals,
     cliffs_delta,
     holm,
     rank_biserial,
@@ -316,3 +317,39 @@ def test_holm_keeps_shape_and_nan_and_counts_only_numbers():
 def test_invalid_p_values_are_refused(p):
     with pytest.raises(ValueError, match=rf"p-values must lie in \[0, 1\], got .*{p}"):
         holm([0.5, p])
+
+
+@pytest.mark.parametrize("cases", [2, 30])
+def test_totals_are_resampled_as_by_scipy(cases, monkeypatch):
+    monkeypatch.setattr("dicepp_jax.statistics.DRAWN", 2**12)
+    rng = np.random.default_rng([5, cases])
+    voxels = rng.integers(10, 100, cases)
+    errors = rng.binomial(voxels, 0.2)
+    found = bootstrap_totals(
+        lambda totals: totals[:, 0] / totals[:, 1], np.stack([errors, voxels], axis=1)
+    )
+    expected = stats.bootstrap(
+        (errors, voxels),
+        lambda e, v, axis: e.sum(axis) / v.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found.value == pytest.approx(errors.sum() / voxels.sum())
+    np.testing.assert_allclose(found[1:], expected, atol=0.03 * (expected.high - expected.low))
+
+
+def test_totals_of_two_cases_have_three_resamples():
+    # Of two cases, a quarter of the resamples is twice the first, a quarter twice the second.
+    found = bootstrap_totals(lambda totals: totals, np.array([[1.0], [3.0]]), confidence=0.4)
+    assert [float(x[0]) for x in found] == [4, 4, 4]
+    found = bootstrap_totals(lambda totals: totals, np.array([[1.0], [3.0]]))
+    assert [float(x[0]) for x in found] == [4, 2, 6]
+
+
+def test_totals_of_one_case_have_no_interval():
+    value, low, high = bootstrap_totals(lambda totals: totals[..., 0], np.array([[2.0, 5.0]]))
+    assert value == 2 and np.isnan([low, high]).all()
+    with pytest.raises(ValueError, match="confidence must lie in"):
+        bootstrap_totals(lambda totals: totals, np.ones((2, 1)), confidence=1)

@@ -1,9 +1,10 @@
 """Metrics of segmentations and of class probabilities: pure functions, per example and class.
 
-Two tables list the metrics that evaluation reports. To add one, write a function and add a row:
+Three tables list the metrics that evaluation reports. To add one, write a function and add a row:
 
     OVERLAP[name](mask, labels, num_classes, where=None) -> (B, C)
     CALIBRATION[name](probs, labels, where=None) -> (B, C), or (B,) over all classes
+    UNCERTAINTY[name](probs, labels, where=None) -> (B,)
 
 (`LABEL_MAP` is a table of the second kind, for data sets whose `Spec.label_map` is true.)
 
@@ -63,24 +64,39 @@ from dicepp_jax.metrics.thresholds import (
     threshold_counts,
     threshold_for,
 )
+from dicepp_jax.metrics.uncertainty import (
+    Ranking,
+    aurc,
+    confidence_ranking,
+    entropy,
+    entropy_auroc,
+    entropy_ranking,
+)
 
 __all__ = [
     "CALIBRATION",
     "LABEL_MAP",
     "OVERLAP",
     "THRESHOLDS",
+    "UNCERTAINTY",
     "Confusion",
+    "Ranking",
     "Reliability",
     "Votes",
     "ace",
     "adaptive_reliability",
+    "aurc",
     "average_precision",
     "brier",
     "brier_labelmap",
     "checked",
+    "confidence_ranking",
     "confusion",
     "dice",
     "ece",
+    "entropy",
+    "entropy_auroc",
+    "entropy_ranking",
     "foreground_band",
     "jaccard",
     "mce",
@@ -109,6 +125,11 @@ CALIBRATION: dict[str, Callable[..., jax.Array]] = {
     "ece": ece,
     "ace": ace,
     "mce": mce,
+}
+
+UNCERTAINTY: dict[str, Callable[..., jax.Array]] = {
+    "aurc": aurc,
+    "entropy_auroc": entropy_auroc,
 }
 
 LABEL_MAP: dict[str, Callable[..., jax.Array]] = {

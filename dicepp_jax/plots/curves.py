@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.canvas import DPI
 from dicepp_jax.plots.styles import line_styles
-from dicepp_jax.rows import WHOLE_IMAGE, Summary
+from dicepp_jax.rows import Summary, column_of
+from dicepp_jax.split_calibration import SplitCalibration
 from dicepp_jax.statistics import Bootstrap, bootstrap
 
 
@@ -54,12 +55,18 @@ def threshold_summary(thresholds: Mapping[str, Confusion], target: int) -> Thres
     )
 
 
-def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str]) -> Figure:
+def reliability_diagram(
+    curves: Mapping[str, Reliability],
+    classes: Sequence[str],
+    intervals: Mapping[str, Sequence[SplitCalibration]] | None = None,
+) -> Figure:
     """Reliability diagrams: the observed frequency of a class against its predicted probability.
 
     Args:
       curves: sums `(C, bins)` by method.
       classes: class names, the background first.
+      intervals: by method, the 95% interval of each foreground class's calibration error; empty
+        where it is not known.
 
     Returns:
       A figure with one diagram per foreground class and the distribution of voxels below it.
@@ -87,7 +94,11 @@ def reliability_diagram(curves: Mapping[str, Reliability], classes: Sequence[str
             frequency = np.asarray(sums.positives)[target][seen] / count[seen]
             style = styles[name]
             (line,) = top.plot(confidence, frequency, markersize=4, label=name, **style)
-            explained[f"{name} (ECE {sums.ece[target]:.4f})"] = line
+            error = f"ECE {sums.ece[target]:.4f}"
+            for row in (intervals or {}).get(name, ()):
+                if row.label == classes[target] and not np.isnan(row.low):
+                    error += f", {row.low:.4f} to {row.high:.4f}"
+            explained[f"{name} ({error})"] = line
             edges = np.linspace(0, 1, len(count) + 1)
             shape = {key: style[key] for key in ("color", "linestyle")}
             bottom.stairs(count / count.sum(), edges, label=name, **shape)
@@ -120,7 +131,7 @@ def against(
       points: summaries by value of the hyper-parameter.
       name: name of the hyper-parameter.
       labels: the classes to plot.
-      metrics: names of the metrics, one panel each.
+      metrics: names as of `rows.column_of`, one panel each.
 
     Returns:
       A figure.
@@ -139,7 +150,7 @@ def against(
                 value: s
                 for value, group in sorted(points.items())
                 for s in group
-                if (s.label, s.region, s.metric) == (label, WHOLE_IMAGE, metric)
+                if (s.label, column_of(s)) == (label, metric)
             }
             means = np.array([s.mean for s in found.values()])
             bars = [

@@ -25,16 +25,18 @@ from dicepp_jax.progress import track
 from dicepp_jax.rows import (
     RATER_DICE,
     WHOLE_IMAGE,
+    LesionBin,
     Row,
     Summary,
-    is_of_raters,
     summarise,
     write_csv,
 )
-from dicepp_jax.text_table import rater_table, summary_table
+from dicepp_jax.scoring import ScoredCase
+from dicepp_jax.split_calibration import SplitCalibration, split_calibration
+from dicepp_jax.text_table import calibration_table, rater_table, summary_table
 from dicepp_jax.wording import listed
 
-COARSE = ("nll", "nll_full")
+COARSE = ("nll", "nll_full", "aurc")
 """Metrics for which maps in 256 steps are too coarse: a small probability becomes 0."""
 
 SHOWN = 20
@@ -77,11 +79,13 @@ class PairScores(NamedTuple):
 
     Attributes:
       rows: of every case.
+      calibration: of all cases that have probability maps together.
       coarse: cases whose probabilities are in 256 steps.
       failed: why cases could not be scored, one line each.
     """
 
     rows: list[Row]
+    calibration: list[SplitCalibration]
     coarse: list[str]
     failed: list[str]
 
@@ -211,20 +215,28 @@ def score(pairs: Sequence[Pair], classes: tuple[str, ...], tolerance: float) -> 
       The scores.
     """
     rows: list[Row] = []
+    reliability: dict[str, metrics.Reliability] = {}
+    lesions: list[LesionBin] = []
     coarse, failed = [], []
     for one in track(pairs, "scoring", len(pairs), "case"):
         try:
-            of_case, is_coarse = _score(one, classes, tolerance)
+            of_case, of_probs, is_coarse = _score(one, classes, tolerance)
         except (ValueError, OSError) as error:
             failed.append(f"{one.case}: {error}")
             continue
         rows += of_case
+        if of_probs:
+            reliability[one.case] = of_probs.reliability
+            lesions += of_probs.lesions
         if is_coarse:
             coarse.append(one.case)
-    return PairScores(rows, coarse, failed)
+    return PairScores(rows, split_calibration(reliability, lesions, classes), coarse, failed)
 
 
-def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[Row], bool]:
+def _score(
+    one: Pair, classes: tuple[str, ...], tolerance: float
+) -> tuple[list[Row], ScoredCase | None, bool]:
+    """The rows of a pair, its probability maps as they are scored, and whether these are coarse."""
     mask, truth, *others = (
         _read(file, len(classes)) for file in (one.mask, one.truth, *one.others)
     )
@@ -237,27 +249,22 @@ def _score(one: Pair, classes: tuple[str, ...], tolerance: float) -> tuple[list[
     coarse = any(probability.coarse for probability in maps)
     rows: list[Row] = []
     raters = np.stack([pixels.array for pixels in (truth, *others)])
+    of_probs = None
     if maps:
         foreground = np.stack([probability.pixels.array for probability in maps], axis=-1)
         background = np.maximum(1 - foreground.sum(-1, keepdims=True), 0)
         probs = np.concatenate([background, foreground], axis=-1)
-        rows += [
-            row
-            for row in _rows(one.case, probs, raters, classes)
-            if row.metric in metrics.CALIBRATION
-            or (is_of_raters(row.metric) and row.metric != RATER_DICE)
-        ]
+        left_out = (*metrics.OVERLAP, RATER_DICE)
+        of_probs = _scored(one.case, probs, raters, classes)
+        rows += [row for row in of_probs.rows if row.metric not in left_out]
         if coarse:
             rows = [row for row in rows if row.metric.removeprefix("rater_") not in COARSE]
     certain = np.eye(len(classes), dtype=np.float32)[mask.array]
-    rows += [
-        row
-        for row in _rows(one.case, certain, raters, classes)
-        if row.metric in (*metrics.OVERLAP, RATER_DICE)
-    ]
+    of_mask = _scored(one.case, certain, raters, classes)
+    rows += [row for row in of_mask.rows if row.metric in (*metrics.OVERLAP, RATER_DICE)]
     if truth.grid:
         rows += _distances(one.case, mask, truth, classes, tolerance)
-    return rows, coarse
+    return rows, of_probs, coarse
 
 
 def _read(file: File, num_classes: int) -> Pixels:
@@ -278,12 +285,13 @@ def _read(file: File, num_classes: int) -> Pixels:
     return pixels._replace(array=array.astype(np.uint8))
 
 
-def _rows(case: str, probs: np.ndarray, raters: np.ndarray, classes: tuple[str, ...]) -> list[Row]:
-    """The rows of all metrics."""
+def _scored(
+    case: str, probs: np.ndarray, raters: np.ndarray, classes: tuple[str, ...]
+) -> ScoredCase:
     truth = raters[0]
     stored = {"id": case.encode(), "image": truth, "label": truth, "raters": raters}
     (result,) = scoring.score_cases(lambda image, native: probs, [stored], classes)
-    return result.rows
+    return result
 
 
 def _distances(
@@ -317,6 +325,7 @@ def report(scored: PairScores, classes: tuple[str, ...]) -> tuple[str, list[Summ
     lines = [
         f"{cases} cases, mean ± bootstrap standard error" if cases > 1 else "1 case",
         summary_table({"mean": summaries}, classes[0])
+        + calibration_table({"probabilities": scored.calibration})
         + rater_table({"mean": scored.rows}, classes[0]),
     ]
     if infinite:
@@ -342,7 +351,7 @@ def evaluate(
       truth: where the true ones are, as for `find_truth`.
       classes: "background,NAME,..."; "" for those of the predictions' `prediction.json`.
       tolerance: of the surface Dice, in mm.
-      output: the folder of `cases.csv` and `summary.csv`, None to write nothing.
+      output: the folder of `cases.csv`, `summary.csv` and `calibration.csv`, None to write nothing.
 
     Returns:
       What could not be scored, one line each.
@@ -362,6 +371,8 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
             write_csv(output / "cases.csv", scored.rows)
             write_csv(output / "summary.csv", summaries)
+            if scored.calibration:
+                write_csv(output / "calibration.csv", scored.calibration)
     return [*alone, *scored.failed]
 
 

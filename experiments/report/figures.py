@@ -12,7 +12,7 @@ from dicepp_jax.plots import paper_figures
 from dicepp_jax.plots.views import View
 from dicepp_jax.score_files import SplitScores
 from experiments.report.groups import Entry, Group, method_title
-from experiments.report.published import GAMMAS, LOSSES, PAIR, REPORTED, TABLES
+from experiments.report.published import GAMMAS, LOSSES, PAIR, PLOTTED, TABLES
 
 CASES = 2
 """Number of test cases drawn by loss."""
@@ -110,7 +110,7 @@ def _of_class(
             f"gamma_{end}",
             f"Metrics against gamma ({where})",
             "Means over the test cases with bootstrap 95% intervals.",
-            functools.partial(curve_plots.against, points, "gamma", (label,), REPORTED),
+            functools.partial(curve_plots.against, points, "gamma", (label,), PLOTTED),
         )
     if len(losses) > 1 and (cases := _cases(losses, target)):
         number = 3 if group.spec.ndim == 2 else 4
@@ -158,13 +158,15 @@ def _reliability(group: Group, drawn: Mapping[str, _Drawn]) -> Iterator[ReportFi
         if not some:
             continue
         sums = {d.title: d.scored.reliability for d in some.values()}
+        intervals = {d.title: d.entry.calibration for d in some.values()}
         yield ReportFigure(
             f"reliability_{name}_{_name(group)}",
             f"Reliability {what} ({group.title})",
             "The observed frequency of the class against its predicted probability, and below it "
             "the share of voxels by predicted probability. On the grey line both agree. ECE here "
-            "is over all test voxels together; in the tables it is the mean over cases.",
-            functools.partial(curve_plots.reliability_diagram, sums, group.spec.classes),
+            "is over all test voxels together, with its bootstrap 95% interval over the cases; in "
+            "the tables it is the mean over cases.",
+            functools.partial(curve_plots.reliability_diagram, sums, group.spec.classes, intervals),
         )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dicepp_jax.rows import Comparison
+from dicepp_jax.rows import Comparison, column_of
 from experiments.report.groups import loss_title, method_title, repetition
 from experiments.report.published import GAMMAS, PAIR, TABLES
 from experiments.report.table_numbers import METRIC_TITLES, OTHER, Part, labels
@@ -117,7 +117,7 @@ def _chosen(
 ) -> Iterator[tuple[Part, Comparison]]:
     for part in parts:
         for c in part.compared:
-            if (c.method_a, c.method_b) in pairs and c.metric in metrics:
+            if (c.method_a, c.method_b) in pairs and column_of(c) in metrics:
                 yield part, c
 
 
@@ -152,7 +152,7 @@ def not_worse(c: Comparison) -> str:
 def _beyond(parts: Sequence[Part], kind: str) -> Iterator[Judgement]:
     for part in parts:
         for c in part.compared:
-            if c.method_a.startswith(f"dsc, {kind}") and c.metric in ("nll", "brier", "ece"):
+            if c.method_a.startswith(f"dsc, {kind}") and column_of(c) in ("nll", "brier", "ece"):
                 yield _judged(part, _swapped(c), below(_swapped(c)))
 
 
@@ -169,7 +169,7 @@ def _swapped(c: Comparison) -> Comparison:
 
 def _judged(part: Part, c: Comparison, verdict: str) -> Judgement:
     return Judgement(
-        f"{_place(part, c.label)}, {METRIC_TITLES[c.metric]}", verdict, _numbers(part, c)
+        f"{_place(part, c.label)}, {METRIC_TITLES[column_of(c)]}", verdict, _numbers(part, c)
     )
 
 
@@ -188,7 +188,10 @@ def _numbers(part: Part, c: Comparison) -> str:
 def _seeds(part: Part, c: Comparison) -> str:
     """In how many of the seeds or folds of both methods the difference has the same sign."""
     means = [
-        {repetition(e.run): e.means[c.label, c.metric].mean for e in part.group.seeds.get(name, ())}
+        {
+            repetition(e.run): e.means[c.label, column_of(c)].mean
+            for e in part.group.seeds.get(name, ())
+        }
         for name in (c.method_a, c.method_b)
     ]
     both = means[0].keys() & means[1].keys()

@@ -11,9 +11,10 @@ import numpy as np
 
 from configs import paper as cells
 from dicepp_jax.data import SETS, Spec
-from dicepp_jax.metrics import Confusion
-from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, of_raters, summarise
+from dicepp_jax.metrics import UNCERTAINTY, Confusion
+from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, column_of, of_raters, summarise
 from dicepp_jax.score_files import SplitScores
+from dicepp_jax.split_calibration import SplitCalibration
 from dicepp_jax.wording import by
 from experiments.report.published import REPORTED, TITLES
 from experiments.workdirs import finished
@@ -33,12 +34,13 @@ CURVES = ("recall", "precision", "dice")
 
 
 class Entry(NamedTuple):
-    """A scored run and its foreground numbers over the whole image.
+    """A scored run and its foreground numbers.
 
     Attributes:
       run: the run.
-      rows: of every case, for `REPORTED` and `LABEL_MAP`.
-      means: over the cases, by label and metric.
+      rows: of every case, for `REPORTED`, `LABEL_MAP` and `UNCERTAINTY`.
+      means: over the cases, by label and column, as of `rows.column_of`.
+      calibration: of the whole split, by class; empty for a run of an older version.
       curves: means of `CURVES` over the cases at `metrics.THRESHOLDS`, by label and name.
       raters: means over the cases with several raters, of `rows.of_raters`, by label and metric.
     """
@@ -46,6 +48,7 @@ class Entry(NamedTuple):
     run: Finished
     rows: list[Row]
     means: Mapping[tuple[str, str], Summary]
+    calibration: Sequence[SplitCalibration]
     curves: Mapping[tuple[str, str], np.ndarray]
     raters: Mapping[tuple[str, str], Summary]
 
@@ -189,15 +192,13 @@ def entry(run: Finished) -> Entry:
     rows = [
         row
         for row in scored.rows
-        if row.label in classes[1:]
-        and row.region == WHOLE_IMAGE
-        and row.metric in (*REPORTED, *LABEL_MAP)
+        if row.label != classes[0] and column_of(row) in (*REPORTED, *LABEL_MAP, *UNCERTAINTY)
     ]
     raters = [row for row in of_raters(scored.rows) if row.region == WHOLE_IMAGE]
-    means, against_all = (
-        {(row.label, row.metric): row for row in summarise(some)} for some in (rows, raters)
-    )
-    return Entry(run, rows, means, _curves(scored, classes), against_all)
+    means = {(row.label, column_of(row)): row for row in summarise(rows)}
+    against_all = {(row.label, row.metric): row for row in summarise(raters)}
+    calibration = scored.calibration(classes)
+    return Entry(run, rows, means, calibration, _curves(scored, classes), against_all)
 
 
 def _curves(scored: SplitScores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:

@@ -165,8 +165,12 @@ FIGURES: Mapping[int, tuple[int, tuple[str, ...]]] = {
 COLUMNS = ("nll", "brier", "dice", "jaccard")
 """The metrics in the columns of the paper's tables."""
 
-REPORTED = ("nll", "brier", "ece", "dice", "jaccard")
-"""The metrics that reports print and test: the paper's columns, and the calibration error."""
+PLOTTED = ("nll", "brier", "ece", "dice", "jaccard")
+"""The metrics of figures: the paper's columns, and the calibration error."""
+
+REPORTED = (*PLOTTED, "nll_band", "ece_band")
+"""The columns that reports print and test, named as by `rows.column_of`: also calibration near the
+borders of objects, since most of an image is distant background."""
 
 TITLES = {
     "ce": "CE",

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dicepp_jax import statistics
-from dicepp_jax.rows import Comparison, Summary, compare
+from dicepp_jax.metrics import UNCERTAINTY
+from dicepp_jax.rows import ALL_CLASSES, Comparison, Row, Summary, column_of, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
 from experiments.report.published import (
     FRONTIER,
@@ -34,10 +35,14 @@ METRIC_TITLES = {
     "ece": "ECE",
     "dice": "Dice",
     "jaccard": "Jaccard",
+    "nll_band": "NLL, band",
+    "ece_band": "ECE, band",
+    "aurc": "AURC",
+    "entropy_auroc": "Entropy AUROC",
     "nll_labelmap": "NLL of label map",
     "brier_labelmap": "Brier of label map",
 }
-HIGHER_IS_BETTER = ("dice", "jaccard")
+HIGHER_IS_BETTER = ("dice", "jaccard", "entropy_auroc")
 
 
 class Part(NamedTuple):
@@ -166,19 +171,31 @@ def _beyond_pairs(group: Group, names: Sequence[str]) -> Iterator[tuple[str, str
 def _compared(part: Part, pairs: Sequence[tuple[str, str]]) -> Part:
     """A part with its pairs compared, their p-values adjusted for the number of all of them."""
     entries = part.group.entries
-    rows = {name: [r for r in e.rows if r.metric in REPORTED] for name, e in entries.items()}
+    rows = {name: _by_place(e.rows) for name, e in entries.items()}
     found: list[Comparison] = []
     left_out = []
     for a, b in pairs:
         if a in rows and b in rows:
             try:
-                pair = compare(rows[a], rows[b], (a, b))
+                # Runs of older versions lack some.
+                both = [place for place in rows[a] if place in rows[b]]
+                of_a, of_b = ([row for place in both for row in rows[n][place]] for n in (a, b))
+                pair = compare(of_a, of_b, (a, b))
                 found += sorted(pair, key=lambda c: labels(part).index(c.label))
             except ValueError as error:
                 left_out.append(f"Not compared: {error}")
     adjusted = statistics.holm(np.array([row.signed_rank for row in found]))
     compared = [row._replace(holm=float(p)) for row, p in zip(found, adjusted, strict=True)]
     return part._replace(compared=tuple(compared), left_out=tuple(left_out))
+
+
+def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of the columns that are tested, by class and column."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if column_of(row) in REPORTED:
+            found.setdefault((row.label, column_of(row)), []).append(row)
+    return found
 
 
 def labels(part: Part) -> tuple[str, ...]:
@@ -195,14 +212,20 @@ def numbers(part: Part) -> list[Number]:
                 summary = entry.means.get((label, metric))
                 if summary:
                     found.append(_beside(part, name, entry.run.seed, summary))
+    for name, entry in entries(part).items():
+        for metric in UNCERTAINTY:
+            summary = entry.means.get((ALL_CLASSES, metric))
+            if summary:
+                found.append(_beside(part, name, entry.run.seed, summary))
     return found
 
 
 def _beside(part: Part, method: str, seed: int, summary: Summary) -> Number:
-    cell = published_cell(part, summary.label, method, summary.metric)
+    metric = column_of(summary)
+    cell = published_cell(part, summary.label, method, metric)
     paper = (cell.mean, cell.error) if cell else (math.nan, math.nan)
     difference = math.nan
-    if cell and comparable(part, summary.metric) and cell.error:
+    if cell and comparable(part, metric) and cell.error:
         difference = (summary.mean - cell.mean) / cell.error
     place = (part.number, part.group.spec.name, part.group.tag)
     return Number(*place, method, seed, summary, *paper, difference)

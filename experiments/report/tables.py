@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from configs import paper as cells
 from dicepp_jax.data import SETS
-from dicepp_jax.rows import ALL_CLASSES, RATER_DICE
-from dicepp_jax.text_table import OTHER_RATERS, rater_columns
+from dicepp_jax.metrics import UNCERTAINTY
+from dicepp_jax.rows import ALL_CLASSES, RATER_DICE, column_of
+from dicepp_jax.text_table import OTHER_RATERS, calibration_cells, rater_columns
 from experiments.report import groups as groups_lib
 from experiments.report.groups import CUSTOM, Entry, method_title
 from experiments.report.markup import Cell, Column, Line, ReportTable
@@ -30,7 +31,7 @@ MISSING, UNDEFINED, NOTHING = "missing", "undefined", "–"
 
 
 def tables(part: Part, of_part: Sequence[Number]) -> list[ReportTable]:
-    """Lay out a part: a table for each class, the tests and the seeds.
+    """Lay out a part: tables for each class, the tests and the seeds.
 
     Args:
       part: the part.
@@ -41,6 +42,7 @@ def tables(part: Part, of_part: Sequence[Number]) -> list[ReportTable]:
     """
     shown = [_label_table(part, label, of_part) for label in labels(part)]
     shown[-1] = shown[-1]._replace(missing=tuple(_missing(part)))
+    shown += _split_tables(part)
     if part.compared or part.left_out:
         shown.append(_test_table(part))
     return [*shown, *_rater_tables(part), *_seed_tables(part)]
@@ -73,7 +75,7 @@ def _row_title(part: Part, name: str) -> str:
 
 
 def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTable:
-    found = {(n.method, n.summary.metric): n for n in of_part if n.summary.label == label}
+    found = {(n.method, column_of(n.summary)): n for n in of_part if n.summary.label == label}
     rows = (*part.methods, *part.beyond)
     found_entries = [part.group.entries.get(name) for name in rows]
     columns = [(Column("method"), [Cell(_row_title(part, name)) for name in rows])]
@@ -246,7 +248,7 @@ def _test_table(part: Part) -> ReportTable:
     rows = []
     for c in part.compared:
         a, b = (_row_title(part, name) for name in (c.method_a, c.method_b))
-        texts = [f"{a} − {b}", *([c.label] if several else []), METRIC_TITLES[c.metric]]
+        texts = [f"{a} − {b}", *([c.label] if several else []), METRIC_TITLES[column_of(c)]]
         texts += [signed(c.difference, 4), f"{signed(c.low, 4)} to {signed(c.high, 4)}"]
         texts += [p_text(p) for p in (c.rank_sum, c.signed_rank, c.holm)]
         texts += [signed(c.rank_biserial, 2), str(c.cases)]
@@ -301,6 +303,37 @@ def _rater_title(metric: str) -> str:
     """The head of a column: "NLL", "p, 1 of 2"."""
     count = re.fullmatch(r"p_marked_by_(\d+)_of_(\d+)", metric)
     return f"p, {count[1]} of {count[2]}" if count else METRIC_TITLES[metric.removeprefix("rater_")]
+
+
+def _split_tables(part: Part) -> Iterator[ReportTable]:
+    """Uncertainty, and calibration of the whole split; none of runs of older versions."""
+    heads = [METRIC_TITLES[metric] for metric in UNCERTAINTY]
+    heads += ["ECE, all voxels", "95% interval", "lesions", "correct"]
+    heads += ["ECE, lesions", "Brier, lesions"]
+    several = labels(part)[1:]
+    for label in labels(part):
+        lines = []
+        for name, entry in entries(part).items():
+            means = [entry.means.get((ALL_CLASSES, metric)) for metric in UNCERTAINTY]
+            of_label = [row for row in entry.calibration if row.label == label]
+            if of_label:
+                texts = [_row_title(part, name)]
+                texts += [mean_text(m.mean, m.error) if m else NOTHING for m in means]
+                texts += calibration_cells(of_label[0])
+                lines.append(tuple(map(Cell, texts)))
+        if lines:
+            yield ReportTable(
+                _name(part, "split", *([label] if several else [])),
+                f"{_title(part, label)}: errors and the whole split",
+                "AURC is the area under the risk-coverage curve, lower is better; entropy AUROC is "
+                "how well the entropy tells wrong voxels from right ones, higher is better; both "
+                "are of all classes, means over the cases ± bootstrap standard error. ECE of all "
+                "voxels of the split together, with its bootstrap 95% interval over the cases. "
+                "Lesions are connected parts of the prediction: their mean probability is compared "
+                "with whether they overlap the truth.",
+                tuple(map(Column, ("method", *heads))),
+                (tuple(lines),),
+            )
 
 
 def _seed_tables(part: Part) -> Iterator[ReportTable]:

@@ -10,6 +10,7 @@ from dicepp_jax import metrics
 from dicepp_jax.atomic import write_text
 from dicepp_jax.plots import canvas
 from dicepp_jax.rows import Comparison, write_csv
+from dicepp_jax.scoring import BAND_WIDTH
 from experiments.report import figures, groups, page, table_numbers
 from experiments.report.contents import HTML, MADE, MARKDOWN
 from experiments.report.findings import findings
@@ -34,7 +35,9 @@ COLUMNS = (
     "NLL counts only the voxels of the class: a network that gives it a high probability "
     "everywhere has a low NLL, so read it beside Brier, ECE and Dice. A temperature is fitted to "
     "the NLL of all classes, not to this one. ECE is the expected calibration error of the class "
-    "in 20 bins. Dice and Jaccard are of the most likely class."
+    "in 20 bins. Dice and Jaccard are of the most likely class. The band consists of the voxels up "
+    f"to {BAND_WIDTH} away from a true border, on both sides; elsewhere most voxels are background "
+    "of which every network is sure."
 )
 
 

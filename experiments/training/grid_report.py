@@ -14,7 +14,7 @@ from dicepp_jax.rows import Row, Summary, summarise, write_csv
 from dicepp_jax.score_files import score_split
 from dicepp_jax.text_table import grid_table
 from dicepp_jax.wording import by
-from experiments.report.published import REPORTED, published
+from experiments.report.published import PLOTTED, REPORTED, published
 from experiments.setup.components import Components
 from experiments.training.grid_points import FIELDS, Point
 from experiments.training.single import best_predictor
@@ -86,7 +86,7 @@ def evaluate_and_report(
             for name, point in points.items()
             if name in summaries
         }
-        figure = curves.against(by_value, axes[0], foreground, REPORTED)
+        figure = curves.against(by_value, axes[0], foreground, PLOTTED)
         canvas.save(figure, workdir / "figures" / f"{axes[0]}.png")
     write_text(workdir / directory.REPORT, text + "\n")
     return text

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from dicepp_jax import inference, score_files
 from dicepp_jax.rows import summarise
 from dicepp_jax.score_files import score_split
-from dicepp_jax.text_table import normal_table, rater_table, summary_table
+from dicepp_jax.text_table import calibration_table, normal_table, rater_table, summary_table
 from dicepp_jax.wording import listed
 from experiments.setup import components
 from experiments.setup.components import Components
@@ -231,7 +231,10 @@ def _score(
 def _report(scores: dict[str, score_files.SplitScores], built: Components) -> str:
     summaries = {name: summarise(of.rows) for name, of in scores.items()}
     title = f"{built.scored_title}, mean ± bootstrap standard error"
-    normal = normal_table({name: of.false_positives for name, of in scores.items()})
-    background = built.spec.classes[0]
-    raters = rater_table({name: of.rows for name, of in scores.items()}, background)
-    return f"{title}\n{summary_table(summaries, background)}{raters}{normal}"
+    classes = built.spec.classes
+    return (
+        f"{title}\n{summary_table(summaries, classes[0])}"
+        + calibration_table({name: of.calibration(classes) for name, of in scores.items()})
+        + rater_table({name: of.rows for name, of in scores.items()}, classes[0])
+        + normal_table({name: of.false_positives for name, of in scores.items()})
+    )

@@ -21,7 +21,7 @@ from dicepp_jax.losses import find_loss
 from dicepp_jax.names import file_name
 from dicepp_jax.rows import RATER_DICE, Comparison, compare, is_of_raters, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
-from dicepp_jax.text_table import normal_table, rater_table, summary_table
+from dicepp_jax.text_table import calibration_table, normal_table, rater_table, summary_table
 from dicepp_jax.unfinished import Unfinished
 from experiments.setup import components, stopping
 from experiments.setup.components import Components
@@ -322,7 +322,9 @@ def draw(
         canvas.save(case_plots.prediction(views, classes), folder / f"{case}.png")
         canvas.save(case_plots.thresholds(views, classes), folder / f"{case}_thresholds.png")
     reliability = {name: s.reliability for name, s in scores.items()}
-    canvas.save(curves.reliability_diagram(reliability, classes), folder / "reliability.png")
+    intervals = {name: s.calibration(classes) for name, s in scores.items()}
+    diagram = curves.reliability_diagram(reliability, classes, intervals)
+    canvas.save(diagram, folder / "reliability.png")
     canvas.save(curves.training_curves(logs), folder / "training.png")
 
 
@@ -368,6 +370,7 @@ def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) 
     text = (
         f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
+        + calibration_table({name: s.calibration(built.spec.classes) for name, s in scores.items()})
         + rater_table({name: s.rows for name, s in scores.items()}, background)
         + normal_table({name: s.false_positives for name, s in scores.items()})
     )
