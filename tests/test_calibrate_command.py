@@ -235,5 +235,7 @@ def test_predictions_after_temperature_scaling(runs, data_dir, tmp_path, capsys)
     made = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert made["temperature"] == temperature
     assert f"temperature {temperature:.2f}" in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "seed=1", copy, ignore=shutil.ignore_patterns("temperature"))
     with pytest.raises(FileNotFoundError, match="has no temperature yet; fit it by python -m exp"):
-        trained.calibrated(runs / "seed=1", model)
+        trained.calibrated(copy, model)

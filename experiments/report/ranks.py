@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
+from dicepp_jax.rows import column_of
 from experiments.report import groups as groups_lib
 from experiments.report.markup import Cell, Column, ReportTable
 from experiments.report.published import FRONTIER, REPORTED
@@ -32,7 +33,7 @@ def verdict(part: Part, method: str, label: str, metric: str) -> str:
       the part, else `ALIKE`; "" if they are not compared.
     """
     for c in part.compared:
-        if (c.method_a, c.method_b, c.label, c.metric) == (method, REFERENCE, label, metric):
+        if (c.method_a, c.method_b, c.label, column_of(c)) == (method, REFERENCE, label, metric):
             if not c.holm < SIGNIFICANT:
                 return ALIKE
             return BETTER if (c.rank_biserial > 0) == (metric in HIGHER_IS_BETTER) else WORSE
@@ -47,7 +48,7 @@ def rank_tables(parts: Sequence[Part]) -> list[ReportTable]:
 
     Returns:
       A table for each scale at which there are parts of `FRONTIER`. A method that one of the data
-      sets lacks is left out.
+      sets lacks is left out, and so is a metric that one of the methods lacks.
     """
     by_scale: dict[str, list[Part]] = {}
     for part in parts:
@@ -59,9 +60,12 @@ def rank_tables(parts: Sequence[Part]) -> list[ReportTable]:
 def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
     methods = [name for name in entries(parts[0]) if all(name in entries(p) for p in parts)]
     places = [(part, label) for part in parts for label in labels(part)]
-    ranks = np.array([[_ranks(*place, methods, metric) for place in places] for metric in RANKED])
-    by_metric = np.nanmean(ranks, axis=1)  # (metrics, methods)
-    overall = by_metric.mean(axis=0)
+    found = {
+        metric: [r for place in places if (r := _ranks(*place, methods, metric)) is not None]
+        for metric in RANKED
+    }
+    by_metric = {metric: np.mean(ranks, axis=0) for metric, ranks in found.items() if ranks}
+    overall = np.mean([*by_metric.values()], axis=0)
     titles = [groups_lib.method_title(entries(parts[0])[name].run) for name in methods]
     rows = [
         (
@@ -72,7 +76,7 @@ def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
                     f"{of_metric[n]:.1f} {''.join(_verdicts(places, methods[n], metric))}".strip(),
                     of_metric[n] == of_metric.min(),
                 )
-                for metric, of_metric in zip(RANKED, by_metric, strict=True)
+                for metric, of_metric in by_metric.items()
             ),
         )
         for n in np.argsort(overall, kind="stable")
@@ -87,7 +91,7 @@ def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
         f"these in that order: {BETTER} better than DSC++ and {WORSE} worse, by the signed-rank "
         f"test over the cases with Holm's adjustment for all pairs of the data set, p < "
         f"{SIGNIFICANT:g}; {ALIKE} neither.",
-        tuple(map(Column, ("method", "all", *(METRIC_TITLES[metric] for metric in RANKED)))),
+        tuple(map(Column, ("method", "all", *(METRIC_TITLES[metric] for metric in by_metric)))),
         (tuple(rows),),
     )
 
@@ -97,9 +101,10 @@ def _verdicts(places: Sequence[tuple[Part, str]], method: str, metric: str) -> I
         yield verdict(part, method, label, metric)
 
 
-def _ranks(part: Part, label: str, methods: Sequence[str], metric: str) -> np.ndarray:
-    """The rank of each method, `(methods,)`; NaN for all if one has no value."""
+def _ranks(part: Part, label: str, methods: Sequence[str], metric: str) -> np.ndarray | None:
+    """The rank of each method, `(methods,)`; None if one has no value."""
     means = [entries(part)[name].means.get((label, metric)) for name in methods]
     values = np.array([np.nan if mean is None else mean.mean for mean in means])
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    return rankdata(sign * values, nan_policy="propagate")
+    if np.isnan(values).any():
+        return None
+    return rankdata(-values if metric in HIGHER_IS_BETTER else values)
