@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from dicepp_jax.metrics import CALIBRATION
 from dicepp_jax.rows import Row, Summary, read_csv
+from dicepp_jax.split_calibration import SplitCalibration
 from experiments import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -106,8 +108,12 @@ def test_volumes_with_probabilities(tmp_path, capsys):
     code, printed, error = call(capsys, *flags(tmp_path / "out", tmp_path / "truth", *more))
     assert (code, error) == (0, "")
     rows = read_csv(tmp_path / "scores" / "cases.csv", Row)
-    found = {(row.case, row.label, row.metric): row.value for row in rows}
-    assert {row.region for row in rows} == {"image"} and len(found) == len(rows)
+    image = [row for row in rows if row.region == "image"]
+    found = {(row.case, row.label, row.metric): row.value for row in image}
+    assert len(found) == len(image) and {"aurc", "entropy_auroc"} <= {r.metric for r in image}
+    assert {(r.region, r.metric) for r in rows if r not in image} == {
+        ("band", metric) for metric in CALIBRATION
+    }
     for number, p in probs.items():
         for label in (1, 2):
             for metric, value in expected_rows(p, labels(number), label).items():
@@ -121,6 +127,12 @@ def test_volumes_with_probabilities(tmp_path, capsys):
         assert summary.mean == pytest.approx(mean)
         assert re.search(rf"{label} +image +{metric} +{mean:.4f} ± ", printed)
     assert "background" not in printed
+    # The errors of all voxels together, and of connected parts of the most probable class.
+    for row in read_csv(tmp_path / "scores" / "calibration.csv", SplitCalibration):
+        target = CLASSES.index(row.label)
+        count = sum(ndimage.label(p.argmax(-1) == target)[1] for p in probs.values())
+        assert (row.lesions, row.low <= row.high) == (count, True)
+        assert re.search(rf"{row.label} +probabilities +{row.ece:.4f} +{row.low:.4f} to", printed)
 
 
 def test_names_are_one_in_any_spelling_of_their_accents(tmp_path, capsys):
@@ -142,10 +154,10 @@ def test_probabilities_of_bytes_are_too_coarse_for_nll(tmp_path, capsys):
     more = f"--output={tmp_path / 'scores'}"
     code, printed, _ = call(capsys, *flags(tmp_path / "out", tmp_path / "truth", more))
     assert code == 0
-    assert "nll and nll_full are left out for 1 cases" in printed
+    assert "nll, nll_full and aurc are left out for 1 cases" in printed
     rows = read_csv(tmp_path / "scores" / "cases.csv", Row)
     found = {(row.label, row.metric): row.value for row in rows}
-    assert not {"nll", "nll_full"} & {metric for _, metric in found}
+    assert not {"nll", "nll_full", "aurc"} & {metric for _, metric in found}
     for label in (1, 2):
         expected = expected_rows(probs[0], labels(0), label)
         np.testing.assert_allclose(found[CLASSES[label], "brier"], expected["brier"], atol=2e-3)

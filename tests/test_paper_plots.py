@@ -14,6 +14,7 @@ from dicepp_jax.plots import paper_figures
 from dicepp_jax.plots.curves import ThresholdCurves, threshold_summary
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.plots.views import View
+from dicepp_jax.split_calibration import SplitCalibration
 from dicepp_jax.statistics import Bootstrap
 
 
@@ -324,7 +325,13 @@ def test_the_settings_of_a_grid_are_coloured_from_dark_to_light():
 @pytest.mark.parametrize("methods", [2, 12])
 def test_a_reliability_diagram_states_the_calibration_error_beside_it(methods):
     curves = {name: sums(n, 3) for n, name in enumerate(LOSSES[:methods])}
-    figure = curve_plots.reliability_diagram(curves, ("background", "kidney", "cyst"))
+    classes = ("background", "kidney", "cyst")
+    # Of an older run no interval is known.
+    intervals = {
+        name: [SplitCalibration(label, 0, 0.1, 0.25, 0, 0, 0, 0) for label in classes[1:]]
+        for name in LOSSES[1:methods]
+    }
+    figure = curve_plots.reliability_diagram(curves, classes, intervals)
     check_readable(figure)
     styles = line_styles(LOSSES)
     for target, axes in enumerate(figure.axes[:2], 1):
@@ -332,7 +339,8 @@ def test_a_reliability_diagram_states_the_calibration_error_beside_it(methods):
         expected = ["perfect calibration"]
         for name, (voxels, confidence, positives) in curves.items():
             gap = np.abs(confidence[target] - positives[target]).sum() / voxels[target].sum()
-            expected.append(f"{name} (ECE {gap:.4f})")
+            interval = ", 0.1000 to 0.2500" if name in intervals else ""
+            expected.append(f"{name} (ECE {gap:.4f}{interval})")
             line = next(line for line in axes.lines if line.get_label() == name)
             assert line.get_color() == styles[name]["color"]
             assert line.get_linestyle() == styles[name]["linestyle"]
