@@ -335,8 +335,9 @@ def report(scored: PairScores, classes: tuple[str, ...]) -> tuple[str, list[Summ
         )
     if scored.coarse:
         lines.append(
-            f"{', '.join(COARSE[:-1])} and {COARSE[-1]} are left out for {len(scored.coarse)} cases, whose "
-            "probability maps have 256 steps; predict with --probabilities=float32 to include them"
+            f"{', '.join(COARSE[:-1])} and {COARSE[-1]} are left out for {len(scored.coarse)} cases, "
+            "whose probability maps have 256 steps; predict with --probabilities=float32 to include "
+            "them"
         )
     return "\n".join(lines), summaries
 
