@@ -184,7 +184,7 @@ def numerical_gradient(name, logits, labels, where, hyper):
 
 @functools.cache
 def expected_gradient(name, kind, own):
-    """Of an example with labels of a kind; losses have fewer settings than there are rounds."""
+    """Of an example; most losses have fewer settings than there are rounds."""
     logits, integer, where = example(4)
     labels = integer if kind == "integer" else soft_labels(5)
     return numerical_gradient(name, logits, labels, where, dict(own))

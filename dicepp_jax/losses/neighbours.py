@@ -9,7 +9,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from dicepp_jax.array_checks import as_array, is_integer
 from dicepp_jax.losses import inputs
@@ -112,7 +111,7 @@ def svls(
     return mean_voxels(inputs.add(terms), where)
 
 
-def smooth_labels(labels: ArrayLike, num_classes: int, where: ArrayLike | None = None) -> jax.Array:
+def smooth_labels(labels: jax.Array, num_classes: int, where: jax.Array | None = None) -> jax.Array:
     """Labels blurred over neighbours, more at the border of a class: those of `svls`.
 
     The weight of a neighbour is that of a Gaussian with a standard deviation of one voxel, and the

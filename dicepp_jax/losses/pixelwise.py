@@ -325,8 +325,8 @@ def mbls(
     check_range("margin", margin, 0.0, math.inf)
     v = inputs.voxels(logits, labels, where)
     largest = functools.reduce(jnp.maximum, v.logits)
-    logits = [jnp.where(z == -jnp.inf, largest, z) for z in v.logits]
-    penalty = inputs.add([jnp.maximum(largest - z - margin, 0) for z in logits])
+    behind = [jnp.where(z == -jnp.inf, 0, largest - z) for z in v.logits]
+    penalty = inputs.add([jnp.maximum(x - margin, 0) for x in behind])
     entropy = inputs.add([-y * x for y, x in zip(v.labels, v.log_p, strict=True)])
     return mean_voxels(entropy + weight * penalty, where, axis_name=axis_name)
 
