@@ -3,6 +3,7 @@
 import re
 import types
 
+import layouts
 import layouts_3d
 import numpy as np
 import oracles
@@ -414,6 +415,22 @@ def test_classes_in_files_of_their_own_and_raters_are_refused(tmp_path):
         ValueError, match=r"classes of several raters cannot be read; save one label"
     ):
         described(root, images="images/{case}.*", masks="masks/{rater}/{class}/{case}.*")
+
+
+def test_raters_may_save_their_masks_in_different_ways(tmp_path):
+    """As DRIVE's observers: 0 and 255, and palettes of 3 and 253; or as 0 and 1."""
+    root, declared = tmp_path / "set", ("background", "vessel")
+    labels = write_set(root, "masks/{rater}/{case}.gif", ("rater1", "rater2"))
+    for write, options in (
+        (layouts.ENCODINGS["palette"], {"classes": declared}),
+        (Image.fromarray, {}),
+    ):
+        for case, (_, second) in labels.items():
+            write(second).save(root / "masks" / "rater2" / f"{case}.gif")
+        spec, _, cases = described(root, **options)
+        assert len(spec.classes) == 2
+        for case in cases:
+            np.testing.assert_array_equal(case.read().raters, labels[case.id])
 
 
 def test_a_value_that_only_one_rater_uses_is_a_class(tmp_path):

@@ -11,6 +11,7 @@ Everything that can be detected is detected and reported, with the option that o
 
 import collections
 import functools
+import itertools
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -86,8 +87,18 @@ def describe(
     listing = find(files)
     used = (file for case in listing.cases for file in (*case.images, *case.every_mask))
     warnings = [*leftovers.describe(leftovers.unused(files, used)), *_alike(listing.cases)]
-    summaries = survey.survey(root.name, listing, cache)
-    encoding = listing.encoding or labels.infer(listing.cases, summaries, options)
+    # Raters may have saved their masks in different ways, as different cases may be.
+    rated = [
+        case._replace(masks=masks, raters=())
+        for case in listing.cases
+        for masks in (case.masks, *case.raters)
+    ]
+    inspected = survey.survey(root.name, listing._replace(cases=tuple(rated)), cache)
+    encoding = listing.encoding or labels.infer(rated, inspected, options)
+    following = iter(inspected)
+    summaries = [
+        list(itertools.islice(following, 1 + len(case.raters)))[0] for case in listing.cases
+    ]
     dataset, notes = survey.propose(root, find, listing, summaries, encoding, options)
     return dataset, (*warnings, *notes)
 

@@ -135,7 +135,7 @@ def survey(title: str, listing: CaseListing, cache: Path) -> list[CaseSummary]:
         repr((CACHE_FORMAT, listing.encoding is None)).encode(), digest_size=16
     )
     for case in listing.cases:
-        files = [(file.name, file.stamp) for file in (*case.images, *case.every_mask)]
+        files = [(file.name, file.stamp) for file in (*case.images, *case.masks)]
         digest.update(repr((case.id, files)).encode())
     stamp = digest.hexdigest()
     summaries = _read_cache(cache, stamp)
@@ -207,8 +207,8 @@ def _inspect(case: CaseFiles, with_values: bool) -> CaseSummary | str:
     """The summary of a case, or an error message."""
     try:
         images = [_inspect_image(file) for file in case.images]
-        masks = [formats.inspect_mask(file) for file in (case.every_mask if with_values else ())]
-        every = (*case.images, *case.every_mask)
+        masks = [formats.inspect_mask(file) for file in (case.masks if with_values else ())]
+        every = (*case.images, *case.masks)
         remarks = [(file.name, remark) for file in every for remark in formats.remarks(file)]
         summary = images[0]._replace(
             channels=sum(image.channels for image in images),
