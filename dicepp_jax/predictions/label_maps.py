@@ -277,8 +277,9 @@ def report(scored: PairScores, classes: tuple[str, ...]) -> tuple[str, list[Summ
             "prediction and truth; they are counted as undefined"
         )
     if scored.coarse:
+        names = f"{', '.join(COARSE[:-1])} and {COARSE[-1]}"
         lines.append(
-            f"{', '.join(COARSE[:-1])} and {COARSE[-1]} are left out for {len(scored.coarse)} cases, whose "
+            f"{names} are left out for {len(scored.coarse)} cases, whose "
             "probability maps have 256 steps; predict with --probabilities=float32 to include them"
         )
     return "\n".join(lines), summaries
