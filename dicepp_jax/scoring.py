@@ -239,8 +239,8 @@ def _score_band(probs: np.ndarray, label: np.ndarray) -> _Calibration:
 def _values(whole: _Sums) -> dict[str, np.ndarray]:
     """All metrics by name."""
     values = _calibration(whole.calibration)
-    values["aurc"] = np.asarray(whole.confidence.aurc)
-    values["entropy_auroc"] = np.asarray(whole.entropy.auroc)
+    values["aurc"] = _ratios(whole.confidence, ("aurc",))["aurc"]
+    values["entropy_auroc"] = _ratios(whole.entropy, ("auroc",))["auroc"]
     values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
     return values
 
@@ -248,8 +248,22 @@ def _values(whole: _Sums) -> dict[str, np.ndarray]:
 def _calibration(whole: _Calibration) -> dict[str, np.ndarray]:
     share = 1 / whole.voxels if whole.voxels else np.nan
     values = {name: np.asarray(value * share) for name, value in whole.means.items()}
-    ratios = set(metrics.CALIBRATION) - set(values)
-    return values | {name: np.asarray(getattr(whole.reliability, name)) for name in ratios}
+    return values | _ratios(whole.reliability, tuple(sorted(metrics.CALIBRATION.keys() - values)))
+
+
+def _ratios(
+    sums: metrics.Reliability | metrics.Ranking, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    # In one program, as each operation outside takes longer to start than to finish. In float32,
+    # to which the properties convert, before counts in int64 enter it as int32.
+    return jax.device_get(_properties(jax.tree.map(np.float32, sums), names))
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _properties(
+    sums: metrics.Reliability | metrics.Ranking, names: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    return {name: getattr(sums, name) for name in names}
 
 
 @functools.partial(jax.jit, static_argnames="label_map")
