@@ -8,9 +8,9 @@ logits `(B, *spatial, C)` are unnormalised log-probabilities with any number of 
 any float dtype, reduced in float32. Labels are integers `(B, *spatial)`, or one-hot or soft
 `(B, *spatial, C)`. `where` `(B, *spatial)` leaves voxels out: `where=labels != 255` implements an
 ignore index. `axis_name` is for an example whose voxels are split over devices; `nacl` and `svls`,
-which look at neighbours, refuse it. Averaging over the batch is left to the caller. Hyper-parameters
-may be traced, so `jax.vmap` and `jax.grad` over them work. Losses that distinguish the background
-take class 0 as the background.
+which look at neighbours, refuse it. Averaging over the batch is left to the caller.
+Hyper-parameters may be traced, so `jax.vmap` and `jax.grad` over them work. Losses that distinguish
+the background take class 0 as the background.
 
 Outside jit, values that make no sense are refused, such as an integer label outside 0 to C - 1, or
 logits that are NaN or probabilities. Under jit they cannot be: there, a label outside 0 to C - 1
