@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import jit_quickly
 from runs import final_state, tiny
 
 from configs import base
@@ -41,7 +40,7 @@ def test_dropout_keeps_the_expectation_and_draws_each_image_by_its_key():
 def test_a_network_with_dropout():
     image = jax.random.normal(jax.random.key(0), (2, 9, 8, 1))
     plain, dropped, never = (UNet(2, filters=2, depth=1, dropout=rate) for rate in (0, 0.5, 0))
-    params = jit_quickly(plain.init)(jax.random.key(1), image)
+    params = jax.jit(plain.init)(jax.random.key(1), image)
     keys = jax.random.split(jax.random.key(2), 2)
     shapes = jax.eval_shape(dropped.init, jax.random.key(1), image)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda x: x.shape, shapes)

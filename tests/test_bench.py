@@ -10,7 +10,6 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import jit_quickly
 
 from dicepp_jax import data
 from dicepp_jax.losses import LOSSES
@@ -218,7 +217,7 @@ def test_the_step_that_is_compared_is_that_of_the_first_parameters() -> None:
 def test_parameters_have_the_places_and_sizes_of_the_network() -> None:
     network = networks.unet(2, 3, 2, 2)
     image = np.zeros((1, 32, 32, 3), np.float32)
-    expected = jit_quickly(UNet(num_classes=2, filters=2).init)(jax.random.key(0), image)
+    expected = jax.jit(UNet(num_classes=2, filters=2).init)(jax.random.key(0), image)
     assert jax.tree.map(np.shape, network.params) == jax.tree.map(np.shape, expected)
     assert network.size == sum(x.size for x in jax.tree.leaves(expected))
     # None is constant, so that none can take another's place unseen.
@@ -468,7 +467,7 @@ def test_an_altered_network_is_found_out() -> None:
     """Of every kind of parameter: a bias, a scale, a kernel mirrored or moved."""
     network = networks.unet(2, 1, 2, 1)
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype(np.float32)
-    apply = jit_quickly(network.apply)
+    apply = jax.jit(network.apply)
 
     def logits(params: object) -> dict[str, object]:
         return {"logits": apply(params, image)}

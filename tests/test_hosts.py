@@ -1,7 +1,6 @@
 """Two processes joined over the loopback, as those of two hosts would be."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -23,8 +22,6 @@ BATCH = "--config.data.batch_size=4"
 # The last of the batches of 32 training and of 8 validation cases have two.
 UNEVEN = "--config.data.batch_size=6"
 LIMIT = 300
-# Each process compiles by itself, and runs the programs only a few times.
-QUICKLY = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def free_port() -> int:
@@ -42,7 +39,6 @@ def start(data_dir, workdirs, *flags):
                 data_dir, workdir, BATCH, place, "--processes=2", f"--process={number}", *flags
             ),
             cwd=ROOT,
-            env=QUICKLY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -70,7 +66,7 @@ def results(workdir):
 def test_two_processes_end_as_one_does(data_dir, tmp_path):
     one = subprocess.run(
         command(data_dir, tmp_path / "one", UNEVEN, "--config.train.epochs=2"),
-        cwd=ROOT, env=QUICKLY, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert one.returncode == 0, one.stderr
     two = tmp_path / "two"
@@ -145,7 +141,7 @@ def test_a_process_joins_only_with_the_same_config_and_cases(tmp_path):
 def test_missing_flags_to_join_are_named(data_dir, tmp_path, flags, message):
     done = subprocess.run(
         command(data_dir, tmp_path / "run", *flags),
-        cwd=ROOT, env=QUICKLY, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert message in done.stderr and parallel.LOST not in done.stderr

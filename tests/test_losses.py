@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from conftest import jit_quickly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -86,8 +85,8 @@ def gradients(logits, labels, where, hyper):
 
 
 # All losses in one program, which compiles several times faster than each in its own.
-jitted = jit_quickly(values)
-jitted_gradients = jit_quickly(gradients)
+jitted = jax.jit(values)
+jitted_gradients = jax.jit(gradients)
 
 
 def expected_values(logits, labels, where=None, hyper=DEFAULTS):
@@ -350,8 +349,8 @@ def test_float64_second_forward_and_recomputed_derivatives():
 
     with jax.enable_x64(True):
         z = logits.astype(np.float64)
-        slopes = jit_quickly(lambda z: jax.jvp(stacked, (z,), (direction,))[1])(z)
-        second = jit_quickly(jax.jacfwd(gradient, has_aux=True))
+        slopes = jax.jit(lambda z: jax.jvp(stacked, (z,), (direction,))[1])(z)
+        second = jax.jit(jax.jacfwd(gradient, has_aux=True))
         hessians, gradients = second(z)
         step = 1e-5
         above, below = (second(z + shift * direction)[1] for shift in (step, -step))
@@ -505,7 +504,7 @@ def test_losses_sharded_over_4_devices_equal_those_of_the_whole(over):
     sharded = shard(stacked, out_specs=P("x") if over == "batch" else P())
     gradient_of_part = shard(functools.partial(gradient, stacked), out_specs=P(None, *spec))
 
-    @jit_quickly
+    @jax.jit
     def everything(*batch):
         whole = gradient(functools.partial(stacked, axis_name=None), *batch)
         return sharded(*batch), whole, gradient(sharded, *batch), gradient_of_part(*batch)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import jit_quickly
 from flax import linen as nn
 from scipy import ndimage, signal
 
@@ -66,7 +65,7 @@ def test_padding_repeats_the_border_and_is_cropped_away():
     assert padded[0, 0, :, 0].tolist() == [0, 1, 2, 2]
     model = UNet(2, filters=2, depth=1)
     image = jax.random.normal(jax.random.key(0), (1, 5, 6, 1))
-    variables = jit_quickly(model.init)(jax.random.key(1), image)
+    variables = jax.jit(model.init)(jax.random.key(1), image)
     bordered = np.pad(image, [(0, 0), (0, 1), (0, 0), (0, 0)], mode="edge")
     expected = model.apply(variables, jnp.asarray(bordered))[:, :5]
     np.testing.assert_array_equal(model.apply(variables, image), expected)
@@ -75,7 +74,7 @@ def test_padding_repeats_the_border_and_is_cropped_away():
 def test_block_is_convolution_relu_instance_norm():
     image = jax.random.normal(jax.random.key(0), (1, 6, 7, 2))
     block = Block(3, jnp.float32)
-    variables = jit_quickly(block.init)(jax.random.key(1), image)
+    variables = jax.jit(block.init)(jax.random.key(1), image)
     rng = np.random.default_rng(2)
     variables = jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(x.dtype), variables)
     x = np.asarray(image[0], np.float64)
@@ -172,7 +171,7 @@ def test_transposed_convolution_equals_that_of_flax(spatial, dtype):
     init, two = nn.initializers.glorot_uniform(), (2,) * len(spatial)
     flax = nn.ConvTranspose(3, two, two, dtype=dtype, kernel_init=init)
     ours = ConvTranspose(3, dtype)
-    variables, expected = (jit_quickly(m.init)(jax.random.key(1), image) for m in (ours, flax))
+    variables, expected = (jax.jit(m.init)(jax.random.key(1), image) for m in (ours, flax))
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     variables = jax.tree.map(lambda x: x + 0.25, variables)
     y, expected = (m.apply(variables, image) for m in (ours, flax))
@@ -264,7 +263,7 @@ def test_network_equals_that_of_plain_layers(shape, backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     image = jax.random.normal(jax.random.key(0), shape)
     ours, plain = UNet(2, filters=4, depth=2), PlainUNet(filters=4, depth=2)
-    variables = jit_quickly(ours.init)(jax.random.key(1), image)
+    variables = jax.jit(ours.init)(jax.random.key(1), image)
     probabilities = (nn.softmax(jax.jit(m.apply)(variables, image)) for m in (ours, plain))
     np.testing.assert_allclose(*probabilities, rtol=0, atol=1e-5)
 
@@ -273,7 +272,7 @@ def test_network_equals_that_of_plain_layers(shape, backend, monkeypatch):
 def test_remat_changes_neither_parameters_nor_numbers(spatial):
     image = jax.random.normal(jax.random.key(0), (1, *spatial, 1))
     models = [UNet(2, filters=2, depth=1, remat=remat) for remat in (False, True)]
-    variables, again = (jit_quickly(model.init)(jax.random.key(1), image) for model in models)
+    variables, again = (jax.jit(model.init)(jax.random.key(1), image) for model in models)
     jax.tree.map(np.testing.assert_array_equal, variables, again)
     plain, remat = (
         gradients(lambda v, model=model: model.apply(v, image), variables) for model in models
@@ -296,7 +295,7 @@ def test_remat_stores_less_for_the_gradient():
 
 def test_kernels_are_initialised_glorot_uniform_and_biases_zero():
     model = UNet(2, filters=16, depth=2)
-    variables = jit_quickly(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         name = path[-1].key
         if name == "kernel":
@@ -319,7 +318,7 @@ def test_bfloat16_agrees_with_float32(spatial):
     image = jnp.asarray(rng.normal(size=(2, *spatial, 1)), jnp.float32)
     labels = jnp.asarray(rng.random((2, *spatial)) < 0.3, jnp.int32)
     nets = [UNet(2, filters=4, depth=1, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)]
-    params = jit_quickly(nets[0].init)(jax.random.key(0), image)
+    params = jax.jit(nets[0].init)(jax.random.key(0), image)
     loss = get_loss("dscpp")
 
     def of(net):
@@ -327,7 +326,7 @@ def test_bfloat16_agrees_with_float32(spatial):
             logits = net.apply(params, image)
             return loss(logits, labels).mean(), logits
 
-        program = jit_quickly(jax.value_and_grad(mean_loss, has_aux=True))
+        program = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))
         (value, logits), gradient = program(params)
         flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
         return float(value), np.asarray(logits), np.asarray(flat)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import jit_quickly
 
 from dicepp_jax import schedule, train
 from dicepp_jax.augment import augment
@@ -31,7 +30,7 @@ def batch():
 
 
 def init_state(model, seed, shape):
-    return jit_quickly(lambda key: train.init_state(model, key, shape))(jax.random.key(seed))
+    return jax.jit(lambda key: train.init_state(model, key, shape))(jax.random.key(seed))
 
 
 @functools.cache
