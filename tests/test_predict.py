@@ -667,4 +667,4 @@ def test_what_is_predicted_can_be_scored(kits, tmp_path, capsys):
     lines = [line.split()[:3] for line in printed.splitlines()]
     for metric in ("brier", "ece", "dice", "hausdorff95", "surface_dice_1mm"):
         assert ["tumour", "image", metric] in lines
-    assert "nll and nll_full are left out for 1 cases" in printed
+    assert "nll, nll_full and aurc are left out for 1 cases" in printed

@@ -489,7 +489,12 @@ def test_figures_of_cases_stay_in_their_folder(tmp_path, monkeypatch):
     for name in ("reliability_diagram", "training_curves"):
         monkeypatch.setattr(f"dicepp_jax.plots.curves.{name}", lambda *_: None)
     shown = [(types.SimpleNamespace(case="../../evil"),)]
-    single.draw({"dsc": types.SimpleNamespace(shown=shown, reliability=None)}, {}, (), tmp_path)
+    single.draw(
+        {"dsc": types.SimpleNamespace(shown=shown, reliability=None, calibration=lambda _: ())},
+        {},
+        (),
+        tmp_path,
+    )
     assert len(drawn) == 4 and {path.resolve().parent for path in drawn} == {tmp_path}
 
 

@@ -168,7 +168,7 @@ def test_schedules_match_replay(histories, strategy):
     def evaluate(params, own, images, labels):
         return rows[np.asarray(own.hyper["row"], int), images.flat[0]][:, None]
 
-    def train_step(state, own, images, labels):
+    def train_step(state, own, images, labels, keys):
         return state, np.zeros(len(own.rate))
 
     programs = Programs(
