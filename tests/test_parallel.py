@@ -236,8 +236,8 @@ def test_a_run_on_two_devices_ends_as_on_one_and_resumes_on_another_number(
     for found in (two, both):
         np.testing.assert_allclose(found[0], one[0], rtol=1e-5)
         assert found[1] == one[1]
-        # Rounding may change the class of a pixel.
-        np.testing.assert_allclose(found[2], one[2], rtol=1e-3, atol=1e-3)
+        # Rounding may change the class of a pixel, or its bin: there are few in the band.
+        np.testing.assert_allclose(found[2], one[2], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("count", [2, 8])
