@@ -132,13 +132,22 @@ def repeated(train_and_evaluate, config, workdir):
             return times
 
 
-@pytest.mark.parametrize("fields", [{}, {"model.dropout": 0.5, "train.then": "ce"}])
-def test_a_run_that_is_stopped_goes_on_after_the_step(data_dir, tmp_path, monkeypatch, fields):
-    config = tiny(data_dir, **{"train.epochs": 3, "data.batch_size": 8}, **fields)
+# An epoch of 4 steps and a batch of validation asks 5 times.
+@pytest.mark.parametrize(
+    ("fields", "questions", "times"),
+    [
+        ({"train.epochs": 3}, 4, 4),
+        # Once in each part.
+        ({"train.epochs": 2, "train.then": "ce", "model.dropout": 0.5}, 7, 3),
+    ],
+)
+def test_a_run_that_is_stopped_goes_on_after_the_step(
+    data_dir, tmp_path, monkeypatch, fields, questions, times
+):
+    config = tiny(data_dir, **{"data.batch_size": 8, **fields})
     single.train_and_evaluate(config, tmp_path / "whole")
-    # 3 epochs of 4 steps and a batch of validation ask 15 times.
-    monkeypatch.setattr(stopping, "deferred", stopping_after(4))
-    assert repeated(single.train_and_evaluate, config, tmp_path / "stopped") > 3
+    monkeypatch.setattr(stopping, "deferred", stopping_after(questions))
+    assert repeated(single.train_and_evaluate, config, tmp_path / "stopped") == times
     assert files(tmp_path / "whole") == files(tmp_path / "stopped")
     states = [final_state(tmp_path / name, config)[1].state for name in ("whole", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *states)
