@@ -1,5 +1,6 @@
 """A strict session of 8 devices: no array is broadcast by accident, and warnings are errors."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -10,6 +11,10 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Traces and compiled programs are millions of small objects that live as long as the session, and
+# the search for cycles among them took a tenth of its time.
+gc.set_threshold(100_000, 50, 100)
 
 # How fast cases are drawn says something of the machine, and nothing of what is tested.
 hypothesis.settings.register_profile(
