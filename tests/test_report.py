@@ -635,7 +635,7 @@ def test_the_table_beyond_the_paper_is_there_with_runs_that_only_it_shows(tmp_pa
     write_run(drive / "svls", "tiny/drive/svls", values(BETTER, seed=9))
     folder = made(drive)
     text = (folder / "report.md").read_text()
-    assert "## Beyond the paper: Losses since, and other means to calibrate" in text
+    assert "## Beyond the paper: More losses, and other means to calibrate" in text
     assert "experiments.reproduce --frontier --data=dsb2018=FOLDER --scale=tiny" in text
     assert (folder / "tables" / "frontier_ranks_tiny.tex").exists()
     of_table = {row.method for row in numbers(folder) if row.table == FRONTIER}

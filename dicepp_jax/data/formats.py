@@ -368,8 +368,9 @@ def _unite(
             raise ValueError(
                 f"{file} and {other} overlap in {different.mean():.2%} of the image with different "
                 "classes, but each pixel has one; subtract one mask from the other, or select "
-                "classes by --config.folder.classes=background,NAME,..., or, if they are of "
-                "several raters, say {rater} in --config.folder.masks"
+                "classes by --config.folder.classes=background,NAME,...; if they are of several "
+                "raters, give both templates, as in --config.folder.images='images/{case}.*' "
+                "--config.folder.masks='masks/{rater}/{case}.*'"
             )
         twice |= both
         label = np.maximum(label, layer)

@@ -102,7 +102,7 @@ RIVALS = (
     "dsc_ce+l1_ace",
     "dscpp+l1_ace",
 )
-"""Losses that are compared with the paper's, most of them published since."""
+"""Losses that are compared with the paper's four, many of them published since."""
 
 TABLES = {
     table.number: table
@@ -141,7 +141,7 @@ TABLES = {
         ),
         PaperTable(
             FRONTIER,
-            "Losses since, and other means to calibrate",
+            "More losses, and other means to calibrate",
             ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19"),
             ("kits19_synthetic", "phantom", "phantom_3d"),
             (*LOSSES, *RIVALS),

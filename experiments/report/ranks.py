@@ -18,6 +18,9 @@ SIGNIFICANT = 0.05
 RANKED = tuple(metric for metric in REPORTED if metric != "jaccard")
 """The columns; Jaccard orders the cases as Dice does."""
 
+OVERALL = ("nll", "brier", "ece", "dice")
+"""Those that the rank over all is the mean of, so that none counts twice."""
+
 
 def verdict(part: Part, method: str, label: str, metric: str) -> str:
     """Whether a method is better or worse than DSC++ on the same cases.
@@ -65,7 +68,7 @@ def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
         for metric in RANKED
     }
     by_metric = {metric: np.mean(ranks, axis=0) for metric, ranks in found.items() if ranks}
-    overall = np.mean([*by_metric.values()], axis=0)
+    overall = np.mean([by_metric[metric] for metric in OVERALL if metric in by_metric], axis=0)
     titles = [groups_lib.method_title(entries(parts[0])[name].run) for name in methods]
     rows = [
         (
@@ -87,13 +90,29 @@ def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
     return ReportTable(
         f"frontier_ranks_{scale}",
         f"Ranks, {scale} scale",
-        f"Rank of {len(methods)} methods, 1 the best, mean over {shown}. After it, for each of "
+        f"Rank of {len(methods)} methods, 1 the best, mean over {shown}; the first column is the "
+        f"mean of {', '.join(METRIC_TITLES[metric] for metric in OVERALL)}. After it, for each of "
         f"these in that order: {BETTER} better than DSC++ and {WORSE} worse, by the signed-rank "
         f"test over the cases with Holm's adjustment for all pairs of the data set, p < "
-        f"{SIGNIFICANT:g}; {ALIKE} neither.",
+        f"{SIGNIFICANT:g}; {ALIKE} neither. A network that hardly predicts the class can have the "
+        "lowest calibration error: read each rank beside that of Dice.",
         tuple(map(Column, ("method", "all", *(METRIC_TITLES[metric] for metric in by_metric)))),
         (tuple(rows),),
+        tuple(_summary(places, methods, titles)),
     )
+
+
+def _summary(
+    places: Sequence[tuple[Part, str]], methods: Sequence[str], titles: Sequence[str]
+) -> Iterator[str]:
+    """For each metric, in words, which methods are better than DSC++ wherever they differ."""
+    for metric in RANKED:
+        better = [
+            title
+            for title, name in zip(titles, methods, strict=True)
+            if BETTER in (found := {*_verdicts(places, name, metric)}) and WORSE not in found
+        ]
+        yield f"Better than DSC++ in {METRIC_TITLES[metric]}: {'; '.join(better) or 'none'}."
 
 
 def _verdicts(places: Sequence[tuple[Part, str]], method: str, metric: str) -> Iterator[str]:

@@ -128,7 +128,7 @@ def _cost(entry: Entry | None) -> tuple[str, str]:
     if entry is None:
         return "", ""
     run = entry.run
-    minutes = NOTHING if math.isnan(run.seconds) else f"{run.seconds / 60:.1f}"
+    minutes = NOTHING if math.isnan(run.seconds) else f"{run.seconds / 60:.2f}"
     return minutes, str(run.evaluations)
 
 
@@ -193,8 +193,8 @@ def _notes(part: Part, label: str) -> Iterator[str]:
         )
     if part.number == FRONTIER:
         yield (
-            "minutes: of training (of an ensemble that of all its networks) and of what is fitted "
-            "after it; evaluations: of a network in a prediction."
+            "minutes: of training (of an ensemble that of all its networks), and of predicting "
+            "and fitting the validation split after it; evaluations: of a network in a prediction."
         )
     yield groups_lib.made_by(entries(part).values())
     about = next(iter(entries(part).values())).run.about

@@ -137,6 +137,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         [
             f"{'; '.join(group.title for group in gathered)}:",
             *(f"{f.claim}: {f.verdict}" for f in found),
+            *(line for table in rank_tables(parts) for line in (f"{table.title}:", *table.notes)),
             f"report: {output / HTML}",
         ]
     )

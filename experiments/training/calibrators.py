@@ -18,7 +18,7 @@ from dicepp_jax.scaling import fit_temperature
 from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training.single import best_predictor
-from experiments.workdirs import derived
+from experiments.workdirs import derived, finished
 
 VOXELS = 2**16
 """Number of voxels of each validation case that a fit uses, drawn at random if it has more."""
@@ -51,7 +51,7 @@ class Calibrated(NamedTuple):
 
 def temperature(config: ConfigDict, built: Components, workdir: Path) -> Calibrated:
     """Temperature scaling."""
-    predict = best_predictor(config, built, workdir, config.loss.name)
+    predict = best_predictor(config, built, workdir, finished.loss_of(config))
     found = fit(predict, built.splits["validation"], len(built.spec.classes))
     title = f"T = {found:.2f}"
     return Calibrated(inference.tempered(predict, found), title, {"temperature": found})
@@ -66,7 +66,7 @@ def mapped(
     workdir: Path,
 ) -> Calibrated:
     """An affine map of log-probabilities, with a kernel of a length along each axis."""
-    predict = best_predictor(config, built, workdir, config.loss.name)
+    predict = best_predictor(config, built, workdir, finished.loss_of(config))
     kernel = (length,) * built.spec.ndim
     count = VOXELS if length == 1 else NEIGHBOURED
     logits, labels = [], []
@@ -93,7 +93,7 @@ def mc_dropout(
             "its predictions are equal; train a run with --config.model.dropout=0.5"
         )
     drawn = inference.Samples(samples, components.sample_key(config.seed))
-    predict = best_predictor(config, built, workdir, config.loss.name, drawn)
+    predict = best_predictor(config, built, workdir, finished.loss_of(config), drawn)
     title = f"{derived.METHODS[derived.MC_DROPOUT]}, {samples} samples"
     return Calibrated(predict, title, {"samples": samples}, samples)
 

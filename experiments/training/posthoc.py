@@ -16,7 +16,7 @@ from experiments.setup import components
 from experiments.setup.components import Components
 from experiments.training.calibrators import CALIBRATORS
 from experiments.training.single import best_predictor
-from experiments.workdirs import derived, directory, stored, trained
+from experiments.workdirs import derived, directory, finished, stored, trained
 
 
 def calibrate(
@@ -49,7 +49,8 @@ def calibrate(
         start = time.perf_counter()
         calibrated = CALIBRATORS[method](config, built, workdir, **options)
         seconds = time.perf_counter() - start
-        name = f"{config.loss.name}, {calibrated.title}"
+        own = finished.loss_of(config)
+        name = f"{own}, {calibrated.title}"
         print(name)
         folder = workdir / method
         (folder / trained.CURVE).unlink(missing_ok=True)
@@ -63,7 +64,7 @@ def calibrate(
             **calibrated.fitted,
         )
     before = score_files.read(workdir, built.spec.classes)
-    return _report({config.loss.name: before, name: scored}, built)
+    return _report({own: before, name: scored}, built)
 
 
 def combine(

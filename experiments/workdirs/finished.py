@@ -143,7 +143,7 @@ def read(folder: Path) -> Finished:
         folder=folder,
         of=tuple(of),
         spec=spec,
-        loss=_loss(config),
+        loss=loss_of(config),
         kind=kind,
         temperature=about.get("temperature"),
         seed=config.seed,
@@ -169,7 +169,8 @@ def scale(config: ConfigDict, spec: Spec) -> Scale:
     )
 
 
-def _loss(config: ConfigDict) -> str:
+def loss_of(config: ConfigDict) -> str:
+    """What distinguishes runs of a data set and scale: `Finished.loss`."""
     name = config.loss.name
     given = components.hyper(config)
     default = base.get_config().train.learning_rate
