@@ -143,7 +143,8 @@ def reproduce(
     with directory.lock(folder):
         outcome = perform(planned, sources, scale, folder, data_dir, start + budget)
         if any(folder.rglob(f"{score_files.FOLDER}/{score_files.CASES}")):
-            print(f"\n{report.write([folder], folder / contents.FOLDER)}")
+            print("\nwriting the report", flush=True)
+            print(report.write([folder], folder / contents.FOLDER))
     if outcome.left:
         left = ", ".join(outcome.left)
         print(f"{len(outcome.left)} tasks are left; the same command resumes: {left}")

@@ -185,7 +185,8 @@ def check_scored(workdir: Path) -> None:
     """
     if not (workdir / directory.RUN).exists():
         raise FileNotFoundError(
-            f"{workdir / directory.RUN} does not exist; give the --workdir of experiments.run"
+            f"{workdir / directory.RUN} does not exist; give the --workdir of experiments.run. If "
+            "that run was stopped before it began to train, repeat its command first"
         )
     directory.check_single(workdir)
     if not score_files.is_complete(workdir):
