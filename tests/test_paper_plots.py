@@ -348,3 +348,17 @@ def test_a_reliability_diagram_states_the_calibration_error_beside_it(methods):
         legend, diagram = axes.get_legend().get_window_extent(), axes.get_window_extent()
         assert legend.x0 >= diagram.x1 and legend.height < diagram.height
         assert legend.x1 <= figure.bbox.x1
+
+
+def test_what_is_made_of_a_loss_looks_like_nothing_else_of_it():
+    of_dsc = (
+        "",
+        ", temperature 3.22",
+        ", Platt scaling",
+        ", vector scaling",
+        ", auxiliary network",
+    )
+    of_dsc += (", ensemble of 3", ", dropout = 0.2", ", dropout = 0.2, MC dropout", ", then CE")
+    styles = line_styles([f"DSC{end}" for end in of_dsc]).values()
+    assert len({(style["linestyle"], style["marker"]) for style in styles}) == len(of_dsc)
+    assert len({style["color"] for style in styles}) == 1

@@ -21,17 +21,26 @@ COLOURS = {
 }
 """Colours by loss, distinguishable with colour blindness. A ++ loss that is missing here has the
 colour of the original loss."""
-KINDS = {"temperature": (":", "^"), "ensemble": ("-.", "s")}
-"""Dashes and markers of scores derived from runs."""
+KINDS = {
+    "temperature": (":", "^"),
+    "platt": (":", "v"),
+    "vector": (":", "<"),
+    "auxiliary": (":", ">"),
+    "ensemble": ("-.", "s"),
+    "mc": ("-.", "P"),
+    "then": ("-.", "D"),
+    "dropout": ("--", "X"),
+}
+"""Dashes and markers of what is made of a loss by other means, by the word after the comma."""
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, line style and marker by method, independent of which other methods are plotted.
 
     A loss and its ++ variant share a colour, except that DSC and DSC++ have different ones. ++
-    losses have solid lines and filled markers, other losses dashed lines and empty markers. Methods
-    derived from finished runs, named after the comma as in "DSC, ensemble of 3", have their own
-    line styles and markers.
+    losses have solid lines and filled markers, other losses dashed lines and empty markers. What is
+    made of them by other means, named after the comma as in "DSC, ensemble of 3" or "DSC, then CE",
+    has line styles and markers of its own.
 
     Args:
       methods: names such as "focal_tverskypp", "Focal Tversky++" or "dsc, temperature". Names that
@@ -50,7 +59,7 @@ def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
         colour = colours.get(method) or COLOURS[loss]
         full = "++" in method or "pp" in method or method in strangers
         kind = re.match(r".*, (\w+)", method)
-        line, marker = KINDS.get(kind[1] if kind else "", ("-" if full else "--", "o"))
+        line, marker = KINDS.get(kind[1].lower() if kind else "", ("-" if full else "--", "o"))
         styles[method] = {
             "color": colour,
             "linestyle": line,
