@@ -195,5 +195,6 @@ TITLES = {
     "label_smoothing": "Label smoothing",
     "dml": "DML",
     "exp_ce": "Exponential CE",
+    "weighted_ce": "Weighted CE",
 }
 """The names of losses in tables and figures."""

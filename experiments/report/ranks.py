@@ -7,13 +7,13 @@ from scipy.stats import rankdata
 
 from dicepp_jax.rows import column_of
 from experiments.report import groups as groups_lib
+from experiments.report.findings import SIGNIFICANT
 from experiments.report.markup import Cell, Column, ReportTable
 from experiments.report.published import FRONTIER, REPORTED
 from experiments.report.table_numbers import HIGHER_IS_BETTER, METRIC_TITLES, Part, entries, labels
 
 REFERENCE = "dscpp"
 BETTER, WORSE, ALIKE = "▲", "▼", "·"
-SIGNIFICANT = 0.05
 
 RANKED = tuple(metric for metric in REPORTED if metric != "jaccard")
 """The columns; Jaccard orders the cases as Dice does."""

@@ -113,7 +113,8 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         path = output / "figures" / f"{figure.name}.png"
         canvas.save(figure.draw(), path)
         pictures.append(page.Picture(figure.name, figure.title, figure.caption, path))
-    sections = _sections(parts, laid_out)
+    ranked = rank_tables(parts)
+    sections = _sections(parts, laid_out, ranked)
     contents = page.Page(TITLE, _intro(gathered), tuple(found), sections, tuple(pictures))
     texts = {
         output / HTML: page.to_page(contents),
@@ -137,7 +138,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         [
             f"{'; '.join(group.title for group in gathered)}:",
             *(f"{f.claim}: {f.verdict}" for f in found),
-            *(line for table in rank_tables(parts) for line in (f"{table.title}:", *table.notes)),
+            *(line for table in ranked for line in (f"{table.title}:", *table.notes)),
             f"report: {output / HTML}",
         ]
     )
@@ -166,7 +167,7 @@ def _all(group: Group) -> Iterator[groups.Entry]:
 
 
 def _sections(
-    parts: Sequence[Part], laid_out: Sequence[list[ReportTable]]
+    parts: Sequence[Part], laid_out: Sequence[list[ReportTable]], ranked: Sequence[ReportTable]
 ) -> tuple[page.Section, ...]:
     sections = []
     # Users who have only their own data are not shown the paper's empty tables.
@@ -182,7 +183,7 @@ def _sections(
         if number != OTHER:
             table = TABLES[number]
             if number == FRONTIER:
-                shown = [*rank_tables(parts), *shown]
+                shown = [*ranked, *shown]
             missing = tuple(absent(number, parts))
             title = f"{table.heading}: {table.title}"
             sections.append(page.Section(table.name, title, tuple(shown), missing))
