@@ -1,5 +1,4 @@
-"""Every cell of the paper's Tables 3 to 6, and of one beyond it, at three scales:
-SCALE/DATASET/METHOD.
+"""Every cell of the paper's Tables 3 to 6, and of one beyond it: SCALE/DATASET/METHOD.
 
 Command:   python -m experiments.run --config=configs/paper.py:full/dsb2018/focal
                --config.data.manual_dir=DSB
@@ -9,9 +8,11 @@ Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (20
            half an hour for Table 3. tiny: seconds; only a check that everything runs
 Expected:  experiments/report/paper.csv at full scale; results/paper_reduced at reduced scale
 
-METHOD is a loss with its hyper-parameters from the paper's Table 2, a sum of losses
-("dsc+l1_ace"), one of `BASELINES`, or "gamma" for Table 3's grid; METHOD_seed=N sets another seed.
-DATASET is one of the paper's six, or a synthetic one: kits19_synthetic, phantom, phantom_3d.
+SCALE is full, reduced, tiny, or SIDExFILTERS, such as 256x32: images of 256 x 256 and a network of
+32 filters, with the paper's schedule. METHOD is a loss with its hyper-parameters from the paper's
+Table 2, a sum of losses ("dsc+l1_ace"), one of `BASELINES`, or "gamma" for Table 3's grid;
+METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a synthetic one:
+kits19_synthetic, phantom, phantom_3d.
 """
 
 import importlib
@@ -38,9 +39,9 @@ def get_config(cell: str = "") -> ConfigDict:
     Raises:
       LookupError: if there is no such cell.
     """
-    pattern = rf"({'|'.join(SCALES)})/({'|'.join((*SETS, *DRAWN))})/([\w+]+?)(?:_seed=(\d+))?"
+    pattern = rf"(\w+)/({'|'.join((*SETS, *DRAWN))})/([\w+]+?)(?:_seed=(\d+))?"
     found = re.fullmatch(pattern, cell)
-    if not found:
+    if not (found and is_scale(found[1], found[2])):
         raise LookupError(_unknown(cell, "the name of a loss, such as dscpp"))
     scale, dataset, method, seed = found.groups()
 
@@ -64,14 +65,29 @@ def get_config(cell: str = "") -> ConfigDict:
         config.sweep.strategy = "vmap"
     else:
         config.update_from_flattened_dict(BASELINES.get(method, {"loss.name": method}))
-    SCALES[scale](config)
+    if sized := SIDE_AND_FILTERS.fullmatch(scale):
+        side, config.model.filters = map(int, sized.groups())
+        config.data.size = (side, side)
+    else:
+        SCALES[scale](config)
     return config
+
+
+def is_scale(name: str, dataset: str = "") -> bool:
+    """Whether there is a scale of this name; volumes have those of `SCALES` alone.
+
+    Example:
+      >>> is_scale("256x32"), is_scale("full", "kits19"), is_scale("256x32", "kits19")
+      (True, True, False)
+    """
+    sized = dataset not in VOLUMES and SIDE_AND_FILTERS.fullmatch(name)
+    return name in SCALES or bool(sized)
 
 
 def _unknown(cell: str, methods: str) -> str:
     return (
         f"unknown cell {cell!r}, expected SCALE/DATASET/METHOD, as in "
-        f"--config=configs/paper.py:reduced/drive/dscpp. SCALE: {', '.join(SCALES)}; DATASET: "
+        f"--config=configs/paper.py:reduced/drive/dscpp. SCALE: {SCALE_NAMES}; DATASET: "
         f"{', '.join((*SETS, *DRAWN))}; METHOD: {GAMMA}, {methods}"
     )
 
@@ -110,3 +126,8 @@ def _tiny(config: ConfigDict) -> None:
 
 SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
 """The changes of each scale to the paper's setting."""
+
+SIDE_AND_FILTERS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+"""The names of further scales, whose images are square."""
+
+SCALE_NAMES = f"{', '.join(SCALES)}, or SIDExFILTERS such as 256x32 (images, not volumes)"

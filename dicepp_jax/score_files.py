@@ -4,8 +4,10 @@
 counts of every case at `metrics.THRESHOLDS`; `reliability.csv`, sums over all cases; `shown.npz`,
 the cases that figures show. Where cases have no foreground, `normal_cases.csv` holds what was
 predicted in them. `case_reliability.csv` and `lesions.csv` hold the sums of every case behind
-`calibration.csv`, the calibration of the whole split; runs of older versions lack them. Reports
-read nothing but these files.
+`calibration.csv`, the calibration of the whole split; runs of older versions lack them. Where the
+network sees images at another size, `truth_at_size.csv` holds what the truth itself scores at that
+size. Reports read nothing but these files. `shown.npz` alone has images of the data set: reports
+need it for the figures that show them, and it can be deleted before scores are passed on.
 """
 
 import io
@@ -28,6 +30,7 @@ from dicepp_jax.inference import Predict
 from dicepp_jax.metrics import Confusion, Reliability
 from dicepp_jax.plots.views import View, views
 from dicepp_jax.progress import track
+from dicepp_jax.resolution import truth_at_size
 from dicepp_jax.rows import (
     FalsePositives,
     LesionBin,
@@ -46,12 +49,14 @@ CASES, SUMMARY, THRESHOLDS, RELIABILITY = (
 )
 SHOWN = "shown.npz"
 NORMAL = "normal_cases.csv"
+TRUTH = "truth_at_size.csv"
 CASE_RELIABILITY, LESIONS, CALIBRATION = (
     f"{name}.csv" for name in ("case_reliability", "lesions", "calibration")
 )
 DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors of files that were cut off or changed."""
-FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY, SHOWN)
+FILES = (CASES, SUMMARY, THRESHOLDS, RELIABILITY)
+"""Those that scores cannot be read without."""
 
 
 class SplitScores(NamedTuple):
@@ -65,6 +70,8 @@ class SplitScores(NamedTuple):
       false_positives: in the cases without foreground, of each foreground class.
       case_reliability: sums by case, `(C, bins)` each; empty for a run of an older version.
       lesions: the predicted ones of every case; likewise.
+      truth: of `resolution.truth_at_size`, of every case; empty if the network works on the native
+        grid, and for a run of an older version.
     """
 
     rows: list[Row]
@@ -74,6 +81,7 @@ class SplitScores(NamedTuple):
     false_positives: Sequence[FalsePositives] = ()
     case_reliability: Mapping[str, Reliability] = MappingProxyType({})
     lesions: Sequence[LesionBin] = ()
+    truth: Sequence[Row] = ()
 
     def calibration(self, classes: Sequence[str]) -> list[SplitCalibration]:
         """Calibration of each foreground class over the split; none for an older run."""
@@ -128,6 +136,7 @@ def score_split(
     spec: Spec,
     workdir: Path,
     *,
+    size: tuple[int, ...],
     figures: int = 0,
 ) -> SplitScores:
     """Score the cases of a split, with progress, and write their scores.
@@ -137,6 +146,7 @@ def score_split(
       cases: stored cases.
       spec: of their data set.
       workdir: the directory whose folder `test` the scores go to.
+      size: spatial input size of the network.
       figures: number of cases that figures will show.
 
     Returns:
@@ -160,7 +170,10 @@ def score_split(
         if len(shown) < figures:
             shown.append(views(scored))
     reliability = jax.tree.map(lambda *x: np.sum(x, axis=0), *sums.values())
-    scores = SplitScores(rows, reliability, thresholds, shown, false_positives, sums, lesions)
+    truth = [row for stored in cases for row in truth_at_size(stored, spec, size)]
+    scores = SplitScores(
+        rows, reliability, thresholds, shown, false_positives, sums, lesions, truth
+    )
     write(workdir, scores, spec.classes)
     return scores
 
@@ -185,6 +198,7 @@ def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
         [found for part in parts for found in part.false_positives],
         {case: sums for part in known for case, sums in part.case_reliability.items()},
         [found for part in known for found in part.lesions],
+        [row for part in parts for row in part.truth],
     )
 
 
@@ -202,6 +216,8 @@ def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
         (folder / SHOWN).write_bytes(_packed(scored.shown))
     if scored.false_positives:
         write_csv(folder / NORMAL, scored.false_positives)
+    if scored.truth:
+        write_csv(folder / TRUTH, scored.truth)
     if scored.case_reliability:
         bins = [
             CaseBin(case, of_bin)
@@ -262,15 +278,17 @@ def _read(folder: Path, classes: Sequence[str]) -> SplitScores:
     normal = read_csv(folder / NORMAL, FalsePositives) if (folder / NORMAL).exists() else []
     if len(normal) % (len(classes) - 1):
         raise ValueError(f"{folder / NORMAL} lacks classes of some cases")
+    shown = folder / SHOWN
     case_reliability = _case_reliability(folder / CASE_RELIABILITY, thresholds.keys(), classes)
     return SplitScores(
         rows,
         reliability,
         thresholds,
-        _unpacked((folder / SHOWN).read_bytes()),
+        _unpacked(shown.read_bytes()) if shown.exists() else [],
         normal,
         case_reliability,
         read_csv(folder / LESIONS, LesionBin) if case_reliability else [],
+        read_csv(folder / TRUTH, Row) if (folder / TRUTH).exists() else [],
     )
 
 

@@ -114,6 +114,26 @@ def normal_table(found: Mapping[str, Sequence[FalsePositives]]) -> str:
     return f"\n\n{title}\n{layout(table)}"
 
 
+def truth_text(rows: Sequence[Row]) -> str:
+    """What the truth itself scores at the size at which the network sees images.
+
+    Args:
+      rows: of `resolution.truth_at_size`, of every case.
+
+    Returns:
+      A blank line and a sentence; "" if there are no rows.
+
+    Example:
+      >>> place = ("vessel", "image", "dice")
+      >>> truth_text([Row("a", *place, 0.75), Row("b", *place, 0.85)]).strip()
+      "Dice of the truth itself, resized to the network's input and back: vessel 0.8000 ± 0.0349"
+    """
+    means = [s for s in summarise(rows) if s.metric == "dice"]
+    texts = ", ".join(f"{s.label} {_cell(s)}" for s in means)
+    title = "Dice of the truth itself, resized to the network's input and back"
+    return f"\n\n{title}: {texts}" if means else ""
+
+
 def rater_table(rows: Mapping[str, Sequence[Row]], background: str) -> str:
     """What the cases with several raters score against all of them, one line a method.
 

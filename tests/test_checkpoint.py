@@ -259,7 +259,7 @@ def test_scores_that_were_cut_off_between_lines_are_noticed(data_dir, tmp_path, 
     built = components.build(config)
     predict = lambda image, size: np.full((*size, 2), 0.5, np.float32)  # noqa: E731
     cases = [built.splits["test"][n] for n in range(2)]
-    score_files.score_split(predict, cases, built.spec, tmp_path)
+    score_files.score_split(predict, cases, built.spec, tmp_path, size=built.size)
     score_files.read(tmp_path, built.spec.classes)
     for name in ("cases.csv", "reliability.csv", "thresholds.csv"):
         path = tmp_path / "test" / name

@@ -6,8 +6,10 @@ from configs import base
 from configs import paper as cells
 from dicepp_jax.data import SETS
 from dicepp_jax.losses import LOSSES
+from experiments.report import groups
 from experiments.report.published import COLUMNS, GAMMAS, PAPER, TABLES, TITLES, published
 from experiments.setup import components
+from experiments.workdirs.finished import Scale
 
 
 @pytest.mark.parametrize("number", PAPER)
@@ -68,6 +70,37 @@ def test_a_baseline_is_the_dice_loss_but_for_its_fields(method):
 def test_a_cell_of_a_sum():
     config = cells.get_config("tiny/drive/dscpp+l1_ace_seed=2")
     assert (config.loss.name, config.seed) == ("dscpp+l1_ace", 2)
+
+
+def test_a_scale_by_size_has_the_papers_schedule():
+    config = cells.get_config("128x16/dsb2018/dsc_seed=2")
+    assert (config.data.size, config.model.filters, config.seed) == ((128, 128), 16, 2)
+    config.data.size, config.model.filters, config.seed = (), 32, 0
+    assert config == cells.get_config("full/dsb2018/dsc")
+
+
+@pytest.mark.parametrize(
+    "cell", ["256x32/kits19/dsc", "0x8/drive/dsc", "256/drive/dsc", "half/drive/dsc"]
+)
+def test_scales_that_there_are_not(cell):
+    with pytest.raises(LookupError, match="SCALE: full, reduced, tiny, or SIDExFILTERS"):
+        cells.get_config(cell)
+
+
+@pytest.mark.parametrize(
+    ("size", "filters", "epochs", "name"),
+    [
+        ((256, 256), 32, 1000, "256x32"),
+        ((512, 512), 32, 1000, "full"),
+        ((96, 96), 8, 120, "reduced"),
+        ((256, 128), 32, 1000, groups.CUSTOM),
+        ((256, 256), 32, 999, groups.CUSTOM),
+    ],
+)
+def test_scales_have_names(size, filters, epochs, name):
+    patience = (10, 20) if name == "reduced" else (25, 50)
+    scale = Scale(size, filters, 4, epochs, *patience)
+    assert groups.scale_name(scale, SETS["drive"].spec) == name
 
 
 def test_full_scale_is_the_papers():

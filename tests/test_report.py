@@ -302,7 +302,7 @@ def test_what_is_missing_has_a_command(tmp_path):
     parsed = [
         reproduce_main.parse(words[3:]) for words in commands if words[2].endswith("reproduce")
     ]
-    asked = {(o.table[0], *o.data, o.scale) for o in parsed}
+    asked = {(o.table[0], *o.data, *o.scale) for o in parsed}
     others = "bus2017", "dsb2018", "isic2018", "cvc_clinicdb"
     assert asked == {
         (3, "drive", "reduced"),

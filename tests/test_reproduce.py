@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +174,36 @@ def test_the_plan_is_shown_without_doing_it(data_dir, tmp_path, capsys):
     assert not (tmp_path / "tiny").exists()
 
 
+def test_scales_one_after_another(figure, data_dir, tmp_path, capsys):
+    """What is finished at one scale is reported although nothing is left of the time for others."""
+    shutil.copytree(figure, tmp_path / "tiny")
+    more = "--scale=tiny,32x2", "--budget_minutes=0"
+    assert reproduce(data_dir, tmp_path, *FIGURE, *more) == perform.LEFT
+    told = capsys.readouterr().out
+    assert told.index("=== tiny scale") < told.index("2 in all, 2 finished")
+    assert told.index("2 in all, 2 finished") < told.index("=== 32 x 32 with 2 filters")
+    assert "2 tasks are left" in told and not (tmp_path / "report").exists()
+    # With scores of both, a report of both.
+    shutil.copytree(figure, tmp_path / "32x2")
+    for run in (tmp_path / "32x2").rglob("run.json"):
+        about = json.loads(run.read_text())
+        about["config"]["train"] |= {"epochs": 1000, "patience": 25, "stop_patience": 50}
+        about["config"]["model"]["depth"] = 4
+        run.write_text(json.dumps(about))
+    code = reproduce(data_dir, tmp_path, *FIGURE, *more)
+    assert code in (0, perform.LEFT)
+    lines = (tmp_path / "report/tables.csv").read_text().splitlines()
+    scales = {line.split(",")[2] for line in lines}
+    assert scales == {"scale", "tiny", "32x2"}
+
+
+def test_a_scale_of_images_is_not_one_of_volumes(tmp_path, capsys):
+    asked = "--table=5", "--data=phantom_3d", "--scale=64x8", "--dry_run"
+    reproduce(tmp_path, tmp_path, *asked)
+    told = capsys.readouterr().out
+    assert "phantom_3d is not available: 64x8 is a scale of images; of volumes: full" in told
+
+
 def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
     config = cells.get_config("tiny/phantom/dsc")
     config.data.data_dir = data_dir
@@ -189,7 +221,7 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
         ([], "nothing requested; give --table=4, --figure=5, --all or --frontier"),
         (["--table=7"], "invalid choice: 7"),
         (["--table=4", "--data=dirve=x"], "'dirve' is not a data set; known: drive"),
-        (["--all", "--scale=half"], "invalid choice: 'half'"),
+        (["--all", "--scale=tiny,half"], "'half' is not a scale; known: full, reduced, tiny, or"),
         (["--all", "--seeds=0"], "--seeds is 0"),
         (["--all", "--budget_minutes=-1"], "--budget_minutes is -1; it must not be negative"),
     ],

@@ -136,7 +136,7 @@ def test_scores_of_a_run_or_of_severities_that_changed_are_made_again(run):
 def test_a_temperature_and_an_ensemble_beside_their_run(made, run, tmp_path):
     _, config, built = made
     predict = inference.tempered(single.best_predictor(config, built, run, ""), 2.0)
-    score_split(predict, built.splits["test"], built.spec, run / "temperature")
+    score_split(predict, built.splits["test"], built.spec, run / "temperature", size=built.size)
     derived.write(run / "temperature", derived.TEMPERATURE, [run], temperature=2.0)
     # Of two equal members, the mean is each of them.
     twin, ensemble = shutil.copytree(run, tmp_path / "twin"), tmp_path / "ensemble"

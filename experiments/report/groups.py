@@ -25,7 +25,7 @@ LABEL_MAP = ("nll_labelmap", "brier_labelmap")
 """The metrics that are compared with the paper's NLL and Brier of KiTS19."""
 
 CUSTOM = "custom"
-"""The name of a scale that is not one of `configs.paper.SCALES`."""
+"""The name of a scale that `configs.paper` does not have."""
 
 COMBINED = (ENSEMBLE, FOLDS)
 """Kinds of several networks."""
@@ -43,6 +43,7 @@ class Entry(NamedTuple):
       calibration: of the whole split, by class; empty for a run of an older version.
       curves: means of `CURVES` over the cases at `metrics.THRESHOLDS`, by label and name.
       raters: means over the cases with several raters, of `rows.of_raters`, by label and metric.
+      truth: likewise what the truth itself scores at the network's size, of `resolution`.
     """
 
     run: Finished
@@ -51,6 +52,7 @@ class Entry(NamedTuple):
     calibration: Sequence[SplitCalibration]
     curves: Mapping[tuple[str, str], np.ndarray]
     raters: Mapping[tuple[str, str], Summary]
+    truth: Mapping[tuple[str, str], Summary]
 
 
 class Group(NamedTuple):
@@ -60,7 +62,7 @@ class Group(NamedTuple):
       title: its name in reports.
       spec: the data set.
       scale: of the runs.
-      scale_name: a key of `configs.paper.SCALES`, or `CUSTOM`.
+      scale_name: of `configs.paper`, or `CUSTOM`.
       tag: the scale's name, numbered where the data set has several groups of that name.
       entries: by method, each the run with the lowest fold and seed.
       seeds: the runs of all folds and seeds, for methods that have several.
@@ -129,12 +131,12 @@ def gather(runs: Iterable[Finished]) -> list[Group]:
         spec, named = of_group[0].spec, scale_name(of_group[0].scale, of_group[0].spec)
         same = sum((g.spec.name, g.scale_name) == (spec.name, named) for g in groups)
         groups.append(_group(of_group, named, f" {same + 1}" if same else ""))
-    datasets, scales = [*SETS], [*cells.SCALES, CUSTOM]
+    datasets = [*SETS]
     return sorted(
         groups,
         key=lambda group: (
             datasets.index(group.spec.name) if group.spec.name in datasets else len(datasets),
-            scales.index(group.scale_name),
+            _order(group),
             group.spec.name,
             group.tag,
         ),
@@ -143,9 +145,8 @@ def gather(runs: Iterable[Finished]) -> list[Group]:
 
 def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
     spec, scale = runs[0].spec, runs[0].scale
-    words = "custom scale" if named == CUSTOM else f"{named} scale"
     folds = "" if runs[0].fold is None else ", cross-validation"
-    title = f"{spec.title}, {words}{number}{folds}"
+    title = f"{spec.title}, {scale_words(named)}{number}{folds}"
     by_method: dict[str, dict[tuple[int, int], Finished]] = {}
     for run in runs:
         of_method = by_method.setdefault(method(run), {})
@@ -175,6 +176,14 @@ def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
     )
 
 
+def _order(group: Group) -> tuple[int, ...]:
+    """The paper's scale first, then others by size, then those that are for trials."""
+    if sized := cells.SIDE_AND_FILTERS.fullmatch(group.scale_name):
+        side, filters = map(int, sized.groups())
+        return 1, -side, -filters
+    return {"full": 0, "reduced": 2, "tiny": 3, CUSTOM: 4}[group.scale_name], 0, 0
+
+
 def repetition(run: Finished) -> tuple[int, int]:
     """What distinguishes the runs of a method: fold, -1 for none, and seed."""
     return -1 if run.fold is None else run.fold, run.seed
@@ -197,8 +206,9 @@ def entry(run: Finished) -> Entry:
     raters = [row for row in of_raters(scored.rows) if row.region == WHOLE_IMAGE]
     means = {(row.label, column_of(row)): row for row in summarise(rows)}
     against_all = {(row.label, row.metric): row for row in summarise(raters)}
-    calibration = scored.calibration(classes)
-    return Entry(run, rows, means, calibration, _curves(scored, classes), against_all)
+    of_truth = {(row.label, row.metric): row for row in summarise(scored.truth)}
+    calibration, curves = scored.calibration(classes), _curves(scored, classes)
+    return Entry(run, rows, means, calibration, curves, against_all, of_truth)
 
 
 def _curves(scored: SplitScores, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
@@ -220,10 +230,23 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def scale_name(scale: Scale, spec: Spec) -> str:
     """The scale of `configs.paper` that this is, or `CUSTOM`."""
-    for name in cells.SCALES if spec.name in (*cells.SETS, *cells.DRAWN) else ():
-        if scale == cell_scale(name, spec):
-            return name
-    return CUSTOM
+    if spec.name not in (*cells.SETS, *cells.DRAWN):
+        return CUSTOM
+    sized = f"{scale.size[0]}x{scale.filters}"
+    names = [*cells.SCALES, *([sized] if cells.is_scale(sized, spec.name) else [])]
+    return next((name for name in names if scale == cell_scale(name, spec)), CUSTOM)
+
+
+def scale_words(name: str) -> str:
+    """A scale in titles.
+
+    Example:
+      >>> scale_words("reduced"), scale_words("256x32")
+      ('reduced scale', '256 x 256 with 32 filters')
+    """
+    if sized := cells.SIDE_AND_FILTERS.fullmatch(name):
+        return f"{sized[1]} x {sized[1]} with {sized[2]} filters"
+    return f"{name} scale"
 
 
 def cell_scale(name: str, spec: Spec) -> Scale:
@@ -236,8 +259,11 @@ def scale_text(group: Group) -> str:
     spec, ours = group.spec, _described(group.scale)
     if spec.name in cells.SETS and group.scale_name == "full":
         return f"The paper's setting: {ours}."
-    named = {CUSTOM: "Custom scale", "tiny": "Tiny scale, no result"}
-    text = f"{named.get(group.scale_name, f'{group.scale_name.capitalize()} scale')}: {ours}"
+    words = scale_words(group.scale_name)
+    named = {"tiny": "Tiny scale, no result"}.get(group.scale_name, words[0].upper() + words[1:])
+    if cells.SIDE_AND_FILTERS.fullmatch(group.scale_name):
+        named = "The paper's schedule at another size"
+    text = f"{named}: {ours}"
     original = spec.stands_for or spec.name
     if original not in cells.SETS:
         return f"{text}."

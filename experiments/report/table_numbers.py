@@ -45,6 +45,10 @@ METRIC_TITLES = {
 HIGHER_IS_BETTER = ("dice", "jaccard", "entropy_auroc")
 
 
+TRUTH = "truth at this size"
+"""The method of the truth itself, resized to the network's input and back."""
+
+
 class Part(NamedTuple):
     """The share of a group in a table.
 
@@ -217,7 +221,16 @@ def numbers(part: Part) -> list[Number]:
             summary = entry.means.get((ALL_CLASSES, metric))
             if summary:
                 found.append(_beside(part, name, entry.run.seed, summary))
+    place = (part.number, part.group.spec.name, part.group.tag)
+    for summary in truth(part).values():
+        seed = next(iter(entries(part).values())).run.seed
+        found.append(Number(*place, TRUTH, seed, summary, *(math.nan,) * 3))
     return found
+
+
+def truth(part: Part) -> Mapping[tuple[str, str], Summary]:
+    """What the truth itself scores, by class and metric; the same for all runs of a scale."""
+    return next((e.truth for e in entries(part).values() if e.truth), {})
 
 
 def _beside(part: Part, method: str, seed: int, summary: Summary) -> Number:

@@ -16,6 +16,7 @@ from experiments.report.published import FRONTIER, REPORTED, TABLES, Published
 from experiments.report.table_numbers import (
     HIGHER_IS_BETTER,
     METRIC_TITLES,
+    TRUTH,
     Number,
     Part,
     comparable,
@@ -23,6 +24,7 @@ from experiments.report.table_numbers import (
     labels,
     metrics,
     published_cell,
+    truth,
 )
 from experiments.workdirs.finished import Finished
 
@@ -79,8 +81,11 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTab
     rows = (*part.methods, *part.beyond)
     found_entries = [part.group.entries.get(name) for name in rows]
     columns = [(Column("method"), [Cell(_row_title(part, name)) for name in rows])]
+    of_truth = [TRUTH]
     for metric in metrics(part):
         for kind in _kinds(part, label, metric):
+            mean = truth(part).get((label, metric)) if kind == OURS else None
+            of_truth.append(mean_text(mean.mean, mean.error) if mean else "")
             texts = [
                 _text(
                     kind,
@@ -105,14 +110,17 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTab
         ]
     lines = tuple(zip(*(cells_ for _, cells_ in columns), strict=True))
     border = len(part.methods)
-    blocks = tuple(block for block in (lines[:border], lines[border:]) if block)
+    blocks = [block for block in (lines[:border], lines[border:]) if block]
+    if any(of_truth[1:]):
+        of_truth += [""] * (len(columns) - len(of_truth))
+        blocks.append((tuple(map(Cell, of_truth)),))
     several = labels(part)[1:]
     return ReportTable(
         _name(part, *([label] if several else [])),
         _title(part, label),
         _caption(part),
         tuple(column for column, _ in columns),
-        blocks,
+        tuple(blocks),
         tuple(_notes(part, label)),
     )
 
@@ -190,6 +198,11 @@ def _notes(part: Part, label: str) -> Iterator[str]:
         yield (
             "* The paper's NLL and Brier of KiTS19 have another definition; ours of the label map "
             "follow it and are compared with them."
+        )
+    if truth(part):
+        yield (
+            f"{TRUTH}: of the truth itself, resized to the network's input and back as labels; "
+            "about the most that a network can reach there."
         )
     if part.number == FRONTIER:
         yield (

@@ -16,23 +16,10 @@ from absl import logging
 
 from configs import paper as cells
 from experiments.report.published import FIGURES, FRONTIER, PAPER
+from experiments.reproduce import options
 from experiments.setup import compiled, failures, huge_pages, stopping
 
 RESUMES = "the same command resumes"
-
-
-def _folders(text: str) -> dict[str, str]:
-    """Data sets and their folders from NAME=FOLDER,NAME,..."""
-    folders = {}
-    for item in text.split(","):
-        name, _, folder = item.strip().partition("=")
-        if name not in (*cells.SETS, *cells.DRAWN):
-            raise argparse.ArgumentTypeError(
-                f"{name!r} is not a data set; known: {', '.join((*cells.SETS, *cells.DRAWN))}. For "
-                "example --data=drive=FOLDER,dsb2018=FOLDER"
-            )
-        folders[name] = str(Path(folder).expanduser()) if folder else ""
-    return folders
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,13 +37,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--frontier", action="store_const", const=[FRONTIER], default=[], help=more)
     parser.add_argument(
         "--scale",
-        choices=cells.SCALES,
-        default="full",
-        help="full, the paper's; reduced, for a CPU; tiny, to see that it works (configs/paper.py)",
+        type=options.scales,
+        default=("full",),
+        metavar="NAME,...",
+        help="full, the paper's; reduced, for a CPU; tiny, to see that it works; 256x32, images of "
+        "256 x 256 and 32 filters with the paper's schedule, likewise others (configs/paper.py); "
+        "several make a report of all besides that of each",
     )
     parser.add_argument(
         "--data",
-        type=_folders,
+        type=options.folders,
         default={},
         metavar="NAME=FOLDER,...",
         help="the data sets that you have and the folders with their files (NAME alone for a set "
@@ -67,19 +57,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of ensembles, 1 for no ensembles; 3")
     parser.add_argument("--budget_minutes", type=float, default=math.inf, metavar="MINUTES")
     parser.add_argument("--dry_run", action="store_true", help="print the plan only")
-    options = parser.parse_args(argv)
-    if not (options.all or options.table or options.figure or options.frontier):
+    parsed = parser.parse_args(argv)
+    if not (parsed.all or parsed.table or parsed.figure or parsed.frontier):
         parser.error("nothing requested; give --table=4, --figure=5, --all or --frontier")
-    if options.budget_minutes < 0:
-        parser.error(f"--budget_minutes is {options.budget_minutes:g}; it must not be negative")
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; it must be at least 1")
-    return options
+    if parsed.budget_minutes < 0:
+        parser.error(f"--budget_minutes is {parsed.budget_minutes:g}; it must not be negative")
+    if parsed.seeds < 1:
+        parser.error(f"--seeds is {parsed.seeds}; it must be at least 1")
+    return parsed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reproduce the tables and figures of the command line."""
-    options = parse(argv)
+    parsed = parse(argv)
     from experiments.reproduce.perform import reproduce
 
     compiled.keep()
@@ -87,15 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with failures.reported():
             code = reproduce(
-                (*(PAPER if options.all else options.table), *options.frontier),
-                tuple(FIGURES) if options.all else tuple(options.figure),
-                scale=options.scale,
-                folders=options.data,
-                data_dir=options.data_dir,
-                workdir=options.workdir.expanduser(),
-                seeds=options.seeds,
-                budget=60 * options.budget_minutes,
-                dry_run=options.dry_run,
+                (*(PAPER if parsed.all else parsed.table), *parsed.frontier),
+                tuple(FIGURES) if parsed.all else tuple(parsed.figure),
+                scales=parsed.scale,
+                folders=parsed.data,
+                data_dir=parsed.data_dir,
+                workdir=parsed.workdir.expanduser(),
+                seeds=parsed.seeds,
+                budget=60 * parsed.budget_minutes,
+                dry_run=parsed.dry_run,
             )
     except KeyboardInterrupt:
         stopping.leave(RESUMES)

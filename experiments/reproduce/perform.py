@@ -11,6 +11,7 @@ import jax
 from dicepp_jax import score_files
 from experiments.report import contents
 from experiments.report import write as report
+from experiments.report.groups import scale_words
 from experiments.reproduce import plan as plans
 from experiments.reproduce.plan import FAILURES, AvailableData, Planned, Task, duration
 from experiments.setup import failures
@@ -47,7 +48,7 @@ def perform(
     Args:
       planned: the plan.
       sources: available data sets.
-      scale: a key of `configs.paper.SCALES`.
+      scale: of `configs.paper`.
       folder: that of the scale.
       data_dir: of prepared sets.
       deadline: by `time.monotonic`, after which no task begins and training stops.
@@ -105,7 +106,7 @@ def reproduce(
     tables: Sequence[int],
     figures: Sequence[int],
     *,
-    scale: str,
+    scales: Sequence[str],
     folders: Mapping[str, str],
     data_dir: str,
     workdir: Path,
@@ -113,12 +114,12 @@ def reproduce(
     budget: float,
     dry_run: bool,
 ) -> int:
-    """Plan, perform and report tables and figures.
+    """Plan, perform and report tables and figures, one scale after another.
 
     Args:
       tables: their numbers.
       figures: their numbers.
-      scale: a key of `configs.paper.SCALES`.
+      scales: of `configs.paper`; several have a report together, besides that of each.
       folders: of the data sets' files, by name.
       data_dir: of prepared sets.
       workdir: the directory of all scales.
@@ -129,20 +130,42 @@ def reproduce(
     Returns:
       The exit code: 1 if something failed, `LEFT` if there was not enough time.
     """
-    start = time.monotonic()
-    datasets, folder = tuple(folders), workdir / scale
-    wanted = plans.tasks(tables, figures, datasets, seeds)
-    sources, missing = plans.find_data(wanted, folders, scale, data_dir)
+    end = time.monotonic() + budget
+    wanted = plans.tasks(tables, figures, tuple(folders), seeds)
     for option, table, _ in plans.requests(tables, figures):
-        if not plans.chosen_sets(table, datasets):
+        if not plans.chosen_sets(table, tuple(folders)):
             print(f"{option} shows {', '.join((*table.datasets, *table.drawn))}: left out")
+    codes = set()
+    for scale in scales:
+        if len(scales) > 1:
+            print(f"\n=== {scale_words(scale)} ===")
+        place = scale, workdir / scale, data_dir
+        codes.add(_at_scale(wanted, folders, *place, end, budget, dry_run))
+    there = [workdir / scale for scale in scales if _has_scores(workdir / scale)]
+    if len(there) > 1 and not dry_run:
+        print("\nwriting the report of all scales", flush=True)
+        print(report.write(there, workdir / contents.FOLDER))
+    return next((code for code in (1, LEFT) if code in codes), 0)
+
+
+def _at_scale(
+    wanted: Sequence[Task],
+    folders: Mapping[str, str],
+    scale: str,
+    folder: Path,
+    data_dir: str,
+    end: float,
+    budget: float,
+    dry_run: bool,
+) -> int:
+    sources, missing = plans.find_data(wanted, folders, scale, data_dir)
     planned = plans.plan(wanted, sources, missing, scale, folder, data_dir)
     print(f"\n{plans.describe(planned, missing, budget)}")
     if dry_run:
         return 0
     with directory.lock(folder):
-        outcome = perform(planned, sources, scale, folder, data_dir, start + budget)
-        if any(folder.rglob(f"{score_files.FOLDER}/{score_files.CASES}")):
+        outcome = perform(planned, sources, scale, folder, data_dir, end)
+        if _has_scores(folder):
             print("\nwriting the report", flush=True)
             print(report.write([folder], folder / contents.FOLDER))
     if outcome.left:
@@ -153,3 +176,7 @@ def reproduce(
     if missing:
         print(f"error: not available, see above: {', '.join(missing)}", file=sys.stderr)
     return 1 if outcome.failed or missing else LEFT if outcome.left else 0
+
+
+def _has_scores(folder: Path) -> bool:
+    return any(folder.rglob(f"{score_files.FOLDER}/{score_files.CASES}"))

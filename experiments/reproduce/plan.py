@@ -164,7 +164,7 @@ def find_data(
     Args:
       planned: the tasks.
       folders: of the sets' files, by name.
-      scale: a key of `configs.paper.SCALES`.
+      scale: of `configs.paper`.
       data_dir: of prepared sets.
 
     Returns:
@@ -173,6 +173,11 @@ def find_data(
     sources: dict[str, AvailableData] = {}
     missing: dict[str, str] = {}
     for dataset in dict.fromkeys(task.dataset for task in planned):
+        if not cells.is_scale(scale, dataset):
+            missing[dataset] = (
+                f"{scale} is a scale of images; of volumes: {', '.join(cells.SCALES)}"
+            )
+            continue
         config = cells.get_config(f"{scale}/{dataset}/dscpp")
         config.data.data_dir, config.data.manual_dir = data_dir, folders.get(dataset, "")
         try:
@@ -227,7 +232,7 @@ def plan(
       wanted: all tasks.
       sources: available data sets.
       missing: why others are not available.
-      scale: a key of `configs.paper.SCALES`.
+      scale: of `configs.paper`.
       folder: that of the scale.
       data_dir: of prepared sets.
 

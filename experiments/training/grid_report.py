@@ -51,7 +51,9 @@ def evaluate_and_report(
                 predict = best_predictor(member_config, built[member], folder, member)
                 predicts.append(predict)
                 trained.append(member)
-                scores = score_split(predict, cases, first.spec, folder, figures=figures)
+                scores = score_split(
+                    predict, cases, first.spec, folder, size=first.size, figures=figures
+                )
                 scored.append(scores.rows)
         if scored:
             all_of_them = len(scored) == len(point.members)
@@ -60,7 +62,9 @@ def evaluate_and_report(
         if len(predicts) > 1:
             folder = workdir / f"{name}_ensemble"
             ensemble = inference.ensemble(predicts)
-            scores = score_split(ensemble, cases, first.spec, folder, figures=figures)
+            scores = score_split(
+                ensemble, cases, first.spec, folder, size=first.size, figures=figures
+            )
             of = [workdir / member for member in point.members if member in trained]
             derived.write(folder, derived.ENSEMBLE, of, evaluations=len(of))
             rows[f"{name}, ensemble"] = scores.rows

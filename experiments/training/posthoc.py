@@ -227,7 +227,7 @@ def _score(
     predict: inference.Predict, config: ConfigDict, built: Components, folder: Path
 ) -> score_files.SplitScores:
     cases, figures = built.splits[built.scored_part], config.evaluation.figures
-    return score_split(predict, cases, built.spec, folder, figures=figures)
+    return score_split(predict, cases, built.spec, folder, size=built.size, figures=figures)
 
 
 def _report(scores: dict[str, score_files.SplitScores], built: Components) -> str:

@@ -21,7 +21,13 @@ from dicepp_jax.losses import find_loss
 from dicepp_jax.names import file_name
 from dicepp_jax.rows import RATER_DICE, Comparison, compare, is_of_raters, summarise, write_csv
 from dicepp_jax.score_files import SplitScores, score_split
-from dicepp_jax.text_table import calibration_table, normal_table, rater_table, summary_table
+from dicepp_jax.text_table import (
+    calibration_table,
+    normal_table,
+    rater_table,
+    summary_table,
+    truth_text,
+)
 from dicepp_jax.unfinished import Unfinished
 from experiments.setup import components, stopping
 from experiments.setup.components import Components
@@ -63,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, deadline: float = math
             if parallel.is_first():
                 cases, figures = first.splits[first.scored_part], config.evaluation.figures
                 scores[name] = score_split(
-                    predict, cases, first.spec, folders[name], figures=figures
+                    predict, cases, first.spec, folders[name], size=first.size, figures=figures
                 )
             parallel.wait(f"{name} is scored")
         if not parallel.is_first():
@@ -370,6 +376,7 @@ def report(scores: Mapping[str, SplitScores], built: Components, workdir: Path) 
     text = (
         f"{built.scored_title}, {cases} cases, mean ± bootstrap standard error\n"
         + summary_table(summaries, background, compared if len(scores) == 2 else ())
+        + truth_text(next(iter(scores.values())).truth)
         + calibration_table({name: s.calibration(built.spec.classes) for name, s in scores.items()})
         + rater_table({name: s.rows for name, s in scores.items()}, background)
         + normal_table({name: s.false_positives for name, s in scores.items()})
