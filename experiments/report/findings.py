@@ -10,7 +10,7 @@ from dicepp_jax.rows import Comparison, column_of
 from experiments.report.groups import loss_title, method_title, repetition
 from experiments.report.published import GAMMAS, PAIR, TABLES
 from experiments.report.table_numbers import METRIC_TITLES, OTHER, Part, labels
-from experiments.report.tables import p_text
+from experiments.report.tables import p_text, signed
 from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
 
 HOLDS, FAILS, OPEN, NO_RUNS = "holds", "does not hold", "not significant", "no runs"
@@ -31,14 +31,46 @@ class Judgement(NamedTuple):
     """The verdict of one group of runs on a claim.
 
     Attributes:
-      where: the group, the class and the metric.
+      part: of the group.
+      label: the class.
+      metric: its title, "" for none.
+      methods: that are compared, in words.
       verdict: one of `HOLDS`, `PAIRED`, `OPEN`, `FALLS`, `FAILS`, `NO_RUNS`.
       numbers: that it rests on.
+      brief: the same for a cell of a table.
     """
 
-    where: str
+    part: Part
+    label: str
+    metric: str
+    methods: str
     verdict: str
     numbers: str
+    brief: str
+
+    @property
+    def where(self) -> str:
+        """The group, the class and the metric."""
+        return ", ".join(filter(None, (self.part.group.title, self._class, self.metric)))
+
+    @property
+    def dataset(self) -> str:
+        """The data set and the class."""
+        return ", ".join(filter(None, (self.part.group.spec.title, self._class)))
+
+    @property
+    def scale(self) -> str:
+        """As of `Group.tag`."""
+        return self.part.group.tag
+
+    @property
+    def what(self) -> str:
+        """The metric and the methods."""
+        return ": ".join(filter(None, (self.metric, self.methods)))
+
+    @property
+    def _class(self) -> str:
+        return self.label if labels(self.part)[1:] else ""
 
 
 class Finding(NamedTuple):
@@ -168,21 +200,30 @@ def _swapped(c: Comparison) -> Comparison:
 
 
 def _judged(part: Part, c: Comparison, verdict: str) -> Judgement:
-    return Judgement(
-        f"{_place(part, c.label)}, {METRIC_TITLES[column_of(c)]}", verdict, _numbers(part, c)
-    )
-
-
-def _place(part: Part, label: str) -> str:
-    return ", ".join([part.group.title, *([label] if labels(part)[1:] else [])])
-
-
-def _numbers(part: Part, c: Comparison) -> str:
     a, b = (method_title(part.group.entries[name].run) for name in (c.method_a, c.method_b))
-    return (
-        f"{c.mean_a:.4f} with {a}, {c.mean_b:.4f} with {b}; p = {p_text(c.rank_sum)} by rank-sum, "
-        f"{p_text(c.signed_rank)} by signed-rank, {c.cases} cases{_seeds(part, c)}"
+    tests, seeds = (p_text(c.rank_sum), p_text(c.signed_rank)), _seeds(part, c)
+    numbers = (
+        f"{c.mean_a:.4f} with {a}, {c.mean_b:.4f} with {b}; p = {tests[0]} by rank-sum, "
+        f"{tests[1]} by signed-rank, {c.cases} cases"
     )
+    brief = (
+        f"{c.mean_a:.4f}, {c.mean_b:.4f}; p {tests[0]}, {tests[1]}; r {signed(c.rank_biserial, 2)}"
+    )
+    return Judgement(
+        part,
+        c.label,
+        METRIC_TITLES[column_of(c)],
+        f"{_general(part, c.method_a)}, {_general(part, c.method_b)}",
+        verdict,
+        numbers + (f"; the same way round in {seeds}" if seeds else ""),
+        brief + (f"; {seeds}" if seeds else ""),
+    )
+
+
+def _general(part: Part, name: str) -> str:
+    """The title of a method without what was fitted in one run."""
+    run = part.group.entries[name].run
+    return ", ".join([loss_title(run.loss), *([run.kind] if run.kind else [])])
 
 
 def _seeds(part: Part, c: Comparison) -> str:
@@ -199,7 +240,7 @@ def _seeds(part: Part, c: Comparison) -> str:
         return ""
     same = sum((means[0][key] - means[1][key]) * c.difference > 0 for key in both)
     what = "seeds" if all(fold < 0 for fold, _ in both) else "folds"
-    return f"; the same way round in {same} of {len(both)} {what}"
+    return f"{same} of {len(both)} {what}"
 
 
 def _grid(part: Part) -> Iterator[Judgement]:
@@ -207,45 +248,48 @@ def _grid(part: Part) -> Iterator[Judgement]:
         for _, c in _chosen([part], [("gamma=2", "gamma=1")], ("nll",)):
             if c.label == label:
                 yield _judged(part, c, below(c))
-        place = f"{_place(part, label)}, {METRIC_TITLES['brier']}"
+        place = part, label, METRIC_TITLES["brier"]
         gone = [gamma for gamma in GAMMAS if gamma not in part.group.entries]
         if gone:
-            yield Judgement(place, NO_RUNS, f"Missing: {', '.join(map(loss_title, gone))}")
+            missing = f"Missing: {', '.join(map(loss_title, gone))}"
+            yield Judgement(*place, "all gamma", NO_RUNS, missing, f"{len(gone)} missing")
             continue
         means = [part.group.entries[gamma].means[label, "brier"].mean for gamma in GAMMAS]
         best = GAMMAS[int(np.argmin(means))]
-        yield Judgement(
-            place,
-            HOLDS if best in BEST_GAMMAS else FAILS,
-            f"Lowest at {loss_title(best)}, {min(means):.4f}",
-        )
+        verdict = HOLDS if best in BEST_GAMMAS else FAILS
+        lowest = f"{loss_title(best)}, {min(means):.4f}"
+        yield Judgement(*place, "lowest at", verdict, f"Lowest at {lowest}", lowest)
         above = means[GAMMAS.index(BEST_GAMMAS[-1]) :]
-        yield Judgement(
-            place,
-            HOLDS if (np.diff(above) > 0).all() else FAILS,
-            f"From gamma = 2.5 to 5: {', '.join(f'{mean:.4f}' for mean in above)}",
-        )
+        verdict = HOLDS if (np.diff(above) > 0).all() else FAILS
+        rising = f"From gamma = 2.5 to 5: {', '.join(f'{mean:.4f}' for mean in above)}"
+        ends = f"{above[0]:.4f} to {above[-1]:.4f}"
+        yield Judgement(*place, "gamma = 2.5 to 5", verdict, rising, ends)
 
 
 def _ranges(part: Part) -> Iterator[Judgement]:
     entries = part.group.entries
     if not {*PAIR} <= {*part.methods} & {*entries}:
         return
+    curves = "recall", "precision"
     for label in labels(part):
         ranges = {
-            (name, curve): _range(entries[name].curves[label, curve])
-            for name in PAIR
-            for curve in ("recall", "precision")
+            curve: [_range(entries[name].curves[label, curve]) for name in ("dscpp", "dsc")]
+            for curve in curves
         }
-        wider = all(ranges["dscpp", c] > ranges["dsc", c] for c in ("recall", "precision"))
+        wider = all(ours > theirs for ours, theirs in ranges.values())
         yield Judgement(
-            _place(part, label),
+            part,
+            label,
+            "",
+            "thresholds: DSC++, DSC",
             HOLDS if wider else FAILS,
             "Between T = 0.05 and 0.95 "
             + "; ".join(
-                f"{curve} changes by {ranges['dscpp', curve]:.3f} with DSC++, by "
-                f"{ranges['dsc', curve]:.3f} with DSC"
-                for curve in ("recall", "precision")
+                f"{curve} changes by {ours:.3f} with DSC++, by {theirs:.3f} with DSC"
+                for curve, (ours, theirs) in ranges.items()
+            ),
+            "; ".join(
+                f"{name} {ours:.2f}, {theirs:.2f}" for name, (ours, theirs) in ranges.items()
             ),
         )
 

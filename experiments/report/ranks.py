@@ -89,7 +89,7 @@ def _table(scale: str, parts: Sequence[Part]) -> ReportTable:
     )
     return ReportTable(
         f"frontier_ranks_{scale}",
-        f"Ranks, {scale} scale",
+        f"Ranks, {groups_lib.scale_words(scale)}",
         f"Rank of {len(methods)} methods, 1 the best, mean over {shown}; the first column is the "
         f"mean of {', '.join(METRIC_TITLES[metric] for metric in OVERALL)}. After it, for each of "
         f"these in that order: {BETTER} better than DSC++ and {WORSE} worse, by the signed-rank "

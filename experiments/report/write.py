@@ -18,6 +18,7 @@ from experiments.report.groups import Group
 from experiments.report.markup import ReportTable, to_latex
 from experiments.report.published import FRONTIER, TABLES
 from experiments.report.ranks import rank_tables
+from experiments.report.sizes import claims_table, size_figures
 from experiments.report.table_numbers import OTHER, Part
 from experiments.report.tables import absent, tables
 from experiments.workdirs import finished
@@ -107,7 +108,7 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
     earlier = {path for pattern in MADE for path in output.glob(pattern)}
     (output / "tables").mkdir(parents=True, exist_ok=True)
     pictures = []
-    for figure in figures.figures(gathered):
+    for figure in itertools.chain(figures.figures(gathered), size_figures(gathered)):
         if drawn == "none" or (drawn == "numbers" and figure.shows_cases):
             continue
         path = output / "figures" / f"{figure.name}.png"
@@ -115,6 +116,9 @@ def write(workdirs: Sequence[Path], output: Path, drawn: str = "all") -> str:
         pictures.append(page.Picture(figure.name, figure.title, figure.caption, path))
     ranked = rank_tables(parts)
     sections = _sections(parts, laid_out, ranked)
+    if by_scale := claims_table(found, gathered):
+        title = "Which claims hold at which scale"
+        sections = (page.Section("scales", title, tuple(by_scale)), *sections)
     contents = page.Page(TITLE, _intro(gathered), tuple(found), sections, tuple(pictures))
     texts = {
         output / HTML: page.to_page(contents),

@@ -1,0 +1,87 @@
+"""Metrics against the size of images and of networks."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dicepp_jax.plots.canvas import DPI
+from dicepp_jax.plots.styles import line_styles
+from dicepp_jax.rows import Summary
+
+Points = Mapping[int, Mapping[str, Summary]]
+"""Summaries of a class by size, and by metric."""
+
+LIMIT = {"color": "0.5", "linestyle": "-", "linewidth": 1, "marker": "_"}
+
+
+def by_size(
+    columns: Mapping[str, Mapping[str, Points]],
+    metrics: Mapping[str, str],
+    paper: Mapping[tuple[str, str], float],
+    limits: Sequence[str] = (),
+) -> Figure:
+    """One panel for each metric and kind of size, with 95% intervals over the cases.
+
+    Args:
+      columns: by axis label and method.
+      metrics: titles by name, one row each.
+      paper: its mean by method and metric, drawn as a dotted line across.
+      limits: methods that are no networks, drawn in grey where they have the metric.
+
+    Returns:
+      A figure with logarithmic sizes.
+    """
+    figure, axes = plt.subplots(
+        len(metrics),
+        len(columns),
+        figsize=(3.2 * len(columns) + 0.8, 2.1 * len(metrics) + 0.6),
+        dpi=DPI,
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        layout="constrained",
+    )
+    for row, (metric, title) in zip(axes, metrics.items(), strict=True):
+        for axis, methods in zip(row, columns.values(), strict=True):
+            _lines(axis, methods, metric, paper, limits)
+        row[0].set_ylabel(title, fontsize=9)
+    for bottom, (name, methods) in zip(axes[-1], columns.items(), strict=True):
+        sizes = sorted({size for points in methods.values() for size in points})
+        bottom.set_xscale("log", base=2)
+        bottom.set_xticks(sizes, [*map(str, sizes)])
+        bottom.minorticks_off()
+        bottom.set_xlabel(name, fontsize=9)
+    handles = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles, fontsize=8, loc="outside lower center", ncols=3, handlelength=3
+    )
+    return figure
+
+
+def _lines(
+    axis: Axes,
+    methods: Mapping[str, Points],
+    metric: str,
+    paper: Mapping[tuple[str, str], float],
+    limits: Sequence[str],
+) -> None:
+    networks = [method for method in methods if method not in limits]
+    styles = line_styles(networks) | dict.fromkeys(limits, LIMIT)
+    for method, points in methods.items():
+        found = {size: of[metric] for size, of in sorted(points.items()) if metric in of}
+        if not found:
+            continue
+        means = np.array([s.mean for s in found.values()])
+        bars = [means - [s.low for s in found.values()], [s.high for s in found.values()] - means]
+        shown = {"markersize": 4, "capsize": 2, "linewidth": 1, **styles[method]}
+        axis.errorbar([*found], means, bars, label=method, **shown)
+        if (method, metric) in paper:
+            line = {"color": styles[method]["color"], "linestyle": ":", "linewidth": 1}
+            axis.axhline(paper[method, metric], label=f"{method}, paper", **line)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
