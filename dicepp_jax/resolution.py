@@ -13,9 +13,7 @@ from dicepp_jax.spec import Spec
 METRICS = ("dice", "jaccard")
 
 
-def truth_at_size(
-    stored: dict[str, Any], spec: Spec, size: tuple[int, ...] | None = None
-) -> Iterator[Row]:
+def truth_at_size(stored: dict[str, Any], spec: Spec, size: tuple[int, ...]) -> Iterator[Row]:
     """Dice and Jaccard of the truth itself, resized to the network's grid and back.
 
     That of a network which predicts its training labels exactly. A prediction may be better where
@@ -25,7 +23,7 @@ def truth_at_size(
       stored: a stored case, with the truth "label", on the native grid as "native_label" if the
         volume is stored resampled.
       spec: of its data set.
-      size: spatial input size of a network that sees images whole.
+      size: spatial input size of the network; of one that sees patches it does not matter.
 
     Yields:
       A `Row` for each foreground class and metric; none if the network works on the native grid.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dicepp_jax.data import SETS
 from dicepp_jax.names import file_name
-from dicepp_jax.plots import scaling
+from dicepp_jax.plots import against_size
 from dicepp_jax.rows import Summary
 from experiments.report import groups as groups_lib
 from experiments.report.figures import ReportFigure
@@ -108,7 +108,7 @@ def size_figures(gathered: Sequence[Group]) -> Iterator[ReportFigure]:
                 "paper's schedule at every size. Dotted: the paper's means. Grey: the truth "
                 "itself, resized to the size and back.",
                 functools.partial(
-                    scaling.by_size,
+                    against_size.by_size,
                     columns,
                     {metric: METRIC_TITLES[metric] for metric in METRICS},
                     _paper(name, label),
@@ -119,7 +119,7 @@ def size_figures(gathered: Sequence[Group]) -> Iterator[ReportFigure]:
 
 def _columns(of_set: Sequence[_Sized], label: str) -> dict[str, dict[str, Points]]:
     """Points by method, by the axis along which most sizes are known while the other is fixed."""
-    columns = {}
+    columns: dict[str, dict[str, Points]] = {}
     for axis, other, words in (
         ("side", "filters", "side of the images, pixels; {} filters"),
         ("filters", "side", "filters; images of {0} x {0}"),

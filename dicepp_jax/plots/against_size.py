@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -54,11 +55,16 @@ def by_size(
         bottom.set_xticks(sizes, [*map(str, sizes)])
         bottom.minorticks_off()
         bottom.set_xlabel(name, fontsize=9)
-    handles = {}
+    entries: dict[str, Artist] = {}
     for axis in axes.flat:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        entries |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(
-        handles.values(), handles, fontsize=8, loc="outside lower center", ncols=3, handlelength=3
+        [*entries.values()],
+        [*entries],
+        fontsize=8,
+        loc="outside lower center",
+        ncols=3,
+        handlelength=3,
     )
     return figure
 
