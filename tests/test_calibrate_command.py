@@ -87,12 +87,16 @@ def test_maps_of_logits_are_fitted_on_validation_and_scored_on_test(runs, data_d
     values = [mean_ce(lambda p: p)]
     for method, title in list(derived.METHODS.items())[1:4]:
         calibrate.main([str(workdir), f"--method={method}"])
-        assert f"dsc, {title}" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert f"dsc, {title}" in told
         found, about = finished.read(workdir / method), derived.read(workdir / method)
         assert (found.method, found.evaluations) == (f"dsc, {method}", 1)
         trained_for = sum(entry["seconds"] for entry in log.read(workdir))
         assert 0 < about["seconds"] == pytest.approx(found.seconds - trained_for)
         mapping = Affine(np.array(about["weight"]), np.array(about["offset"]))
+        if method != "auxiliary":
+            assert f"(weight {mapping.weight.flat[0]:.2f}" in told
+            assert f"; offset 0.00, {mapping.offset[1]:.2f})" in told
         fitted = inference.affine(lambda p, native: p, mapping)
         values.append(mean_ce(lambda p, fitted=fitted: fitted(p, p.shape[:-1])))
         # The scores are of the same map.

@@ -76,7 +76,11 @@ def mapped(
         labels.append(label.reshape(-1)[chosen].astype(np.int32))
     found = affine.fit_affine(logits, labels, kernel, per_class=per_class)
     fitted = {name: value.tolist() for name, value in found._asdict().items()}
-    return Calibrated(inference.affine(predict, found), derived.METHODS[kind], fitted)
+    title = derived.METHODS[kind]
+    if length == 1:
+        weights, offsets = (", ".join(f"{x:.2f}" for x in values.ravel()) for values in found)
+        title += f" (weight {weights}; offset {offsets})"
+    return Calibrated(inference.affine(predict, found), title, fitted)
 
 
 def mc_dropout(
