@@ -109,7 +109,7 @@ def test_an_unknown_flag_is_refused_before_anything_heavy_is_loaded(tmp_path, na
         (["run", "unexpected"], "unexpected unexpected"),
         (["predict", "--probabilities=int4"], "invalid choice: 'int4'"),
         (["report", "--figures=some", "RUN"], "invalid choice: 'some'"),
-        (["reproduce", "--scale=huge"], "invalid choice: 'huge'"),
+        (["reproduce", "--scale=huge"], "'huge' is not a scale; known: full"),
         (["reproduce", "--table=7"], "invalid choice: 7"),
         (["shift", "RUN", "--corruptions=fog"], "'fog' is no corruption; known: blur, noise"),
         (["calibrate", "RUN", "RUN"], "several runs need --output=DIR"),

@@ -79,7 +79,7 @@ def test_half_written_scores_are_not_seen(tmp_path, monkeypatch):
     assert_equal(score_files.read(tmp_path, CLASSES), before)
 
 
-@pytest.mark.parametrize("name", ["thresholds.csv", "shown.npz"])
+@pytest.mark.parametrize("name", ["thresholds.csv", "reliability.csv"])
 def test_a_run_that_an_older_version_scored_is_told(tmp_path, name):
     score_files.write(tmp_path, scored(), CLASSES)
     (tmp_path / "test" / name).unlink()
