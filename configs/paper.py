@@ -65,8 +65,8 @@ def get_config(cell: str = "") -> ConfigDict:
         config.sweep.strategy = "vmap"
     else:
         config.update_from_flattened_dict(BASELINES.get(method, {"loss.name": method}))
-    if sized := SIDE_AND_FILTERS.fullmatch(scale):
-        side, config.model.filters = map(int, sized.groups())
+    if sized := side_and_filters(scale):
+        side, config.model.filters = sized
         config.data.size = (side, side)
     else:
         SCALES[scale](config)
@@ -80,8 +80,18 @@ def is_scale(name: str, dataset: str = "") -> bool:
       >>> is_scale("256x32"), is_scale("full", "kits19"), is_scale("256x32", "kits19")
       (True, True, False)
     """
-    sized = dataset not in VOLUMES and SIDE_AND_FILTERS.fullmatch(name)
-    return name in SCALES or bool(sized)
+    return name in SCALES or (dataset not in VOLUMES and side_and_filters(name) is not None)
+
+
+def side_and_filters(name: str) -> tuple[int, int] | None:
+    """What the name of a scale by size says; None for another name.
+
+    Example:
+      >>> side_and_filters("256x32"), side_and_filters("full")
+      ((256, 32), None)
+    """
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _unknown(cell: str, methods: str) -> str:
@@ -126,8 +136,5 @@ def _tiny(config: ConfigDict) -> None:
 
 SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
 """The changes of each scale to the paper's setting."""
-
-SIDE_AND_FILTERS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
-"""The names of further scales, whose images are square."""
 
 SCALE_NAMES = f"{', '.join(SCALES)}, or SIDExFILTERS such as 256x32 (images, not volumes)"

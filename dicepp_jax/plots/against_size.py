@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dicepp_jax.plots.canvas import DPI
+from dicepp_jax.plots.canvas import panels
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import Summary
 
@@ -35,16 +34,7 @@ def by_size(
     Returns:
       A figure with logarithmic sizes.
     """
-    figure, axes = plt.subplots(
-        len(metrics),
-        len(columns),
-        figsize=(3.2 * len(columns) + 0.8, 2.1 * len(metrics) + 0.6),
-        dpi=DPI,
-        squeeze=False,
-        sharex="col",
-        sharey="row",
-        layout="constrained",
-    )
+    figure, axes = panels(len(metrics), len(columns), 3.2, 2.1)
     for row, (metric, title) in zip(axes, metrics.items(), strict=True):
         for axis, methods in zip(row, columns.values(), strict=True):
             _lines(axis, methods, metric, paper, limits)

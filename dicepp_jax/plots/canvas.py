@@ -7,12 +7,37 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dicepp_jax.atomic import write_atomically
 
 DPI, PHOTOGRAPH_DPI = 150, 110
+
+
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of panels that share the horizontal axis of a column and the vertical one of a row.
+
+    Args:
+      rows: their number.
+      columns: likewise.
+      width: of a panel, in inches.
+      height: likewise.
+
+    Returns:
+      The figure, with space for a legend below, and its axes `(rows, columns)`.
+    """
+    return plt.subplots(
+        rows,
+        columns,
+        figsize=(width * columns + 0.8, height * rows + 0.6),
+        dpi=DPI,
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        layout="constrained",
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

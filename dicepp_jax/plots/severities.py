@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dicepp_jax.plots.canvas import DPI
+from dicepp_jax.plots.canvas import panels
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import WHOLE_IMAGE, Summary
 
@@ -32,16 +31,7 @@ def by_severity(
     Returns:
       A figure; the panels of a row have one scale.
     """
-    figure, axes = plt.subplots(
-        len(metrics),
-        len(columns),
-        figsize=(2.1 * len(columns) + 0.8, 1.9 * len(metrics) + 0.6),
-        dpi=DPI,
-        squeeze=False,
-        sharex="col",
-        sharey="row",
-        layout="constrained",
-    )
+    figure, axes = panels(len(metrics), len(columns), 2.1, 1.9)
     for row, (metric, title) in zip(axes, metrics.items(), strict=True):
         for axis, methods in zip(row, columns.values(), strict=True):
             _lines(axis, methods, label, metric)

@@ -77,6 +77,11 @@ class Group(NamedTuple):
     seeds: Mapping[str, tuple[Entry, ...]]
 
 
+def truth(group: Group) -> Mapping[tuple[str, str], Summary]:
+    """What the truth itself scores, by class and metric; the same for all runs of a group."""
+    return next((entry.truth for entry in group.entries.values() if entry.truth), {})
+
+
 def method(run: Finished) -> str:
     """The key of a run in its group: "dsc", "dsc, temperature", "dsc, ensemble of 3"."""
     return f"{run.method} of {run.members}" if run.kind in COMBINED else run.method
@@ -178,9 +183,8 @@ def _group(runs: Sequence[Finished], named: str, number: str) -> Group:
 
 def _order(group: Group) -> tuple[int, ...]:
     """The paper's scale first, then others by size, then those that are for trials."""
-    if sized := cells.SIDE_AND_FILTERS.fullmatch(group.scale_name):
-        side, filters = map(int, sized.groups())
-        return 1, -side, -filters
+    if sized := cells.side_and_filters(group.scale_name):
+        return 1, -sized[0], -sized[1]
     return {"full": 0, "reduced": 2, "tiny": 3, CUSTOM: 4}[group.scale_name], 0, 0
 
 
@@ -244,8 +248,9 @@ def scale_words(name: str) -> str:
       >>> scale_words("reduced"), scale_words("256x32")
       ('reduced scale', '256 x 256 with 32 filters')
     """
-    if sized := cells.SIDE_AND_FILTERS.fullmatch(name):
-        return f"{sized[1]} x {sized[1]} with {sized[2]} filters"
+    if sized := cells.side_and_filters(name):
+        side, filters = sized
+        return f"{side} x {side} with {filters} filters"
     return f"{name} scale"
 
 
@@ -261,7 +266,7 @@ def scale_text(group: Group) -> str:
         return f"The paper's setting: {ours}."
     words = scale_words(group.scale_name)
     named = {"tiny": "Tiny scale, no result"}.get(group.scale_name, words[0].upper() + words[1:])
-    if cells.SIDE_AND_FILTERS.fullmatch(group.scale_name):
+    if cells.side_and_filters(group.scale_name):
         named = "The paper's schedule at another size"
     text = f"{named}: {ours}"
     original = spec.stands_for or spec.name

@@ -145,8 +145,7 @@ def _points(points: Mapping[int, Group], loss: str, label: str) -> dict[int, dic
 
 
 def _of_truth(group: Group, label: str) -> dict[str, Summary]:
-    entries = group.entries.values()
-    means = next((entry.truth for entry in entries if entry.truth), {})
+    means = groups_lib.truth(group)
     return {metric: summary for (of, metric), summary in means.items() if of == label}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from dicepp_jax import statistics
 from dicepp_jax.metrics import UNCERTAINTY
 from dicepp_jax.rows import ALL_CLASSES, Comparison, Row, Summary, column_of, compare
-from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group
+from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group, truth
 from experiments.report.published import (
     FRONTIER,
     PAIR,
@@ -222,15 +222,10 @@ def numbers(part: Part) -> list[Number]:
             if summary:
                 found.append(_beside(part, name, entry.run.seed, summary))
     place = (part.number, part.group.spec.name, part.group.tag)
-    for summary in truth(part).values():
+    for summary in truth(part.group).values():
         seed = next(iter(entries(part).values())).run.seed
         found.append(Number(*place, TRUTH, seed, summary, *(math.nan,) * 3))
     return found
-
-
-def truth(part: Part) -> Mapping[tuple[str, str], Summary]:
-    """What the truth itself scores, by class and metric; the same for all runs of a scale."""
-    return next((e.truth for e in entries(part).values() if e.truth), {})
 
 
 def _beside(part: Part, method: str, seed: int, summary: Summary) -> Number:

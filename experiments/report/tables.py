@@ -24,7 +24,6 @@ from experiments.report.table_numbers import (
     labels,
     metrics,
     published_cell,
-    truth,
 )
 from experiments.workdirs.finished import Finished
 
@@ -84,7 +83,7 @@ def _label_table(part: Part, label: str, of_part: Sequence[Number]) -> ReportTab
     of_truth = [TRUTH]
     for metric in metrics(part):
         for kind in _kinds(part, label, metric):
-            mean = truth(part).get((label, metric)) if kind == OURS else None
+            mean = groups_lib.truth(part.group).get((label, metric)) if kind == OURS else None
             of_truth.append(mean_text(mean.mean, mean.error) if mean else "")
             texts = [
                 _text(
@@ -199,7 +198,7 @@ def _notes(part: Part, label: str) -> Iterator[str]:
             "* The paper's NLL and Brier of KiTS19 have another definition; ours of the label map "
             "follow it and are compared with them."
         )
-    if truth(part):
+    if groups_lib.truth(part.group):
         yield (
             f"{TRUTH}: of the truth itself, resized to the network's input and back as labels; "
             "about the most that a network can reach there."
@@ -374,9 +373,9 @@ def _seed_tables(part: Part) -> Iterator[ReportTable]:
 def absent(number: int, parts: Sequence[Part]) -> Iterator[Line]:
     """The data sets of a table without runs, with the command for each."""
     scales = [part.group.scale_name for part in parts if part.group.scale_name != CUSTOM]
-    scale = scales[0] if scales else "full"
     there = {part.group.spec.name for part in parts if part.number == number}
     for dataset in TABLES[number].datasets:
         if dataset not in there:
             title = SETS[dataset].spec.title
+            scale = next((name for name in scales if cells.is_scale(name, dataset)), "full")
             yield Line(f"{title}: no runs.", reproduce(number, dataset, scale))

@@ -139,8 +139,8 @@ def reproduce(
     for scale in scales:
         if len(scales) > 1:
             print(f"\n=== {scale_words(scale)} ===")
-        place = scale, workdir / scale, data_dir
-        codes.add(_at_scale(wanted, folders, *place, end, budget, dry_run))
+        folder = workdir / scale
+        codes.add(_at_scale(wanted, folders, scale, folder, data_dir, end, budget, dry_run))
     there = [workdir / scale for scale in scales if _has_scores(workdir / scale)]
     if len(there) > 1 and not dry_run:
         print("\nwriting the report of all scales", flush=True)
