@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dicepp_jax.plots.canvas import panels
+from dicepp_jax.plots.canvas import draw_means, panels
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import Summary
 
@@ -72,10 +71,8 @@ def _lines(
         found = {size: of[metric] for size, of in sorted(points.items()) if metric in of}
         if not found:
             continue
-        means = np.array([s.mean for s in found.values()])
-        bars = [means - [s.low for s in found.values()], [s.high for s in found.values()] - means]
-        shown = {"markersize": 4, "capsize": 2, "linewidth": 1, **styles[method]}
-        axis.errorbar([*found], means, bars, label=method, **shown)
+        style = {"markersize": 4, "linewidth": 1, **styles[method]}
+        draw_means(axis, [*found], [*found.values()], label=method, **style)
         if (method, metric) in paper:
             line = {"color": styles[method]["color"], "linestyle": ":", "linewidth": 1}
             axis.axhline(paper[method, metric], label=f"{method}, paper", **line)

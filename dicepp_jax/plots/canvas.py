@@ -1,6 +1,8 @@
 """Figures on matplotlib's file backend, and how they are saved."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -8,10 +10,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from numpy.typing import ArrayLike
 
 from dicepp_jax.atomic import write_atomically
+from dicepp_jax.rows import Summary
 
 DPI, PHOTOGRAPH_DPI = 150, 110
 
@@ -38,6 +43,13 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure
         sharey="row",
         layout="constrained",
     )
+
+
+def draw_means(axis: Axes, at: ArrayLike, found: Sequence[Summary], **style: Any) -> None:
+    """Draw means over cases with their intervals, at the given places of the horizontal axis."""
+    means = np.array([s.mean for s in found])
+    bars = [means - [s.low for s in found], [s.high for s in found] - means]
+    axis.errorbar(at, means, bars, **{"capsize": 2, **style})
 
 
 def save(figure: Figure, path: Path) -> None:

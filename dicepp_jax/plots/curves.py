@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dicepp_jax.metrics import Confusion, Reliability
-from dicepp_jax.plots.canvas import DPI
+from dicepp_jax.plots.canvas import DPI, draw_means
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import Summary, column_of
 from dicepp_jax.split_calibration import SplitCalibration
@@ -152,12 +152,7 @@ def against(
                 for s in group
                 if (s.label, column_of(s)) == (label, metric)
             }
-            means = np.array([s.mean for s in found.values()])
-            bars = [
-                means - [s.low for s in found.values()],
-                [s.high for s in found.values()] - means,
-            ]
-            place.errorbar(list(found), means, bars, marker="o", capsize=2, label=label)
+            draw_means(place, [*found], [*found.values()], marker="o", label=label)
         place.set_xlabel(name)
         if name == "learning_rate":
             place.set_xscale("log")

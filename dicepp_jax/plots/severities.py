@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dicepp_jax.plots.canvas import panels
+from dicepp_jax.plots.canvas import draw_means, panels
 from dicepp_jax.plots.styles import line_styles
 from dicepp_jax.rows import WHOLE_IMAGE, Summary
 
@@ -56,16 +56,12 @@ def _lines(axis: Axes, methods: Mapping[str, Points], label: str, metric: str) -
     for number, (method, points) in enumerate(methods.items()):
         place = (label, WHOLE_IMAGE, metric)
         found = [next(s for s in group if s[:3] == place) for group in points.values()]
-        means = np.array([s.mean for s in found])
-        bars = [means - [s.low for s in found], [s.high for s in found] - means]
         at = np.array([p if isinstance(p, int) else n for n, p in enumerate(points)], float)
         style, shift = styles[method], 0.0
         if 0 not in points:
             style = style | {"linestyle": "none"}
             shift = APART * (number - (len(methods) - 1) / 2)
-        axis.errorbar(
-            at + shift, means, bars, markersize=4, capsize=2, linewidth=1, label=method, **style
-        )
+        draw_means(axis, at + shift, found, markersize=4, linewidth=1, label=method, **style)
     axis.set_xticks(at, [*map(str, points)])
     axis.margins(x=0.08 if 0 in points else 0.5)
     axis.tick_params(labelsize=8)
