@@ -371,7 +371,8 @@ def test_the_report_of_a_grid(trained):
     assert [line.split("  ")[0] for line in lines[5:9]] == [
         "gamma=1", "gamma=1, ensemble", "gamma=3", "gamma=3, ensemble"
     ]  # fmt: skip
-    assert lines[10].startswith("epochs trained: gamma=1_seed=0 3, gamma=1_seed=1 3, gamma=3")
+    assert lines[10].startswith("Dice of the truth itself, resized to the network's input and back")
+    assert lines[12].startswith("epochs trained: gamma=1_seed=0 3, gamma=1_seed=1 3, gamma=3")
     results = read_csv(workdir / "results.csv", grid_report.Result)
     seeds = [
         read_csv(workdir / f"gamma=1_seed={seed}" / "test" / "summary.csv", Summary)

@@ -12,7 +12,7 @@ from dicepp_jax.atomic import write_text
 from dicepp_jax.plots import canvas, curves
 from dicepp_jax.rows import Row, Summary, summarise, write_csv
 from dicepp_jax.score_files import score_split
-from dicepp_jax.text_table import grid_table
+from dicepp_jax.text_table import grid_table, truth_text
 from dicepp_jax.wording import by
 from experiments.report.published import PLOTTED, REPORTED, published
 from experiments.setup.components import Components
@@ -43,6 +43,7 @@ def evaluate_and_report(
     first = next(iter(built.values()))
     cases, figures = first.splits[first.scored_part], config.evaluation.figures
     rows: dict[str, list[Row]] = {}
+    truth: Sequence[Row] = ()
     for name, point in points.items():
         scored, predicts, trained = [], [], []
         for member, member_config in point.members.items():
@@ -55,6 +56,7 @@ def evaluate_and_report(
                     predict, cases, first.spec, folder, size=first.size, figures=figures
                 )
                 scored.append(scores.rows)
+                truth = scores.truth
         if scored:
             all_of_them = len(scored) == len(point.members)
             some = "" if all_of_them else f", {len(scored)} of {len(point.members)} seeds"
@@ -79,6 +81,7 @@ def evaluate_and_report(
     lines = [_title(config, points, first, rows)]
     for label in foreground if summaries else ():
         lines += ["", label, grid_table(summaries, label, REPORTED, beside)]
+    lines[-1] += truth_text(truth)
     epochs = {name: len(log.read(workdir / name)) for name in built}
     lines += ["", f"epochs trained: {', '.join(f'{name} {n}' for name, n in epochs.items())}"]
     lines += [f"{name} diverged: {why}" for name, why in diverged.items()]
