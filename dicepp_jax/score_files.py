@@ -205,8 +205,7 @@ def merge(parts: Sequence[SplitScores], figures: int = 0) -> SplitScores:
 def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
     """Write scores below a directory, all of them or none."""
     # When a run is scored again, its old files stay until all the new ones exist.
-    folder = workdir / f".{FOLDER}.part"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = _part(workdir)
     folder.mkdir(parents=True)
     write_csv(folder / CASES, scored.rows)
     write_csv(folder / SUMMARY, summarise(scored.rows))
@@ -229,6 +228,20 @@ def write(workdir: Path, scored: SplitScores, classes: Sequence[str]) -> None:
         write_csv(folder / CALIBRATION, scored.calibration(classes))
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)
     os.replace(folder, workdir / FOLDER)
+
+
+def discard(workdir: Path) -> None:
+    """Remove the scores of a directory, if it has any: at once, for whoever reads them."""
+    if (workdir / FOLDER).exists():
+        os.replace(workdir / FOLDER, _part(workdir))
+        _part(workdir)
+
+
+def _part(workdir: Path) -> Path:
+    """The hidden folder for scores that are not yet all there, or no longer; it does not exist."""
+    folder = workdir / f".{FOLDER}.part"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def is_complete(workdir: Path) -> bool:

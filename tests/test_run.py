@@ -1,6 +1,7 @@
 """The command line, end to end and in processes of its own."""
 
 import json
+import math
 import re
 import sys
 
@@ -18,7 +19,8 @@ from dicepp_jax.rows import Comparison, Row, Summary, read_csv
 from dicepp_jax.score_files import SplitScores
 from experiments.setup import components
 from experiments.training import single
-from experiments.workdirs import directory, log
+from experiments.training.recorder import OutOfTimeError
+from experiments.workdirs import directory, finished, log
 
 
 def test_compares_two_losses(data_dir, tmp_path, capsys):
@@ -99,9 +101,14 @@ def test_every_two_of_several_losses_are_compared_without_the_background():
 
 
 def test_more_epochs_go_on_to_where_a_longer_run_ends(data_dir, tmp_path):
-    longer = tiny(data_dir, **{"train.epochs": 3})
+    longer = tiny(data_dir, **{"train.epochs": 4})
     single.train_and_evaluate(longer, tmp_path / "whole")
     single.train_and_evaluate(tiny(data_dir), tmp_path / "parts")
+    with pytest.raises(OutOfTimeError):
+        single.train_and_evaluate(longer, tmp_path / "parts", deadline=-math.inf)
+    # Nobody takes the scores of fewer epochs for those of this run.
+    with pytest.raises(FileNotFoundError, match="contains no scores"):
+        finished.find([tmp_path / "parts"])
     single.train_and_evaluate(longer, tmp_path / "parts")
     (_, whole), (_, pieces) = (final_state(tmp_path / n, longer) for n in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole.state, pieces.state)

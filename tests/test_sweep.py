@@ -1,7 +1,10 @@
 """Grids against single runs, schedules against `replay`, and the command line of grids."""
 
+import copy
 import functools
 import json
+import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ from dicepp_jax.train_many import Cost, Member, Programs, Strategy
 from experiments.report.published import published
 from experiments.setup import components
 from experiments.training import grid, grid_points, grid_report, single
+from experiments.training.recorder import OutOfTimeError
 from experiments.workdirs import log
 
 SHAPE = (16, 16)
@@ -360,6 +364,16 @@ def test_each_member_is_a_run_of_its_own(trained, data_dir, tmp_path):
     config.sweep.strategy = "auto"
     single.train_and_evaluate(config, member)
     assert len(log.read(member)) == 3
+
+
+def test_scores_of_fewer_epochs_are_not_kept(trained, tmp_path):
+    config, workdir, _ = trained
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    longer = copy.deepcopy(config)
+    longer.train.epochs = 5
+    with pytest.raises(OutOfTimeError):
+        grid.train_and_evaluate(longer, tmp_path, deadline=-math.inf)
+    assert [len([*of.glob("*_seed=*/test")]) for of in (workdir, tmp_path)] == [4, 0]
 
 
 def test_the_report_of_a_grid(trained):

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from dicepp_jax import schedule, train, train_many, unfinished
+from dicepp_jax import schedule, score_files, train, train_many, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints
 from dicepp_jax.data import pipeline
@@ -95,6 +95,8 @@ def fit(
             log.trim(workdir / name, resumed.epochs[name])
         if not resumed.states:
             return status["diverged"]
+        for number in resumed.states:
+            score_files.discard(workdir / names[number])  # Of fewer epochs.
         seeds = list(dict.fromkeys(member.seed for member in configs.values()))
         members = _members(config, configs, built, seeds)
         programs = _programs(config, first)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from configs import base
-from dicepp_jax import inference, parallel, schedule, train, unfinished
+from dicepp_jax import inference, parallel, schedule, score_files, train, unfinished
 from dicepp_jax.atomic import write_text
 from dicepp_jax.checkpoint import Checkpoints, Restored
 from dicepp_jax.data import pipeline
@@ -175,6 +175,8 @@ def fit(config: ConfigDict, built: Components, workdir: Path, deadline: float = 
             cases = min(batch_size, len(training))
             lines = step_memory.describe(config, built, train_step, start.state, cases)
             print(f"{name}: " + "\n".join(lines))
+            if parallel.is_first():
+                score_files.discard(workdir)  # Of fewer epochs.
         record = stack.enter_context(
             recorder(workdir, name, epochs, steps, start.epoch, len(start.taken))
         )
