@@ -9,8 +9,8 @@ Hardware:  full: a GPU. reduced: 2 CPU cores take a minute (DRIVE) to eleven (20
 Expected:  experiments/report/paper.csv at full scale; results/paper_reduced at reduced scale
 
 SCALE is full, reduced, tiny, or SIDExFILTERS, such as 256x32: images of 256 x 256 and a network of
-32 filters, with the paper's schedule. METHOD is a loss with its hyper-parameters from the paper's
-Table 2, a sum of losses ("dsc+l1_ace"), one of `BASELINES`, or "gamma" for Table 3's grid;
+32 filters, with the paper's depth and schedule. METHOD is a loss with its hyper-parameters from the
+paper's Table 2, a sum of losses ("dsc+l1_ace"), one of `BASELINES`, or "gamma" for Table 3's grid;
 METHOD_seed=N sets another seed. DATASET is one of the paper's six, or a synthetic one:
 kits19_synthetic, phantom, phantom_3d.
 """
@@ -23,6 +23,8 @@ from ml_collections import ConfigDict
 SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
+SIDES, FILTERS = range(16, 2**14 + 1), range(1, 2**12 + 1)
+"""Of scales by size; a network of depth 4 halves a side four times."""
 GAMMA = "gamma"
 DROPOUT = "dsc_dropout"
 
@@ -87,11 +89,14 @@ def side_and_filters(name: str) -> tuple[int, int] | None:
     """What the name of a scale by size says; None for another name.
 
     Example:
-      >>> side_and_filters("256x32"), side_and_filters("full")
-      ((256, 32), None)
+      >>> side_and_filters("256x32"), side_and_filters("8x32"), side_and_filters("full")
+      ((256, 32), None, None)
     """
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
-    return (int(found[1]), int(found[2])) if found else None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", name)
+    if not found:
+        return None
+    side, filters = int(found[1]), int(found[2])
+    return (side, filters) if side in SIDES and filters in FILTERS else None
 
 
 def _unknown(cell: str, methods: str) -> str:
@@ -137,4 +142,7 @@ def _tiny(config: ConfigDict) -> None:
 SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
 """The changes of each scale to the paper's setting."""
 
-SCALE_NAMES = f"{', '.join(SCALES)}, or SIDExFILTERS such as 256x32 (images, not volumes)"
+SCALE_NAMES = (
+    f"{', '.join(SCALES)}, or SIDExFILTERS such as 256x32 (images, not volumes; SIDE from "
+    f"{SIDES[0]} to {SIDES[-1]}, FILTERS up to {FILTERS[-1]})"
+)

@@ -578,12 +578,24 @@ def test_curves(drive):
     assert {(p.method, p.seed) for p in points} >= {("dscpp", 0), ("dscpp", 1)}
 
 
-def test_three_cases_are_never_significant(tmp_path):
+def test_three_cases_are_too_few_to_judge(tmp_path):
     few = [{metric: of[:3] for metric, of in by.items()} for by in (DSC, DSCPP)]
     for name, of in zip(("dsc", "dscpp"), few, strict=True):
         write_run(tmp_path / name, f"tiny/drive/{name}", of)
     assert stats.ranksums(few[1]["nll"], few[0]["nll"]).pvalue < 0.05
-    assert list(verdicts(made(tmp_path)).values())[:2] == ["not significant"] * 2
+    assert list(verdicts(made(tmp_path)).values())[:3] == ["too few cases"] * 3
+
+
+def test_means_that_rest_on_a_few_cases_say_so(tmp_path):
+    dsc = values(WORSE, cases=20, seed=3)
+    nll = dsc["nll"] - 0.01
+    nll[0] += 1
+    for name, of in (("dsc", dsc), ("dscpp", dsc | {"nll": nll})):
+        write_run(tmp_path / name, f"tiny/drive/{name}", of)
+    assert stats.wilcoxon(nll, dsc["nll"]).pvalue < 0.05 and nll.mean() > dsc["nll"].mean()
+    text = (made(tmp_path) / "report.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("- DRIVE") and "NLL" in line)
+    assert "**does not hold**" in line and line.endswith("most cases are the other way round.")
 
 
 def test_the_seeds_that_say_the_same_are_counted(tmp_path):

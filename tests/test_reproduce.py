@@ -182,6 +182,9 @@ def test_scales_one_after_another(figure, data_dir, tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.index("=== tiny scale") < told.index("2 in all, 2 finished")
     assert told.index("2 in all, 2 finished") < told.index("=== 32 x 32 with 2 filters")
+    # All plans come before anything is done.
+    assert told.index("all scales: training takes at most") < told.rindex("=== tiny scale")
+    assert told.rindex("=== tiny scale") < told.index("writing the report")
     assert "2 tasks are left" in told and not (tmp_path / "report").exists()
     # With scores of both, a report of both.
     shutil.copytree(figure, tmp_path / "32x2")
@@ -198,7 +201,7 @@ def test_scales_one_after_another(figure, data_dir, tmp_path, capsys):
 
 def test_a_scale_of_images_is_not_one_of_volumes(tmp_path, capsys):
     asked = "--table=5", "--data=phantom_3d", "--scale=64x8", "--dry_run"
-    reproduce(tmp_path, tmp_path, *asked)
+    assert reproduce(tmp_path, tmp_path, *asked) == 1
     told = capsys.readouterr().out
     assert "phantom_3d is not available: 64x8 is a scale of images; of volumes: full" in told
 
@@ -210,7 +213,7 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
     clock = iter([0, 100, 200, 207, 300, 305, 400, 406])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     train_cases, validation = (len(made.splits[name]) for name in ("train", "validation"))
-    expected = 5 * (train_cases + validation / 3)
+    expected = 6 * (train_cases + validation / 3)
     assert plan.epoch_seconds(config, made) == pytest.approx(expected)
 
 
@@ -221,6 +224,7 @@ def test_an_epoch_is_estimated_from_its_steps(data_dir, monkeypatch):
         (["--table=7"], "invalid choice: 7"),
         (["--table=4", "--data=dirve=x"], "'dirve' is not a data set; known: drive"),
         (["--all", "--scale=tiny,half"], "'half' is not a scale; known: full, reduced, tiny, or"),
+        (["--all", "--scale=128x8,8x8"], "SIDE from 16 to 16384, FILTERS up to 4096"),
         (["--all", "--seeds=0"], "--seeds is 0"),
         (["--all", "--budget_minutes=-1"], "--budget_minutes is -1; it must not be negative"),
     ],

@@ -106,13 +106,16 @@ def test_the_figure_shows_the_means_and_the_papers(grid):
         }
         for method, title in (("dsc", "DSC"), ("dscpp", "DSC++")):
             if method in paper:
-                assert set(lines[f"{title}, paper"].get_ydata()) == {paper[method]}
+                (point,) = lines[f"{title}, paper"].get_xydata()
+                assert point.tolist() == [512, paper[method]]
     # One size varies at a time.
     assert [axis.get_xlabel() for axis in axes[-1]] == [
         "side of the images, pixels; 32 filters",
         "filters; images of 128 x 128",
     ]
     assert all(c[0].get_xdata().tolist() == [8, 32] for c in axes[0, 1].containers)
+    filters = [line for line in axes[0, 1].get_lines() if line.get_label() == "DSC, paper"]
+    assert [line.get_xdata().tolist() for line in filters] == [[32]]
     plt.close(drawing)
 
 

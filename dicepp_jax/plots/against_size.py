@@ -20,6 +20,7 @@ def by_size(
     columns: Mapping[str, Mapping[str, Points]],
     metrics: Mapping[str, str],
     paper: Mapping[tuple[str, str], float],
+    paper_at: Mapping[str, int],
     limits: Sequence[str] = (),
 ) -> Figure:
     """One panel for each metric and kind of size, with 95% intervals over the cases.
@@ -27,7 +28,8 @@ def by_size(
     Args:
       columns: by axis label and method.
       metrics: titles by name, one row each.
-      paper: its mean by method and metric, drawn as a dotted line across.
+      paper: its mean by method and metric, drawn as a star.
+      paper_at: its size, by axis label.
       limits: methods that are no networks, drawn in grey where they have the metric.
 
     Returns:
@@ -35,11 +37,12 @@ def by_size(
     """
     figure, axes = panels(len(metrics), len(columns), 3.2, 2.1)
     for row, (metric, title) in zip(axes, metrics.items(), strict=True):
-        for axis, methods in zip(row, columns.values(), strict=True):
-            _lines(axis, methods, metric, paper, limits)
+        for axis, (name, methods) in zip(row, columns.items(), strict=True):
+            _lines(axis, methods, metric, limits)
+            _points(axis, methods, metric, paper, paper_at[name])
         row[0].set_ylabel(title, fontsize=9)
     for bottom, (name, methods) in zip(axes[-1], columns.items(), strict=True):
-        sizes = sorted({size for points in methods.values() for size in points})
+        sizes = sorted({paper_at[name], *(size for of in methods.values() for size in of)})
         bottom.set_xscale("log", base=2)
         bottom.set_xticks(sizes, [*map(str, sizes)])
         bottom.minorticks_off()
@@ -58,13 +61,7 @@ def by_size(
     return figure
 
 
-def _lines(
-    axis: Axes,
-    methods: Mapping[str, Points],
-    metric: str,
-    paper: Mapping[tuple[str, str], float],
-    limits: Sequence[str],
-) -> None:
+def _lines(axis: Axes, methods: Mapping[str, Points], metric: str, limits: Sequence[str]) -> None:
     networks = [method for method in methods if method not in limits]
     styles = line_styles(networks) | dict.fromkeys(limits, LIMIT)
     for method, points in methods.items():
@@ -73,8 +70,19 @@ def _lines(
             continue
         style = {"markersize": 4, "linewidth": 1, **styles[method]}
         draw_means(axis, [*found], [*found.values()], label=method, **style)
-        if (method, metric) in paper:
-            line = {"color": styles[method]["color"], "linestyle": ":", "linewidth": 1}
-            axis.axhline(paper[method, metric], label=f"{method}, paper", **line)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
+
+
+def _points(
+    axis: Axes,
+    methods: Mapping[str, Points],
+    metric: str,
+    paper: Mapping[tuple[str, str], float],
+    at: int,
+) -> None:
+    styles = line_styles(methods)
+    for method in methods:
+        if (method, metric) in paper:
+            style = {"color": styles[method]["color"], "linestyle": "none", "marker": "*"}
+            axis.plot(at, paper[method, metric], markersize=8, label=f"{method}, paper", **style)

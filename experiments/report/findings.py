@@ -15,6 +15,7 @@ from experiments.workdirs.derived import ENSEMBLE, TEMPERATURE
 
 HOLDS, FAILS, OPEN, NO_RUNS = "holds", "does not hold", "not significant", "no runs"
 PAIRED, FALLS = "holds by the paired test alone", "falls by the paired test alone"
+FEW = "too few cases"
 """The verdicts on a claim."""
 
 SIGNIFICANT = 0.05
@@ -35,7 +36,7 @@ class Judgement(NamedTuple):
       label: the class.
       metric: its title, "" for none.
       methods: that are compared, in words.
-      verdict: one of `HOLDS`, `PAIRED`, `OPEN`, `FALLS`, `FAILS`, `NO_RUNS`.
+      verdict: one of `HOLDS`, `PAIRED`, `OPEN`, `FALLS`, `FAILS`, `FEW`, `NO_RUNS`.
       numbers: that it rests on.
       brief: the same for a cell of a table.
     """
@@ -87,9 +88,10 @@ class Finding(NamedTuple):
     @property
     def verdict(self) -> str:
         """The verdict of all groups together."""
-        verdicts = [judged.verdict for judged in self.judged if judged.verdict != NO_RUNS]
+        given = [judged.verdict for judged in self.judged]
+        verdicts = [verdict for verdict in given if verdict not in (FEW, NO_RUNS)]
         if not verdicts:
-            return NO_RUNS
+            return FEW if FEW in given else NO_RUNS
         if len({*verdicts}) == 1:
             return verdicts[0]
         counted = f"{HOLDS} in {verdicts.count(HOLDS)} of {len(verdicts)}"
@@ -166,8 +168,8 @@ def below(c: Comparison) -> str:
     The rank-sum test ignores that both methods saw the same cases, and has little power where cases
     differ much from each other.
     """
-    if c.difference < 0 and c.cases < FEWEST:
-        return OPEN
+    if c.cases < FEWEST:
+        return FEW
     if c.difference < 0:
         tests = {HOLDS: c.rank_sum, PAIRED: c.signed_rank}
         return next((verdict for verdict, p in tests.items() if p < SIGNIFICANT), OPEN)
@@ -176,9 +178,9 @@ def below(c: Comparison) -> str:
 
 def not_worse(c: Comparison) -> str:
     """Whether the first method is not lower by either test."""
-    if math.isnan(c.difference):
+    if math.isnan(c.difference) and c.cases >= FEWEST:
         return OPEN
-    return {HOLDS: FAILS, PAIRED: FALLS}.get(below(c), HOLDS)
+    return {HOLDS: FAILS, PAIRED: FALLS, FEW: FEW}.get(below(c), HOLDS)
 
 
 def _beyond(parts: Sequence[Part], kind: str) -> Iterator[Judgement]:
@@ -196,12 +198,14 @@ def _swapped(c: Comparison) -> Comparison:
         mean_a=c.mean_b,
         mean_b=c.mean_a,
         difference=-c.difference,
+        rank_biserial=-c.rank_biserial,
     )
 
 
 def _judged(part: Part, c: Comparison, verdict: str) -> Judgement:
     a, b = (method_title(part.group.entries[name].run) for name in (c.method_a, c.method_b))
     tests, seeds = (p_text(c.rank_sum), p_text(c.signed_rank)), _seeds(part, c)
+    most = "most cases are the other way round" if _is_of_a_few(c) else ""
     numbers = (
         f"{c.mean_a:.4f} with {a}, {c.mean_b:.4f} with {b}; p = {tests[0]} by rank-sum, "
         f"{tests[1]} by signed-rank, {c.cases} cases"
@@ -215,9 +219,14 @@ def _judged(part: Part, c: Comparison, verdict: str) -> Judgement:
         METRIC_TITLES[column_of(c)],
         f"{_general(part, c.method_a)}, {_general(part, c.method_b)}",
         verdict,
-        numbers + (f"; the same way round in {seeds}" if seeds else ""),
-        brief + (f"; {seeds}" if seeds else ""),
+        "; ".join(filter(None, (numbers, most, seeds and f"the same way round in {seeds}"))),
+        "; ".join(filter(None, (brief, most, seeds))),
     )
+
+
+def _is_of_a_few(c: Comparison) -> bool:
+    """Whether the means differ the other way round than the paired test, by a few cases."""
+    return c.difference * c.rank_biserial < 0 and c.signed_rank < SIGNIFICANT
 
 
 def _general(part: Part, name: str) -> str:

@@ -59,6 +59,7 @@ class ReportTable(NamedTuple):
       blocks: of rows, with a rule between two of them.
       notes: sentences below the table.
       missing: likewise below the table.
+      phrases: whether cells have phrases, to be broken into lines, instead of numbers.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ReportTable(NamedTuple):
     blocks: tuple[tuple[tuple[Cell, ...], ...], ...]
     notes: tuple[str, ...] = ()
     missing: tuple[Line, ...] = ()
+    phrases: bool = False
 
 
 def _groups(columns: Sequence[Column]) -> Iterator[tuple[str, int]]:
@@ -84,7 +86,7 @@ def to_html(table: ReportTable) -> str:
         f'<figcaption id="{name}_caption"><strong>{html.escape(table.title)}.</strong> '
         f"{html.escape(table.caption)}</figcaption>",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}_caption">',
-        "<table>",
+        '<table class="words">' if table.phrases else "<table>",
         "<thead>",
         *_html_head(table.columns),
         "</thead>",
@@ -211,7 +213,7 @@ def to_latex(table: ReportTable) -> str:
         rf"\label{{tab:{table.name}}}",
         r"\scriptsize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        rf"\begin{{tabular}}{{l{_latex_width(table) * (len(table.columns) - 1)}}}",
         r"\toprule",
         *_latex_groups(table.columns),
         _latex_row([escape_latex(column.name) for column in table.columns]),
@@ -221,6 +223,12 @@ def to_latex(table: ReportTable) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip\raggedright {escape_latex(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _latex_width(table: ReportTable) -> str:
+    """Of a column, as wide as its numbers or an equal share of four fifths of the page."""
+    share = 0.8 / max(1, len(table.columns) - 1)
+    return rf"p{{{share:.2f}\linewidth}}" if table.phrases else "r"
 
 
 def _latex_groups(columns: Sequence[Column]) -> Iterator[str]:

@@ -69,15 +69,17 @@ class Page(NamedTuple):
     pictures: tuple[Picture, ...]
 
 
-FINDINGS = ("findings", "What holds at this scale")
+FINDINGS = ("findings", "What holds")
 FIGURES = ("figures", "Figures")
 JUDGED_BY = (
     "Lower and higher are judged by the paper's rank-sum test over the test cases, p < 0.05, "
     "unadjusted as in the paper. It ignores that all methods saw the same cases; the paired "
     "signed-rank test does not, and a verdict that rests on it alone says so. The tables of tests "
     "have p-values adjusted for their number. Does not hold: the means are the other way round, "
-    "significantly or not. Differences over fewer than 4 cases are never called significant. Of "
-    "several seeds of a method the lowest one is judged and compared."
+    "significantly or not; where the paired test says the opposite, most cases are the other way "
+    "round, and the means rest on a few. Fewer than 4 cases are too few to judge, and the "
+    "ranges of thresholds are compared without a test. Of several seeds of a method the lowest one "
+    "is judged and compared."
 )
 
 CSS = """
@@ -98,6 +100,7 @@ img { max-width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--text); border-bottom: 2px solid var(--text); }
 th, td { padding: .25rem .45rem; text-align: right; white-space: nowrap; font-weight: normal; }
+.words td { white-space: normal; min-width: 10rem; text-align: left; vertical-align: top; }
 thead th { color: var(--soft); } thead .groups th { color: var(--text); text-align: center;
   border-bottom: 1px solid var(--rule); }
 tbody { border-top: 1px solid var(--text); }

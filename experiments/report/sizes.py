@@ -65,6 +65,7 @@ def claims_table(found: Sequence[Finding], gathered: Sequence[Group]) -> list[Re
             "same sign.",
             tuple(map(Column, ("methods", "data", *(words[tag] for tag in scales)))),
             tuple(block for block in blocks if block),
+            phrases=True,
         )
     ]
 
@@ -97,7 +98,7 @@ def size_figures(gathered: Sequence[Group]) -> Iterator[ReportFigure]:
             by_set.setdefault(spec.name, []).append(item)
     for name, of_set in by_set.items():
         for label in of_set[0].group.spec.classes[1:]:
-            columns = _columns(of_set, label)
+            columns, paper_at = _columns(of_set, label)
             if not columns:
                 continue
             title = f"{of_set[0].group.spec.title}, {label}"
@@ -105,21 +106,31 @@ def size_figures(gathered: Sequence[Group]) -> Iterator[ReportFigure]:
                 file_name(f"sizes_{name}_{label}"),
                 f"Metrics against the size of images and network ({title})",
                 "Means over the test cases with bootstrap 95% intervals, on the native grid; the "
-                "paper's schedule at every size. Dotted: the paper's means. Grey: the truth "
-                "itself, resized to the size and back.",
+                "paper's schedule at every size. Stars: the paper's means, at its own size and "
+                "number of filters. Grey: the annotation itself, shrunk to the size and enlarged "
+                "again.",
                 functools.partial(
                     against_size.by_size,
                     columns,
                     {metric: METRIC_TITLES[metric] for metric in METRICS},
                     _paper(name, label),
+                    paper_at,
                     (TRUTH,),
                 ),
             )
 
 
-def _columns(of_set: Sequence[_Sized], label: str) -> dict[str, dict[str, Points]]:
-    """Points by method, by the axis along which most sizes are known while the other is fixed."""
+def _columns(
+    of_set: Sequence[_Sized], label: str
+) -> tuple[dict[str, dict[str, Points]], dict[str, int]]:
+    """Points by method, by the axis along which most sizes are known while the other is fixed.
+
+    Beside them, by the same axis, where the paper is.
+    """
     columns: dict[str, dict[str, Points]] = {}
+    full = groups_lib.cell_scale("full", of_set[0].group.spec)
+    paper = {"side": full.size[0], "filters": full.filters}
+    paper_at: dict[str, int] = {}
     for axis, other, words in (
         ("side", "filters", "side of the images, pixels; {} filters"),
         ("filters", "side", "filters; images of {0} x {0}"),
@@ -130,11 +141,12 @@ def _columns(of_set: Sequence[_Sized], label: str) -> dict[str, dict[str, Points
         fixed = max(alike, key=lambda value: (len(alike[value]), value))
         if len(alike[fixed]) > 1:
             points = {getattr(item, axis): item.group for item in alike[fixed]}
+            paper_at[words.format(fixed)] = paper[axis]
             columns[words.format(fixed)] = {
                 **{TITLES[loss]: _points(points, loss, label) for loss in PAIR},
                 TRUTH: {n: _of_truth(group, label) for n, group in points.items()},
             }
-    return columns
+    return columns, paper_at
 
 
 def _points(points: Mapping[int, Group], loss: str, label: str) -> dict[int, dict[str, Summary]]:

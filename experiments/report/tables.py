@@ -200,8 +200,8 @@ def _notes(part: Part, label: str) -> Iterator[str]:
         )
     if groups_lib.truth(part.group):
         yield (
-            f"{TRUTH}: of the truth itself, resized to the network's input and back as labels; "
-            "about the most that a network can reach there."
+            f"{TRUTH}: what the annotation itself scores after being shrunk to the network's input "
+            "size and enlarged again; a guide to what size costs, and no bound."
         )
     if part.number == FRONTIER:
         yield (

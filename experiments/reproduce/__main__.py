@@ -38,7 +38,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scale",
         type=options.scales,
-        default=("full",),
+        action="extend",
+        default=[],
         metavar="NAME,...",
         help="full, the paper's; reduced, for a CPU; tiny, to see that it works; 256x32, images of "
         "256 x 256 and 32 filters with the paper's schedule, likewise others (configs/paper.py); "
@@ -47,7 +48,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=options.folders,
-        default={},
+        action="append",
+        default=[],
         metavar="NAME=FOLDER,...",
         help="the data sets that you have and the folders with their files (NAME alone for a set "
         f"that is prepared or drawn): {', '.join((*cells.SETS, *cells.DRAWN))}",
@@ -55,9 +57,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="", help="of prepared sets")
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper"), help="runs/paper")
     parser.add_argument("--seeds", type=int, default=3, help="of ensembles, 1 for no ensembles; 3")
-    parser.add_argument("--budget_minutes", type=float, default=math.inf, metavar="MINUTES")
+    parser.add_argument(
+        "--budget_minutes",
+        type=float,
+        default=math.inf,
+        metavar="MINUTES",
+        help="of all scales together; what is unfinished by then is left for the same command",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the plan only")
     parsed = parser.parse_args(argv)
+    parsed.scale = tuple(dict.fromkeys(parsed.scale)) or ("full",)
+    parsed.data = {name: folder for of in parsed.data for name, folder in of.items()}
     if not (parsed.all or parsed.table or parsed.figure or parsed.frontier):
         parser.error("nothing requested; give --table=4, --figure=5, --all or --frontier")
     if parsed.budget_minutes < 0:

@@ -30,7 +30,7 @@ def scales(text: str) -> tuple[str, ...]:
     Raises:
       argparse.ArgumentTypeError: if there is no such scale.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if not cells.is_scale(name):
             raise argparse.ArgumentTypeError(f"{name!r} is not a scale; known: {cells.SCALE_NAMES}")

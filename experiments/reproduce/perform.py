@@ -114,7 +114,7 @@ def reproduce(
     budget: float,
     dry_run: bool,
 ) -> int:
-    """Plan, perform and report tables and figures, one scale after another.
+    """Plan tables and figures at all scales, then perform and report them scale by scale.
 
     Args:
       tables: their numbers.
@@ -128,43 +128,55 @@ def reproduce(
       dry_run: whether to print the plan only.
 
     Returns:
-      The exit code: 1 if something failed, `LEFT` if there was not enough time.
+      The exit code: 1 if something failed or a data set is not available, `LEFT` if there was not
+      enough time.
     """
     end = time.monotonic() + budget
     wanted = plans.tasks(tables, figures, tuple(folders), seeds)
     for option, table, _ in plans.requests(tables, figures):
         if not plans.chosen_sets(table, tuple(folders)):
             print(f"{option} shows {', '.join((*table.datasets, *table.drawn))}: left out")
-    codes = set()
+    by_scale: dict[str, _Plan] = {}
     for scale in scales:
-        if len(scales) > 1:
-            print(f"\n=== {scale_words(scale)} ===")
-        folder = workdir / scale
-        codes.add(_at_scale(wanted, folders, scale, folder, data_dir, end, budget, dry_run))
+        _headline(scale, scales)
+        sources, missing = plans.find_data(wanted, folders, scale, data_dir)
+        planned = plans.plan(wanted, sources, missing, scale, workdir / scale, data_dir)
+        print(f"\n{plans.describe(planned, missing, budget)}")
+        by_scale[scale] = _Plan(planned, sources, missing)
+    if len(scales) > 1:
+        total = sum(p.seconds for of in by_scale.values() for p in of.planned)
+        print(f"\nall scales: training takes at most {duration(total) or 'no time'}")
+    codes = set()
+    for scale, of in by_scale.items() if not dry_run else ():
+        _headline(scale, scales)
+        codes.add(_at_scale(of, scale, workdir / scale, data_dir, end))
     there = [workdir / scale for scale in scales if _has_scores(workdir / scale)]
     if len(there) > 1 and not dry_run:
         print("\nwriting the report of all scales", flush=True)
         print(report.write(there, workdir / contents.FOLDER))
+    gone = dict.fromkeys(name for of in by_scale.values() for name in of.missing)
+    if gone:
+        print(f"error: not available, see above: {', '.join(gone)}", file=sys.stderr)
+        return 1
     return next((code for code in (1, LEFT) if code in codes), 0)
 
 
-def _at_scale(
-    wanted: Sequence[Task],
-    folders: Mapping[str, str],
-    scale: str,
-    folder: Path,
-    data_dir: str,
-    end: float,
-    budget: float,
-    dry_run: bool,
-) -> int:
-    sources, missing = plans.find_data(wanted, folders, scale, data_dir)
-    planned = plans.plan(wanted, sources, missing, scale, folder, data_dir)
-    print(f"\n{plans.describe(planned, missing, budget)}")
-    if dry_run:
-        return 0
+class _Plan(NamedTuple):
+    """What is to be done at a scale, the available data sets, and why others are not."""
+
+    planned: Sequence[Planned]
+    sources: Mapping[str, AvailableData]
+    missing: Mapping[str, str]
+
+
+def _headline(scale: str, scales: Sequence[str]) -> None:
+    if len(scales) > 1:
+        print(f"\n=== {scale_words(scale)} ===", flush=True)
+
+
+def _at_scale(of: _Plan, scale: str, folder: Path, data_dir: str, end: float) -> int:
     with directory.lock(folder):
-        outcome = perform(planned, sources, scale, folder, data_dir, end)
+        outcome = perform(of.planned, of.sources, scale, folder, data_dir, end)
         if _has_scores(folder):
             print("\nwriting the report", flush=True)
             print(report.write([folder], folder / contents.FOLDER))
@@ -173,9 +185,7 @@ def _at_scale(
         print(f"{len(outcome.left)} tasks are left; the same command resumes: {left}")
     for name, why in outcome.failed.items():
         print(f"error: {name}: {why}", file=sys.stderr)
-    if missing:
-        print(f"error: not available, see above: {', '.join(missing)}", file=sys.stderr)
-    return 1 if outcome.failed or missing else LEFT if outcome.left else 0
+    return 1 if outcome.failed else LEFT if outcome.left else 0
 
 
 def _has_scores(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,7 +184,9 @@ def find_data(
         try:
             built = components.build(config)
         except FAILURES as error:
-            missing[dataset] = str(error).replace("--config.data.manual_dir=", f"--data={dataset}=")
+            option = "--config.data.manual_dir", f"--data={dataset}"
+            why = str(error).replace(f"{option[0]}=", f"{option[1]}=")
+            missing[dataset] = why.replace(option[0], f"{option[1]}=FOLDER")
             continue
         sources[dataset] = AvailableData(config.data.manual_dir, built.loaded.digest, built)
     return sources, missing
@@ -197,7 +200,7 @@ def epoch_seconds(config: ConfigDict, built: Components) -> float:
       built: its components.
 
     Returns:
-      The shortest time of a step, times the steps of the epoch, plus a share for validation.
+      The median time of a step, times the steps of the epoch, plus a share for validation.
     """
     step = components.train_step(built)
     state, key = components.init_state(built, 0), components.step_key(0)
@@ -215,7 +218,7 @@ def epoch_seconds(config: ConfigDict, built: Components) -> float:
         seconds.append(time.perf_counter() - start)
     cases = {split: len(components.examples(built, config, split)) for split in built.splits}
     steps = -(-cases["train"] // size) + FORWARD * -(-cases["validation"] // size)
-    return steps * min(seconds[1:])
+    return steps * statistics.median(seconds[1:])
 
 
 def plan(
@@ -293,7 +296,7 @@ def describe(planned: Sequence[Planned], missing: Mapping[str, str], budget: flo
     if total:
         lines.append(
             f"training takes at most {duration(total)} by the steps just timed, and most runs stop "
-            "early; compilation, evaluation and the report come on top"
+            "early; reading data, checkpoints, compilation, evaluation and the report come on top"
         )
     lines += [f"{dataset} is not available: {why}" for dataset, why in missing.items()]
     if math.isfinite(budget):
