@@ -24,7 +24,7 @@ SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
 SIDES, FILTERS = range(16, 2**14 + 1), range(1, 2**12 + 1)
-"""Of scales by size; a network of depth 4 halves a side four times."""
+"""Of scales by size: a network of depth 4 halves a side four times; up to what `base` allows."""
 GAMMA = "gamma"
 DROPOUT = "dsc_dropout"
 

@@ -49,7 +49,7 @@ def draw_means(axis: Axes, at: ArrayLike, found: Sequence[Summary], **style: Any
     """Draw means over cases with their intervals, at the given places of the horizontal axis."""
     means = np.array([s.mean for s in found])
     bars = [means - [s.low for s in found], [s.high for s in found] - means]
-    axis.errorbar(at, means, bars, **{"capsize": 2, **style})
+    axis.errorbar(at, means, bars, capsize=2, **style)
 
 
 def save(figure: Figure, path: Path) -> None:
