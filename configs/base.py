@@ -30,6 +30,7 @@ HYPER = ("alpha", "beta", "gamma", "gamma_pp", "delta", "weight", "margin")
 """All hyper-parameters of the losses."""
 
 PROBABILITY = Number(least=0, most=1)
+SIDE, FILTERS = Whole(1, 2**14), Whole(1, 2**12)
 WIDEST = 2**16
 """The most filters of the deepest level, where a single 3 x 3 kernel then takes 144 GiB."""
 
@@ -44,7 +45,7 @@ FIELDS = by_path({
         "download": Field(False, Flag()),  # download files that need no registration
         "data_dir": Field("", Text()),  # for prepared sets; "" is ~/tensorflow_datasets
         # Size that images are resized to, or of the patches of volumes.
-        "size": Field((), Several(Whole(1, 2**14), "the set's default", (2, 3)), "'(128,128)'"),
+        "size": Field((), Several(SIDE, "the set's default", (2, 3)), "'(128,128)'"),
         # "random": Table 1's counts in a fixed permutation, unless the publisher fixes the split;
         # "group": the frames of a video stay together.
         "split": Field("random", Name("dicepp_jax.data.splits.RULES")),
@@ -91,7 +92,7 @@ FIELDS = by_path({
     },
     "model": {
         "name": Field("unet", Name("dicepp_jax.models.MODELS")),
-        "filters": Field(32, Whole(1, 4096)),
+        "filters": Field(32, FILTERS),
         "depth": Field(4, Whole(0, 14), unset="4, or less for small images"),
         "dtype": Field("float32", Choice(("float32", "bfloat16"))),  # for the convolutions only
         # Recompute activations for the gradient: less memory, more time.

@@ -20,11 +20,13 @@ import re
 
 from ml_collections import ConfigDict
 
+from configs.base import FILTERS, SIDE
+
 SETS = ("drive", "bus2017", "dsb2018", "isic2018", "cvc_clinicdb", "kits19")
 DRAWN = ("kits19_synthetic", "phantom", "phantom_3d")
 VOLUMES = ("kits19", "kits19_synthetic", "phantom_3d")
-SIDES, FILTERS = range(16, 2**14 + 1), range(1, 2**12 + 1)
-"""Of scales by size: a network of depth 4 halves a side four times; up to what `base` allows."""
+SMALLEST = 2**4
+"""The least side of a scale by size: a network of the paper's depth halves it four times."""
 GAMMA = "gamma"
 DROPOUT = "dsc_dropout"
 
@@ -96,7 +98,8 @@ def side_and_filters(name: str) -> tuple[int, int] | None:
     if not found:
         return None
     side, filters = int(found[1]), int(found[2])
-    return (side, filters) if side in SIDES and filters in FILTERS else None
+    possible = side >= SMALLEST and SIDE.accepts(side) and FILTERS.accepts(filters)
+    return (side, filters) if possible else None
 
 
 def _unknown(cell: str, methods: str) -> str:
@@ -144,5 +147,5 @@ SCALES = {"full": _full, "reduced": _reduced, "tiny": _tiny}
 
 SCALE_NAMES = (
     f"{', '.join(SCALES)}, or SIDExFILTERS such as 256x32 (images, not volumes; SIDE from "
-    f"{SIDES[0]} to {SIDES[-1]}, FILTERS up to {FILTERS[-1]})"
+    f"{SMALLEST} to {SIDE.most}, FILTERS up to {FILTERS.most})"
 )
