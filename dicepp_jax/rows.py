@@ -26,6 +26,8 @@ from dicepp_jax.atomic import write_atomically
 WHOLE_IMAGE = "image"
 BAND = "band"
 """The region near the borders of objects."""
+INPUT = "input"
+"""The whole image at the size of the network's input, before probabilities are resized."""
 ALL_CLASSES = "all"
 
 RATER_DICE = "rater_dice"

@@ -159,7 +159,12 @@ def score_split(
     false_positives: list[FalsePositives] = []
     lesions: list[LesionBin] = []
     scored_cases = scoring.score_cases(
-        predict, cases, spec.classes, region=spec.region, label_map=spec.label_map
+        predict,
+        cases,
+        spec.classes,
+        region=spec.region,
+        label_map=spec.label_map,
+        size=None if spec.patches else size,
     )
     for scored in track(scored_cases, "evaluating", len(cases), "case"):
         rows += scored.rows

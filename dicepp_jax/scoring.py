@@ -7,6 +7,9 @@ those of `metrics.LABEL_MAP` are means over voxels.
 
 Most of an image is distant background, of which every network is sure. The metrics of
 `metrics.CALIBRATION` are therefore computed in the region `rows.BAND` as well, near borders.
+
+Resizing probabilities to the native grid makes them less certain at borders. A network of whole
+images is therefore scored at its own size as well, as `rows.INPUT`.
 """
 
 import functools
@@ -18,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from dicepp_jax import metrics, rater_scores
+from dicepp_jax import metrics, preprocess, rater_scores
 from dicepp_jax.data.pipeline import case_id
 from dicepp_jax.inference import Predict
 from dicepp_jax.metrics.calibration import BINS
 from dicepp_jax.parts import filled, split
-from dicepp_jax.rows import ALL_CLASSES, BAND, WHOLE_IMAGE, FalsePositives, LesionBin, Row
+from dicepp_jax.rows import ALL_CLASSES, BAND, INPUT, WHOLE_IMAGE, FalsePositives, LesionBin, Row
 
 PART = 2**20
 """Number of voxels scored at a time."""
@@ -70,6 +73,7 @@ def score_cases(
     *,
     region: str | None = None,
     label_map: bool = False,
+    size: tuple[int, ...] | None = None,
 ) -> Iterator[ScoredCase]:
     """Predict and score stored cases, one after another.
 
@@ -80,6 +84,9 @@ def score_cases(
       region: name of the region that is scored in addition to the whole image, a mask stored as
         "region" with each case; None to score only the whole image.
       label_map: whether to compute the metrics of `metrics.LABEL_MAP` too.
+      size: spatial input size of a network of whole images, at which it is scored too against the
+        labels resized as for training, unless it is that of the case; None to score only the native
+        grid.
 
     Yields:
       A `ScoredCase` for each case, in the order given.
@@ -99,6 +106,9 @@ def score_cases(
             if name == WHOLE_IMAGE:
                 whole = sums
         rows += _rows(case, classes, BAND, _calibration(_score_band(probs, label)))
+        if size and size != label.shape:
+            unresized = predict(stored["image"], size)
+            rows += _rows(case, classes, INPUT, _at_input_size(unresized, label))
         image, mask = stored["image"], probs.argmax(-1)
         yield ScoredCase(
             case,
@@ -236,13 +246,24 @@ def _score_band(probs: np.ndarray, label: np.ndarray) -> _Calibration:
     return jax.tree.map(_total, *sums)
 
 
+def _at_input_size(probs: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Calibration and overlap by name."""
+    size = probs.shape[:-1]
+    seen = preprocess.resize_label(label, size, probs.shape[-1])
+    sums = _score(probs, seen, np.ones(size, bool), label_map=False)
+    return _calibration(sums.calibration) | _overlap(sums.confusion)
+
+
 def _values(whole: _Sums) -> dict[str, np.ndarray]:
     """All metrics by name."""
     values = _calibration(whole.calibration)
     values["aurc"] = _ratios(whole.confidence, ("aurc",))["aurc"]
     values["entropy_auroc"] = _ratios(whole.entropy, ("auroc",))["auroc"]
-    values |= {name: np.asarray(getattr(whole.confusion, name)) for name in metrics.OVERLAP}
-    return values
+    return values | _overlap(whole.confusion)
+
+
+def _overlap(whole: metrics.Confusion) -> dict[str, np.ndarray]:
+    return {name: np.asarray(getattr(whole, name)) for name in metrics.OVERLAP}
 
 
 def _calibration(whole: _Calibration) -> dict[str, np.ndarray]:

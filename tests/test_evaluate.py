@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from dicepp_jax import metrics
+from dicepp_jax import metrics, preprocess
 from dicepp_jax.data.specs import DRIVE, PHANTOM, PHANTOM_3D
 from dicepp_jax.plots import canvas, views
 from dicepp_jax.plots import cases as case_plots
@@ -326,6 +326,35 @@ def test_the_band_of_one_class_is_undefined():
 )
 def test_the_band_is_that_of_all_distances(label, width):
     np.testing.assert_array_equal(border_band(label, width), near_border(label, width))
+
+
+@pytest.mark.parametrize("size", [(8, 11), (25, 30), (17, 23)])
+def test_the_network_is_scored_at_its_own_size_too(size):
+    stored = stored_case(2, (17, 23), PHANTOM)
+    rng = np.random.default_rng(4)
+    probs = {s: rng.dirichlet(np.ones(2), s).astype(np.float32) for s in {(17, 23), size}}
+
+    def predict(image, asked):
+        assert image is stored["image"]
+        return probs[asked]
+
+    (native,) = score_cases(predict, [stored], PHANTOM.classes)
+    (both,) = score_cases(predict, [stored], PHANTOM.classes, size=size)
+    found = [row for row in both.rows if row.region == "input"]
+    assert [row for row in both.rows if row.region != "input"] == native.rows
+    label = preprocess.resize_label(stored["label"], size, 2)
+    where = np.ones(size, bool)
+    expected = [
+        (stored["id"].decode(), label_name, metric, value)
+        for metric, values in expected_scores(probs[size], label, where, 2).items()
+        for label_name, value in zip(
+            PHANTOM.classes if np.ndim(values) else ("all",), np.atleast_1d(values), strict=True
+        )
+    ]
+    assert len(found) == (0 if size == (17, 23) else len(expected))
+    for row, (*place, value) in zip(found, expected, strict=False):
+        assert [row.case, row.label, row.metric] == place
+        np.testing.assert_allclose(row.value, value, rtol=2e-5, atol=1e-6)
 
 
 def test_lesions_are_compared_with_the_truth():

@@ -209,7 +209,7 @@ def split_scores(tmp_path, seed=0):
     pairs = [stored_case(name, seed + ord(name), DRIVE, 2 - (name == "c")) for name in "abc"]
     predictions = iter([probs for _, probs in pairs])
     cases = [case for case, _ in pairs]
-    return score_split(lambda image, native: next(predictions), cases, DRIVE, tmp_path, size=(8, 8))
+    return score_split(lambda image, native: next(predictions), cases, DRIVE, tmp_path, size=SIZE)
 
 
 def test_scores_of_some_cases_are_written_read_and_compared(tmp_path):

@@ -37,6 +37,8 @@ WORSE = {"nll": 0.3, "brier": 0.06, "ece": 0.05, "dice": 0.7, "jaccard": 0.6}
 NEW = {
     "nll_band": ((), "band", "nll"),
     "ece_band": ((), "band", "ece"),
+    "nll_input": ((), "input", "nll"),
+    "brier_input": ((), "input", "brier"),
     "aurc": (("all",), "image", "aurc"),
     "entropy_auroc": (("all",), "image", "entropy_auroc"),
 }
@@ -657,7 +659,8 @@ def test_the_table_beyond_the_paper_is_there_with_runs_that_only_it_shows(tmp_pa
 
 
 def test_the_band_and_the_whole_split(tmp_path):
-    new = values({"nll_band": 0.5, "ece_band": 0.2, "aurc": 0.01, "entropy_auroc": 0.9}, seed=6)
+    means = {"nll_band": 0.5, "ece_band": 0.2, "nll_input": 0.15, "brier_input": 0.04}
+    new = values(means | {"aurc": 0.01, "entropy_auroc": 0.9}, seed=6)
     spec = SETS["drive"].spec
     voxels = np.zeros((2, 20), int)
     voxels[:, 10] = 100
@@ -680,10 +683,17 @@ def test_the_band_and_the_whole_split(tmp_path):
     (aurc,) = numbers(folder, method="dsc", metric="aurc")
     assert (aurc.label, aurc.mean) == ("all", pytest.approx(new["aurc"].mean() + 0.1))
     plus, original = markdown_rows(text, "DSC++")[0], markdown_rows(text, "DSC")[0]
-    for cell, name in zip(plus[-4:-2], ("nll_band", "ece_band"), strict=True):
+    for cell, name in zip(plus[-10:-8], ("nll_band", "ece_band"), strict=True):
         assert re.fullmatch(rf"\*\*{new[name].mean():.4f} ± 0\.00\d\d\*\*", cell)
-    assert original[-4].startswith(f"{new['nll_band'].mean() + 0.1:.4f} ± ")
-    assert markdown_rows(text, "CE")[0][-4:-2] == ["–", "–"]
+    assert original[-10].startswith(f"{new['nll_band'].mean() + 0.1:.4f} ± ")
+    assert markdown_rows(text, "CE")[0][-10:-8] == ["–", "–"]
+    # At the network's size, beside the same numbers of the paper (Table 4).
+    for row, shift, paper in ((plus, 0, "0.041 ± 0.003"), (original, 0.1, "0.204 ± 0.013")):
+        mean, error = new["nll_input"].mean() + shift, float(paper[-5:])
+        assert row[-8].strip("*").startswith(f"{mean:.4f} ± ") and row[-7].strip("*") == paper
+        assert row[-6] == f"{(mean - float(paper[:5])) / error:+.1f} SE"
+    (brier,) = numbers(folder, method="dscpp", metric="brier", region="input")
+    assert (brier.mean, brier.paper_mean) == (pytest.approx(new["brier_input"].mean()), 0.024)
     rows = [flat(row) for row in read_csv(folder / "comparisons.csv", TableComparison)]
     tested = {
         pair: [(r.region, r.metric) for r in rows if (r.method_a, r.method_b) == pair]

@@ -16,13 +16,16 @@ from dicepp_jax.rows import WHOLE_IMAGE, Row, Summary, column_of, of_raters, sum
 from dicepp_jax.score_files import SplitScores
 from dicepp_jax.split_calibration import SplitCalibration
 from dicepp_jax.wording import by
-from experiments.report.published import REPORTED, TITLES
+from experiments.report.published import AT_INPUT, REPORTED, TITLES
 from experiments.workdirs import finished
 from experiments.workdirs.derived import ENSEMBLE, FOLDS, METHODS, TEMPERATURE
 from experiments.workdirs.finished import Finished, Scale
 
 LABEL_MAP = ("nll_labelmap", "brier_labelmap")
 """The metrics that are compared with the paper's NLL and Brier of KiTS19."""
+
+SHOWN = (*REPORTED, *AT_INPUT, *LABEL_MAP, *UNCERTAINTY)
+"""The columns of all tables."""
 
 CUSTOM = "custom"
 """The name of a scale that `configs.paper` does not have."""
@@ -38,7 +41,7 @@ class Entry(NamedTuple):
 
     Attributes:
       run: the run.
-      rows: of every case, for `REPORTED`, `LABEL_MAP` and `UNCERTAINTY`.
+      rows: of every case, for the columns `SHOWN`.
       means: over the cases, by label and column, as of `rows.column_of`.
       calibration: of the whole split, by class; empty for a run of an older version.
       curves: means of `CURVES` over the cases at `metrics.THRESHOLDS`, by label and name.
@@ -202,11 +205,7 @@ def entry(run: Finished) -> Entry:
     """Read the scores of a run."""
     scored = run.scores()
     classes = run.spec.classes
-    rows = [
-        row
-        for row in scored.rows
-        if row.label != classes[0] and column_of(row) in (*REPORTED, *LABEL_MAP, *UNCERTAINTY)
-    ]
+    rows = [row for row in scored.rows if row.label != classes[0] and column_of(row) in SHOWN]
     raters = [row for row in of_raters(scored.rows) if row.region == WHOLE_IMAGE]
     means = {(row.label, column_of(row)): row for row in summarise(rows)}
     against_all = {(row.label, row.metric): row for row in summarise(raters)}

@@ -172,6 +172,10 @@ REPORTED = (*PLOTTED, "nll_band", "ece_band")
 """The columns that reports print and test, named as by `rows.column_of`: also calibration near the
 borders of objects, since most of an image is distant background."""
 
+AT_INPUT = ("nll_input", "brier_input")
+"""Columns printed beside the paper's once more: before probabilities are resized, as it may have
+scored."""
+
 TITLES = {
     "ce": "CE",
     "focal": "Focal",

@@ -11,6 +11,7 @@ from dicepp_jax.metrics import UNCERTAINTY
 from dicepp_jax.rows import ALL_CLASSES, Comparison, Row, Summary, column_of, compare
 from experiments.report.groups import CUSTOM, LABEL_MAP, Entry, Group, truth
 from experiments.report.published import (
+    AT_INPUT,
     FRONTIER,
     PAIR,
     REPORTED,
@@ -37,6 +38,8 @@ METRIC_TITLES = {
     "jaccard": "Jaccard",
     "nll_band": "NLL, band",
     "ece_band": "ECE, band",
+    "nll_input": "NLL, input size",
+    "brier_input": "Brier, input size",
     "aurc": "AURC",
     "entropy_auroc": "Entropy AUROC",
     "nll_labelmap": "NLL of label map",
@@ -243,7 +246,10 @@ def metrics(part: Part) -> tuple[str, ...]:
     """The columns of a table."""
     spec = part.group.spec
     with_label_map = part.number != OTHER and spec.label_map and not spec.stands_for
-    return (*REPORTED, *LABEL_MAP) if with_label_map else REPORTED
+    # Runs of older versions lack those at the input's size; networks of patches have none.
+    known = {metric for entry in entries(part).values() for _, metric in entry.means}
+    at_input = (metric for metric in AT_INPUT if metric in known)
+    return (*REPORTED, *at_input, *(LABEL_MAP if with_label_map else ()))
 
 
 def published_cell(part: Part, label: str, method: str, metric: str) -> Published | None:
@@ -251,7 +257,7 @@ def published_cell(part: Part, label: str, method: str, metric: str) -> Publishe
     spec = part.group.spec
     stands_for = spec.stands_for if metric in HIGHER_IS_BETTER else None
     dataset = stands_for or spec.name
-    of_paper = metric.removesuffix("_labelmap")
+    of_paper = metric.removesuffix("_labelmap").removesuffix("_input")
     for cell in published():
         if cell[:5] == (part.number, dataset, label, method, of_paper):
             return cell

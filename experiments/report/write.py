@@ -38,7 +38,8 @@ COLUMNS = (
     "the NLL of all classes, not to this one. ECE is the expected calibration error of the class "
     "in 20 bins. Dice and Jaccard are of the most likely class. The band consists of the voxels up "
     f"to {BAND_WIDTH} away from a true border, on both sides; elsewhere most voxels are background "
-    "of which every network is sure."
+    "of which every network is sure. At input size, probabilities are scored before they are "
+    "resized to that of the image."
 )
 
 
