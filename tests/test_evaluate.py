@@ -342,6 +342,9 @@ def test_the_network_is_scored_at_its_own_size_too(size):
     (both,) = score_cases(predict, [stored], PHANTOM.classes, size=size)
     found = [row for row in both.rows if row.region == "input"]
     assert [row for row in both.rows if row.region != "input"] == native.rows
+    if size == (17, 23):
+        assert not found
+        return
     label = preprocess.resize_label(stored["label"], size, 2)
     where = np.ones(size, bool)
     expected = [
@@ -351,8 +354,7 @@ def test_the_network_is_scored_at_its_own_size_too(size):
             PHANTOM.classes if np.ndim(values) else ("all",), np.atleast_1d(values), strict=True
         )
     ]
-    assert len(found) == (0 if size == (17, 23) else len(expected))
-    for row, (*place, value) in zip(found, expected, strict=False):
+    for row, (*place, value) in zip(found, expected, strict=True):
         assert [row.case, row.label, row.metric] == place
         np.testing.assert_allclose(row.value, value, rtol=2e-5, atol=1e-6)
 
