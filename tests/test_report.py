@@ -24,7 +24,7 @@ from dicepp_jax.score_files import SplitScores
 from experiments.report import __main__ as report_main
 from experiments.report import figures, markup, write
 from experiments.report.markup import Cell, Column, ReportTable
-from experiments.report.published import FRONTIER, PLOTTED, REPORTED
+from experiments.report.published import AT_INPUT, FRONTIER, PLOTTED, REPORTED
 from experiments.report.ranks import RANKED
 from experiments.report.table_numbers import Number
 from experiments.report.write import CurvePoint, TableComparison
@@ -701,10 +701,15 @@ def test_the_band_and_the_whole_split(tmp_path):
     }
     old = [("image", metric) for metric in PLOTTED]
     assert tested["dscpp", "ce"] == old
-    assert tested["dscpp", "dsc"] == [*old, ("band", "nll"), ("band", "ece")]
-    assert len(REPORTED) == len(tested["dscpp", "dsc"])
-    # The claims are those of the paper, of the whole image.
+    regions = ("band", "nll"), ("band", "ece"), ("input", "nll"), ("input", "brier")
+    assert tested["dscpp", "dsc"] == [*old, *regions]
+    assert len(REPORTED) + len(AT_INPUT) == len(tested["dscpp", "dsc"])
+    # The claims are those of the paper, of the whole image; they are judged at both sizes.
     assert f"{new['nll_band'].mean():.4f} with DSC++" not in text
+    for name, title in (("nll_input", "NLL"), ("brier_input", "Brier")):
+        where = f"- DRIVE, tiny scale, {title}, input size: **holds**. "
+        ours, theirs = (f"{new[name].mean() + shift:.4f}" for shift in (0, 0.1))
+        assert f"{where}{ours} with DSC++, {theirs} with DSC; p = " in text
     of_split = markdown_rows(text, "DSC++")[1]
     assert [cell[:6] for cell in of_split[1:3]] == [
         f"{new[n].mean():.4f}" for n in ("aurc", "entropy_auroc")

@@ -114,15 +114,15 @@ def findings(parts: Sequence[Part]) -> list[Finding]:
     pair = [("dscpp", "dsc")]
     of_variants = list(TABLES[6].pairs)
     return [
-        Finding("The NLL of DSC++ is below that of DSC", _lower(losses, pair, ("nll",))),
-        Finding("The Brier score of DSC++ is below that of DSC", _lower(losses, pair, ("brier",))),
+        Finding("The NLL of DSC++ is below that of DSC", _lower(losses, pair, "nll")),
+        Finding("The Brier score of DSC++ is below that of DSC", _lower(losses, pair, "brier")),
         Finding(
             "The Dice of DSC++ does not fall significantly below that of DSC",
             tuple(_judged(part, c, not_worse(c)) for part, c in _chosen(losses, pair, ("dice",))),
         ),
         Finding(
             "NLL and Brier score of the ++ variants are below those of their originals",
-            _lower(variants, of_variants, ("nll", "brier")),
+            _lower(variants, of_variants, "nll", "brier"),
         ),
         Finding(
             "NLL falls from gamma = 1 to gamma = 2; the Brier score is lowest at 2 to 2.5 and "
@@ -156,10 +156,11 @@ def _chosen(
 
 
 def _lower(
-    parts: Sequence[Part], pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+    parts: Sequence[Part], pairs: Sequence[tuple[str, str]], *metrics: str
 ) -> tuple[Judgement, ...]:
-    """Whether metrics of the first methods of pairs are lower."""
-    return tuple(_judged(part, c, below(c)) for part, c in _chosen(parts, pairs, metrics))
+    """Whether metrics of the first methods of pairs are lower, also at the size of the input."""
+    columns = (*metrics, *(f"{metric}_input" for metric in metrics))
+    return tuple(_judged(part, c, below(c)) for part, c in _chosen(parts, pairs, columns))
 
 
 def below(c: Comparison) -> str:

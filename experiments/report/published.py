@@ -173,8 +173,8 @@ REPORTED = (*PLOTTED, "nll_band", "ece_band")
 borders of objects, since most of an image is distant background."""
 
 AT_INPUT = ("nll_input", "brier_input")
-"""Columns printed beside the paper's once more: before probabilities are resized, as it may have
-scored."""
+"""Columns printed beside the paper's once more, and tested: before probabilities are resized, as it
+very probably scored."""
 
 TITLES = {
     "ce": "CE",

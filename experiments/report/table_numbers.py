@@ -200,7 +200,7 @@ def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     """The rows of the columns that are tested, by class and column."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if column_of(row) in REPORTED:
+        if column_of(row) in (*REPORTED, *AT_INPUT):
             found.setdefault((row.label, column_of(row)), []).append(row)
     return found
 

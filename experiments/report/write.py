@@ -39,7 +39,8 @@ COLUMNS = (
     "in 20 bins. Dice and Jaccard are of the most likely class. The band consists of the voxels up "
     f"to {BAND_WIDTH} away from a true border, on both sides; elsewhere most voxels are background "
     "of which every network is sure. At input size, probabilities are scored before they are "
-    "resized to that of the image."
+    "resized to that of the image, as the paper very probably did; there too, NLL and Brier score "
+    "are tested and their claims judged."
 )
 
 
