@@ -287,12 +287,13 @@ def _ranges(part: Part) -> Iterator[Judgement]:
             for curve in curves
         }
         wider = all(ours > theirs for ours, theirs in ranges.values())
+        few = entries["dscpp"].means[label, "nll"].cases < FEWEST
         yield Judgement(
             part,
             label,
             "",
             "thresholds: DSC++, DSC",
-            HOLDS if wider else FAILS,
+            FEW if few else HOLDS if wider else FAILS,
             "Between T = 0.05 and 0.95 "
             + "; ".join(
                 f"{curve} changes by {ours:.3f} with DSC++, by {theirs:.3f} with DSC"
