@@ -94,7 +94,10 @@ def check(config: ConfigDict) -> None:
     if config.train.then:
         _check_name("train.then", config.train.then, losses.LOSSES)
     # Tracing raises the errors of hyper-parameters that the loss refuses.
-    logits, label = jax.ShapeDtypeStruct((1, 1, 2), jnp.float32), jax.ShapeDtypeStruct((1, 1), int)
+    logits, label = (
+        jax.ShapeDtypeStruct((1, 1, 2), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1), jnp.int32),
+    )
     jax.eval_shape(loss, logits, label)
     parallel.check_batch_size(config.data.batch_size, parallel.devices(config.devices))
 
